@@ -1,0 +1,20 @@
+//! Compiles the protos without a `protoc` on the machine, and keeps their descriptors for reflection.
+
+use std::env;
+use std::error::Error;
+use std::fs;
+use std::path::PathBuf;
+
+use prost::Message as _;
+
+const PROTOS: [&str; 3] =
+    ["proto/tollgate/v1/decision.proto", "proto/tollgate/v1/quota.proto", "proto/tollgate/v1/token.proto"];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=proto");
+    let descriptors = protox::compile(PROTOS, ["proto"])?;
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure().compile_fds(descriptors)?;
+    Ok(())
+}

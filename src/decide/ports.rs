@@ -1,0 +1,213 @@
+//! What the decision needs from outside. Four seams where something is swapped; each speaks of the domain only.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::domain::decision::{QuotaStates, Reason};
+use crate::domain::identity::Identity;
+use crate::domain::limit::{CounterKey, Limit};
+use crate::domain::question::Credential;
+use crate::domain::time::{Micros, Moment};
+use crate::domain::window::{Grant, LeaseId, Terms};
+
+/// An answer that is there already, or one that has to be waited for.
+///
+/// The warm path is made of [`Answer::Now`]s: no await, no boxed future, no task switch. Only a miss is
+/// [`Answer::Later`]. Nothing happens before such a future is polled; dropping it half-way leaves at most a charge
+/// that nobody uses.
+#[must_use = "an answer that is not waited for never comes"]
+pub enum Answer<'a, T> {
+    /// Known without waiting.
+    Now(T),
+    /// To be waited for.
+    Later(Pin<Box<dyn Future<Output = T> + Send + 'a>>),
+}
+
+impl<'a, T> Answer<'a, T> {
+    /// An answer that has to be waited for.
+    pub fn later(future: impl Future<Output = T> + Send + 'a) -> Self {
+        Self::Later(Box::pin(future))
+    }
+
+    /// Waits where waiting is needed.
+    pub async fn get(self) -> T {
+        match self {
+            Self::Now(answer) => answer,
+            Self::Later(future) => future.await,
+        }
+    }
+}
+
+/// Tells the time. The only place that time enters through.
+pub trait Clock: Send + Sync {
+    /// Both clocks, now.
+    fn now(&self) -> Moment;
+}
+
+/// Finds out who shows a credential.
+pub trait TokenInspector: Send + Sync {
+    /// The verdict on `token` at `now`: whose it is, or why it is not accepted.
+    ///
+    /// [`Answer::Now`] whenever the verdict is remembered or can be computed from keys in hand; `Later` only where
+    /// someone has to be asked. A remembered verdict says nothing about revocation, which is asked every time.
+    fn inspect<'a>(&'a self, token: &'a str, now: Moment) -> Answer<'a, Inspected>;
+}
+
+/// What is known of a token.
+#[derive(Clone, Debug)]
+pub struct Inspected {
+    /// Whose it is, or why it is refused: a [`Reason`] of class `Unauthenticated` or `DependencyUnavailable`.
+    pub verdict: Verdict,
+    /// Whether the verdict was remembered.
+    pub remembered: bool,
+}
+
+/// Whose a token is, or why it is refused.
+pub type Verdict = Result<Arc<Identity>, Reason>;
+
+/// Knows what has been taken back.
+pub trait RevocationView: Send + Sync {
+    /// Whether `identity`'s token still stands at `now`. Asked on every decision, after the verdict, so that no
+    /// order of events lets a revoked token back in.
+    fn standing<'a>(&'a self, identity: &'a Identity, now: Moment) -> Answer<'a, Standing>;
+}
+
+/// Whether a token still stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It was not taken back.
+    Good,
+    /// It was taken back.
+    Revoked,
+    /// That is not known well enough, and the policy says to deny then.
+    Unknown,
+}
+
+/// Pays what a decision costs.
+pub trait Quotas: Send + Sync {
+    /// Pays every charge or none; one state per charge, in order. Answers within the store's deadline: where the store
+    /// cannot be asked, each limit's `when_away` decides, and the state says [`QuotaVerdict::Away`].
+    ///
+    /// [`QuotaVerdict::Away`]: crate::domain::decision::QuotaVerdict::Away
+    fn pay<'a>(&'a self, charges: Charges, now: Moment) -> Answer<'a, Payment>;
+
+    /// The states that paying would lead to, without paying.
+    fn peek<'a>(&'a self, charges: Charges, now: Moment) -> Answer<'a, Payment>;
+
+    /// Forgets what was charged to a counter.
+    fn reset<'a>(&'a self, limit: Arc<Limit>, key: CounterKey) -> Answer<'a, Result<(), Away>>;
+}
+
+/// Some units of one counter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Charge {
+    /// The limit.
+    pub limit: Arc<Limit>,
+    /// Which of its counters.
+    pub key: CounterKey,
+    /// At least 1.
+    pub units: u64,
+}
+
+/// What a decision costs, at most one charge per counter.
+pub type Charges = SmallVec<[Charge; 4]>;
+
+/// What became of several charges.
+#[derive(Clone, Debug)]
+pub struct Payment {
+    /// `Allowed` when all was paid (or peeked to be payable), else `QuotaExceeded` or `StoreAway`.
+    pub reason: Reason,
+    /// One for each charge, in order.
+    pub states: QuotaStates,
+    /// Whether the store had to be asked.
+    pub asked: bool,
+}
+
+/// Keeps counters. Implemented by each store, decorated by deadline and breaker, used by [`Quotas`] only.
+///
+/// Each call is one round trip whatever the number of counters. The counters of one call are independent: one may
+/// grant while another refuses. A refusal changes nothing.
+pub trait QuotaStore: Send + Sync {
+    /// Asks each counter for units; one grant per request, in order.
+    fn acquire<'a>(&'a self, requests: Requests) -> Answer<'a, Result<Grants, Away>>;
+
+    /// Ends leases: the units used move to the sub-window of the settling, the rest is released. A lease that is
+    /// unknown, settled already or past its expiry is left as it is: spent whole.
+    fn settle<'a>(&'a self, settlements: Settlements) -> Answer<'a, Result<(), Away>>;
+
+    /// Forgets a counter.
+    fn reset<'a>(&'a self, limit: Arc<Limit>, key: CounterKey) -> Answer<'a, Result<(), Away>>;
+}
+
+/// Units asked of one counter.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The limit that the counter belongs to.
+    pub limit: Arc<Limit>,
+    /// Which counter.
+    pub key: CounterKey,
+    /// How many units, for how long.
+    pub terms: Terms,
+    /// Whether the units are charged or only looked at.
+    pub take: bool,
+}
+
+/// Units that a lease's holder used.
+#[derive(Clone, Debug)]
+pub struct Settlement {
+    /// The limit that the counter belongs to.
+    pub limit: Arc<Limit>,
+    /// Which counter.
+    pub key: CounterKey,
+    /// Which lease.
+    pub lease: LeaseId,
+    /// Units used, at most those granted.
+    pub used: u64,
+}
+
+/// What several counters are asked for.
+pub type Requests = SmallVec<[Request; 4]>;
+
+/// Several counters' answers.
+pub type Grants = SmallVec<[Grant; 4]>;
+
+/// Several leases' ends.
+pub type Settlements = SmallVec<[Settlement; 4]>;
+
+/// A dependency could not be asked, or its answer could not be understood.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{because}")]
+pub struct Away {
+    /// Why, for the log and `/readyz`; holds no secret.
+    pub because: AwayCause,
+}
+
+/// Why a dependency counts as away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum AwayCause {
+    /// No connection, or it broke.
+    #[error("cannot be reached")]
+    Unreachable,
+    /// No answer within the deadline.
+    #[error("did not answer within its deadline")]
+    Deadline,
+    /// Not asked, because it failed just now and is given time.
+    #[error("failed repeatedly and is not asked for a moment")]
+    Resting,
+    /// Wrong password, or not allowed to do what is needed.
+    #[error("refuses the credentials or lacks a permission")]
+    Denied,
+    /// It answers but takes no writes (a read-only replica, a disk error).
+    #[error("takes no writes")]
+    ReadOnly,
+    /// It has no room for another counter.
+    #[error("is full")]
+    Full,
+    /// It answered something else than expected.
+    #[error("gave an answer that was not understood")]
+    Garbled,
+}
+

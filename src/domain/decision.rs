@@ -1,0 +1,269 @@
+//! What is answered: the decision, its reason, and what became of each quota.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::identity::Identity;
+use super::limit::Limit;
+use super::policy::Policy;
+use super::time::Micros;
+
+/// Why a call may or may not go on. Closed: every façade places each of them by hand (see `api::codes`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reason {
+    /// It may go on.
+    Allowed,
+
+    /// The rule demands a credential and none was shown.
+    NoCredential,
+    /// The credential has not the form of one.
+    MalformedToken,
+    /// The credential is larger than any that is accepted.
+    TokenTooLarge,
+    /// An encrypted token, for which there is no key.
+    EncryptedToken,
+    /// The token demands an extension that is not understood (`crit`, RFC 7515 §4.1.11).
+    UnsupportedExtension,
+    /// The signature algorithm is unknown, not allowed, or does not fit the key.
+    BadAlgorithm,
+    /// No configured issuer has the token's `iss`.
+    UnknownIssuer,
+    /// The issuer has no such key.
+    UnknownKey,
+    /// The signature does not verify.
+    BadSignature,
+    /// `exp` has passed.
+    Expired,
+    /// `nbf` or `iat` lies ahead.
+    NotYetValid,
+    /// The token was made to live longer than its issuer's tokens may.
+    LifetimeTooLong,
+    /// The token is meant for someone else.
+    WrongAudience,
+    /// Not an access token: an ID token, a logout token, …
+    WrongType,
+    /// A claim that is demanded is not there.
+    MissingClaim,
+    /// The token was revoked.
+    Revoked,
+
+    /// No rule matches the request.
+    NoRule,
+    /// A scope that the rule demands was not granted.
+    InsufficientScope,
+    /// None of the roles that the rule demands is held.
+    InsufficientRole,
+
+    /// A quota is used up.
+    QuotaExceeded,
+
+    /// The quota store is away and a limit says deny.
+    StoreAway,
+    /// The issuer's keys could not be had yet.
+    KeysAway,
+    /// What has been revoked is not known well enough, and the policy says deny.
+    RevocationsAway,
+}
+
+/// The kinds of reasons that callers tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// It may go on.
+    Allow,
+    /// Who calls is not established.
+    Unauthenticated,
+    /// Who calls is known, and may not.
+    PermissionDenied,
+    /// A quota is used up.
+    QuotaExceeded,
+    /// It could not be found out, and the operator chose to deny then.
+    DependencyUnavailable,
+}
+
+impl Reason {
+    /// Every reason, in the order of the documentation.
+    pub const ALL: [Self; 24] = [
+        Self::Allowed,
+        Self::NoCredential,
+        Self::MalformedToken,
+        Self::TokenTooLarge,
+        Self::EncryptedToken,
+        Self::UnsupportedExtension,
+        Self::BadAlgorithm,
+        Self::UnknownIssuer,
+        Self::UnknownKey,
+        Self::BadSignature,
+        Self::Expired,
+        Self::NotYetValid,
+        Self::LifetimeTooLong,
+        Self::WrongAudience,
+        Self::WrongType,
+        Self::MissingClaim,
+        Self::Revoked,
+        Self::NoRule,
+        Self::InsufficientScope,
+        Self::InsufficientRole,
+        Self::QuotaExceeded,
+        Self::StoreAway,
+        Self::KeysAway,
+        Self::RevocationsAway,
+    ];
+
+    /// What kind of reason it is.
+    pub const fn class(self) -> Class {
+        match self {
+            Self::Allowed => Class::Allow,
+            Self::NoCredential
+            | Self::MalformedToken
+            | Self::TokenTooLarge
+            | Self::EncryptedToken
+            | Self::UnsupportedExtension
+            | Self::BadAlgorithm
+            | Self::UnknownIssuer
+            | Self::UnknownKey
+            | Self::BadSignature
+            | Self::Expired
+            | Self::NotYetValid
+            | Self::LifetimeTooLong
+            | Self::WrongAudience
+            | Self::WrongType
+            | Self::MissingClaim
+            | Self::Revoked => Class::Unauthenticated,
+            Self::NoRule | Self::InsufficientScope | Self::InsufficientRole => Class::PermissionDenied,
+            Self::QuotaExceeded => Class::QuotaExceeded,
+            Self::StoreAway | Self::KeysAway | Self::RevocationsAway => Class::DependencyUnavailable,
+        }
+    }
+
+    /// Whether the call may go on.
+    pub const fn allows(self) -> bool {
+        matches!(self, Self::Allowed)
+    }
+
+    /// The stable name: in answers as `detail`, in metrics and in logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::NoCredential => "no_credential",
+            Self::MalformedToken => "malformed_token",
+            Self::TokenTooLarge => "token_too_large",
+            Self::EncryptedToken => "encrypted_token",
+            Self::UnsupportedExtension => "unsupported_extension",
+            Self::BadAlgorithm => "bad_algorithm",
+            Self::UnknownIssuer => "unknown_issuer",
+            Self::UnknownKey => "unknown_key",
+            Self::BadSignature => "bad_signature",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
+            Self::LifetimeTooLong => "lifetime_too_long",
+            Self::WrongAudience => "wrong_audience",
+            Self::WrongType => "wrong_type",
+            Self::MissingClaim => "missing_claim",
+            Self::Revoked => "revoked",
+            Self::NoRule => "no_rule",
+            Self::InsufficientScope => "insufficient_scope",
+            Self::InsufficientRole => "insufficient_role",
+            Self::QuotaExceeded => "quota_exceeded",
+            Self::StoreAway => "store_away",
+            Self::KeysAway => "keys_away",
+            Self::RevocationsAway => "revocations_away",
+        }
+    }
+}
+
+/// The answer to a question.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    /// Allow, or why not.
+    pub reason: Reason,
+    /// The policy that it was made under; names are looked up in here.
+    pub policy: Arc<Policy>,
+    /// The rule that decided, as an index into the policy's rules.
+    pub rule: Option<usize>,
+    /// Who calls, where that was established.
+    pub identity: Option<Arc<Identity>>,
+    /// The quotas that were asked, in the order of the rule, then the extra ones.
+    pub quotas: QuotaStates,
+    /// How the answer came about, where the question asked for it.
+    pub explanation: Option<Box<Explanation>>,
+}
+
+/// The states of several quotas; rules rarely name more than four.
+pub type QuotaStates = SmallVec<[QuotaState; 4]>;
+
+/// What became of one quota.
+#[derive(Clone, Debug)]
+pub struct QuotaState {
+    /// Which limit.
+    pub limit: Arc<Limit>,
+    /// Whether the quota lets the call go on.
+    pub verdict: QuotaVerdict,
+    /// Units that are left.
+    pub remaining: u64,
+    /// Time until some of what is used returns; zero while nothing is used.
+    pub reset_after: Micros,
+}
+
+/// Whether one quota lets a call go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QuotaVerdict {
+    /// The units were there.
+    Granted,
+    /// Not enough is left now; the units fit again after this time, if nobody else takes them.
+    Short {
+        /// Time until the cost fits.
+        retry_after: Micros,
+    },
+    /// The cost is more than the limit ever holds.
+    Never,
+    /// The store could not be asked.
+    Away,
+}
+
+impl QuotaVerdict {
+    /// Whether the units were granted.
+    pub const fn is_granted(self) -> bool {
+        matches!(self, Self::Granted)
+    }
+}
+
+/// How an answer came about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Explanation {
+    /// Where the token's verdict came from.
+    pub token: Option<Provenance>,
+    /// Where the quotas' states came from.
+    pub quotas: Option<Provenance>,
+}
+
+/// Where a part of an answer came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Provenance {
+    /// From this process's memory.
+    Memory,
+    /// It had to be asked or computed.
+    Asked,
+}
+
+impl Decision {
+    /// The name of the rule that decided.
+    pub fn rule_name(&self) -> Option<&str> {
+        self.rule.map(|index| self.policy.rules[index].name.as_str())
+    }
+
+    /// The time after which asking again can succeed, where waiting helps at all: the longest wait among the quotas
+    /// that are short.
+    pub fn retry_after(&self) -> Option<Micros> {
+        if self.quotas.iter().any(|quota| quota.verdict == QuotaVerdict::Never) {
+            return None;
+        }
+        self.quotas
+            .iter()
+            .filter_map(|quota| match quota.verdict {
+                QuotaVerdict::Short { retry_after } => Some(retry_after),
+                QuotaVerdict::Granted | QuotaVerdict::Never | QuotaVerdict::Away => None,
+            })
+            .max()
+    }
+}

@@ -1,0 +1,107 @@
+//! What is demanded of the tokens of one issuer.
+
+use std::path::PathBuf;
+
+use super::time::Micros;
+
+/// How tokens of one authorization server are recognised and judged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issuer {
+    /// The value of `iss`, compared byte by byte.
+    pub issuer: String,
+    /// A token must be meant for one of these. Never empty.
+    pub audiences: Vec<String>,
+    /// Signature algorithms that are accepted (RFC 7518 §3.1, RFC 8037). Never empty, asymmetric only.
+    pub algorithms: Vec<Algorithm>,
+    /// Accepted values of the `typ` header, in lower case and without `application/`.
+    pub types: Vec<String>,
+    /// Whether a token without a `typ` header is accepted.
+    pub untyped: bool,
+    /// Allowance for clocks that differ; at most a few minutes.
+    pub leeway: Micros,
+    /// Bound on `exp − iat`, so that a revocation need not be remembered for longer.
+    pub max_token_lifetime: Micros,
+    /// Claims that must be there besides `iss`, `aud` and `exp`.
+    pub required_claims: Vec<String>,
+    /// Where scopes are found; the first that is there counts.
+    pub scope_claims: Vec<ClaimPath>,
+    /// Where roles are found; all that are there count.
+    pub role_claims: Vec<ClaimPath>,
+    /// Where the signing keys come from.
+    pub keys: KeySource,
+    /// How long the last good keys serve while the issuer is away.
+    pub stale_for: Micros,
+    /// The least time between two refreshes that unknown `kid`s lead to.
+    pub refresh_cooldown: Micros,
+}
+
+/// A claim's place: member names from the outside in, taken literally. `*` as a whole name stands for every member.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ClaimPath(pub Vec<String>);
+
+/// Where an issuer's keys come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySource {
+    /// `<issuer>/.well-known/openid-configuration`, or RFC 8414's place.
+    Discovery,
+    /// A JWK Set (RFC 7517 §5) at a URL.
+    Url(String),
+    /// A JWK Set in a file, read again when it changes.
+    File(PathBuf),
+    /// A JWK Set in the configuration, as JSON text.
+    Inline(String),
+}
+
+/// JWS signature algorithms that Tollgate verifies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "the names are those of RFC 7518 §3.1 and RFC 8037 §3.1")]
+pub enum Algorithm {
+    RS256,
+    RS384,
+    RS512,
+    PS256,
+    PS384,
+    PS512,
+    ES256,
+    ES384,
+    EdDSA,
+}
+
+impl Algorithm {
+    /// Every algorithm, in the order of the documentation.
+    pub const ALL: [Self; 9] = [
+        Self::RS256,
+        Self::RS384,
+        Self::RS512,
+        Self::PS256,
+        Self::PS384,
+        Self::PS512,
+        Self::ES256,
+        Self::ES384,
+        Self::EdDSA,
+    ];
+
+    /// The registered name, as it stands in `alg`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::RS256 => "RS256",
+            Self::RS384 => "RS384",
+            Self::RS512 => "RS512",
+            Self::PS256 => "PS256",
+            Self::PS384 => "PS384",
+            Self::PS512 => "PS512",
+            Self::ES256 => "ES256",
+            Self::ES384 => "ES384",
+            Self::EdDSA => "EdDSA",
+        }
+    }
+
+    /// The algorithm of that registered name; names are case-sensitive (RFC 7515 §4.1.1). `Ed25519` (RFC 9864) is
+    /// the same as `EdDSA`, whose only curve here it is.
+    pub fn from_name(name: &str) -> Option<Self> {
+        if name == "Ed25519" {
+            return Some(Self::EdDSA);
+        }
+        Self::ALL.into_iter().find(|algorithm| algorithm.name() == name)
+    }
+}

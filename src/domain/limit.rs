@@ -1,0 +1,239 @@
+//! What a limit is, and which counter a question falls on.
+
+use std::fmt::{self, Write as _};
+
+use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use smallvec::SmallVec;
+
+use super::time::Micros;
+
+/// Into how many sub-windows a window is cut. More are more exact and cost more memory: under steady excess demand a
+/// limit admits at least `1 − 2/B` of what an exact log would.
+pub const SUB_WINDOWS: u32 = 32;
+
+/// The longest window: about a year. Longer ones are budgets, not rates.
+pub const WINDOW_MAX: Micros = Micros::from_secs(366 * 24 * 60 * 60);
+
+/// The shortest window. Below it the network's jitter is larger than a sub-window.
+pub const WINDOW_MIN: Micros = Micros::from_millis(100);
+
+/// The most units a limit may hold: sums of them stay exact in the doubles that Redis scripts count in.
+pub const UNITS_MAX: u64 = 1_000_000_000_000;
+
+/// So many units per window, for each distinct key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// Its name in the configuration; `[a-z0-9_.-]`, at most 64 bytes.
+    pub name: String,
+    /// At most this many units in any interval as long as `window`. 1 to [`UNITS_MAX`].
+    pub units: u64,
+    /// The window's length. [`WINDOW_MIN`] to [`WINDOW_MAX`].
+    pub window: Micros,
+    /// Which attributes of the question select the counter; none: one counter for all.
+    pub by: Vec<Attribute>,
+    /// What happens while the store cannot be asked.
+    pub when_away: WhenAway,
+}
+
+/// What a limit does while its store cannot be asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenAway {
+    /// Refuse: the limit holds whatever happens.
+    #[default]
+    Deny,
+    /// Let go on: everything is admitted meanwhile.
+    Allow,
+}
+
+/// An attribute of a question that can select a counter.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Attribute {
+    /// `identity.issuer`
+    Issuer,
+    /// `identity.subject`, together with its issuer: two issuers may both know an `alice`.
+    Subject,
+    /// `identity.client`, together with its issuer.
+    Client,
+    /// `identity.session`, together with its issuer.
+    Session,
+    /// `source.address`
+    SourceAddress,
+    /// `request.method`
+    Method,
+    /// `request.host`
+    Host,
+    /// `request.path`, decoded as for matching
+    Path,
+    /// `path.<name>`: a segment that the rule's pattern names
+    PathParameter(Box<str>),
+    /// `resource.<name>`
+    Resource(Box<str>),
+    /// `rule`: the name of the rule that matched
+    Rule,
+}
+
+impl Attribute {
+    /// Reads an attribute's name as it stands in the configuration.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "identity.issuer" => Self::Issuer,
+            "identity.subject" => Self::Subject,
+            "identity.client" => Self::Client,
+            "identity.session" => Self::Session,
+            "source.address" => Self::SourceAddress,
+            "request.method" => Self::Method,
+            "request.host" => Self::Host,
+            "request.path" => Self::Path,
+            "rule" => Self::Rule,
+            _ => {
+                let (space, rest) = name.split_once('.')?;
+                if rest.is_empty() {
+                    return None;
+                }
+                match space {
+                    "path" => Self::PathParameter(rest.into()),
+                    "resource" => Self::Resource(rest.into()),
+                    _ => return None,
+                }
+            }
+        })
+    }
+
+    /// Whether it is known only once the caller is.
+    pub const fn needs_identity(&self) -> bool {
+        matches!(self, Self::Issuer | Self::Subject | Self::Client | Self::Session)
+    }
+}
+
+impl fmt::Display for Attribute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Issuer => "identity.issuer",
+            Self::Subject => "identity.subject",
+            Self::Client => "identity.client",
+            Self::Session => "identity.session",
+            Self::SourceAddress => "source.address",
+            Self::Method => "request.method",
+            Self::Host => "request.host",
+            Self::Path => "request.path",
+            Self::Rule => "rule",
+            Self::PathParameter(name) => return write!(f, "path.{name}"),
+            Self::Resource(name) => return write!(f, "resource.{name}"),
+        })
+    }
+}
+
+/// Values up to this length stand in a key as they are; longer ones as a hash.
+const PLAIN_VALUE_MAX: usize = 64;
+
+/// Names one counter: the limit and the values that select it.
+///
+/// Readable, because operators look at Redis, and unambiguous whatever the values hold, because each is preceded by
+/// its length: `per-client 5:alice`. A long value is replaced by `h` and its SHA-256 in base64url.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CounterKey(SmallVec<[u8; 96]>);
+
+impl CounterKey {
+    /// The key of the limit's only counter, to which [`CounterKey::push`] adds what selects one of many.
+    pub fn new(limit: &str) -> Self {
+        Self(SmallVec::from_slice(limit.as_bytes()))
+    }
+
+    /// Adds the next selecting value.
+    pub fn push(&mut self, value: &str) {
+        if value.len() <= PLAIN_VALUE_MAX {
+            // Writing to a `Bytes` cannot fail.
+            let _ = write!(Bytes(&mut self.0), " {}:", value.len());
+            self.0.extend_from_slice(value.as_bytes());
+            return;
+        }
+        self.0.extend_from_slice(b" h");
+        let mut text = [0; 43];
+        let hash = digest::digest(&digest::SHA256, value.as_bytes());
+        if let Ok(written) = URL_SAFE_NO_PAD.encode_slice(hash.as_ref(), &mut text) {
+            self.0.extend_from_slice(&text[..written]);
+        }
+    }
+
+    /// Adds a value that is written out first.
+    pub fn push_display(&mut self, value: impl fmt::Display) {
+        let mut text = SmallVec::<[u8; 48]>::new();
+        let _ = write!(Bytes(&mut text), "{value}");
+        match std::str::from_utf8(&text) {
+            Ok(text) => self.push(text),
+            // `Display` writes `str`s only.
+            Err(_) => unreachable!(),
+        }
+    }
+
+    /// The key as bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for CounterKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", String::from_utf8_lossy(&self.0))
+    }
+}
+
+/// Lets `write!` append to a byte vector.
+struct Bytes<'a, const N: usize>(&'a mut SmallVec<[u8; N]>);
+
+impl<const N: usize> fmt::Write for Bytes<'_, N> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key(values: &[&str]) -> CounterKey {
+        let mut key = CounterKey::new("limit");
+        for value in values {
+            key.push(value);
+        }
+        key
+    }
+
+    #[test]
+    fn keys_are_readable() {
+        assert_eq!(key(&["https://a", "alice"]).as_bytes(), b"limit 9:https://a 5:alice");
+        let long = "x".repeat(1 << 20);
+        assert_eq!(key(&[&long]).as_bytes().len(), "limit h".len() + 43);
+        let mut address = CounterKey::new("limit");
+        address.push_display(std::net::Ipv4Addr::LOCALHOST);
+        assert_eq!(address.as_bytes(), b"limit 9:127.0.0.1");
+    }
+
+    #[test]
+    fn attributes_are_read_as_they_are_written() {
+        for name in ["identity.subject", "source.address", "path.id", "resource.owner", "rule", "request.path"] {
+            assert_eq!(Attribute::from_name(name).map(|a| a.to_string()).as_deref(), Some(name));
+        }
+        for name in ["", "identity", "identity.", "path.", "subject", "header.x"] {
+            assert_eq!(Attribute::from_name(name), None, "{name}");
+        }
+    }
+
+    proptest! {
+        /// No choice of values makes two different lists share a counter.
+        #[test]
+        fn different_values_have_different_keys(
+            a in prop::collection::vec("[a-z0-9: h]{0,70}", 0..4),
+            b in prop::collection::vec("[a-z0-9: h]{0,70}", 0..4),
+        ) {
+            let a: Vec<&str> = a.iter().map(String::as_str).collect();
+            let b: Vec<&str> = b.iter().map(String::as_str).collect();
+            prop_assert_eq!(a == b, key(&a) == key(&b));
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! Values in, values out: what Tollgate decides about, without a socket, a clock or a lock.
+//!
+//! Nothing in here performs I/O, reads a clock or knows a wire format. Everything that is hard to get right (the
+//! sliding window, path matching, policy) is a function of its arguments, so it is tested and argued about in here.
+
+pub mod decision;
+pub mod identity;
+pub mod issuer;
+pub mod limit;
+pub mod path;
+pub mod policy;
+pub mod question;
+pub mod time;
+pub mod window;

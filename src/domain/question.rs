@@ -1,0 +1,119 @@
+//! What is asked: may this call go on?
+
+use std::fmt;
+use std::net::IpAddr;
+
+use super::path::{Host, Method, Target};
+
+/// One question, borrowed from the message that asked it. Its parts were checked when it was made: a [`Target`] is
+/// never ambiguous and a [`Method`] always a well-formed one.
+#[derive(Clone, Debug)]
+pub struct Question<'a> {
+    /// What the caller showed.
+    pub credential: Credential<'a>,
+    /// The method of the call that asks for passage.
+    pub method: Method<'a>,
+    /// The host that it is addressed to, where known.
+    pub host: Option<Host<'a>>,
+    /// The path that it is addressed to.
+    pub target: Target<'a>,
+    /// Where it comes from, as the asking gateway saw it.
+    pub source: Option<IpAddr>,
+    /// Attributes of the thing that is accessed, by name (`owner`, `tenant`, …); names are unique.
+    pub resource: Pairs<'a>,
+    /// Limits to consume besides those of the rule.
+    pub extra: Vec<ExtraCharge<'a>>,
+    /// What the call costs in each limit of the rule. At least 1.
+    pub units: u64,
+    /// Whether quotas are consumed or only looked at.
+    pub mode: Mode,
+    /// Whether the answer should say how it came about.
+    pub explain: bool,
+}
+
+/// A list of names and values. Few enough that a scan beats a map.
+pub type Pairs<'a> = Vec<(&'a str, &'a str)>;
+
+/// A limit that the asker wants consumed although no rule names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExtraCharge<'a> {
+    /// The limit's name in the configuration.
+    pub limit: &'a str,
+    /// Units to consume; at least 1.
+    pub units: u64,
+}
+
+/// Whether a question consumes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// An allowed call consumes its quotas.
+    #[default]
+    Consume,
+    /// Nothing is consumed; the answer is the one that consuming would get now.
+    Peek,
+}
+
+/// What a caller shows to say who it is. It may be anything: nothing in it is to be believed before it was verified.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Credential<'a> {
+    /// Nothing.
+    None,
+    /// A bearer token (RFC 6750), without the scheme.
+    Bearer(&'a str),
+    /// An `Authorization` value that is no single well-formed bearer credential.
+    Unreadable,
+}
+
+impl<'a> Credential<'a> {
+    /// Reads the value of an `Authorization` header.
+    ///
+    /// The scheme is compared without case (RFC 9110 §11.1); exactly one space follows it. Whatever else is found,
+    /// two values joined by a comma included, is [`Credential::Unreadable`], never "the first one".
+    pub fn from_authorization(value: &'a str) -> Self {
+        let Some((scheme, token)) = value.split_at_checked(7) else {
+            return Self::Unreadable;
+        };
+        if !scheme.eq_ignore_ascii_case("bearer ") || token.is_empty() {
+            return Self::Unreadable;
+        }
+        // b64token (RFC 6750 §2.1) has none of these; two tokens in one value always have one of them.
+        if token.bytes().any(|byte| matches!(byte, b' ' | b'\t' | b',' | b';' | b'"')) {
+            return Self::Unreadable;
+        }
+        Self::Bearer(token)
+    }
+}
+
+/// A token never reaches a log through here.
+impl fmt::Debug for Credential<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("None"),
+            Self::Bearer(token) => write!(f, "Bearer({} bytes)", token.len()),
+            Self::Unreadable => f.write_str("Unreadable"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bearer_credential_is_one_scheme_one_space_one_token() {
+        for value in ["Bearer a.b.c", "bearer a.b.c", "BEARER a.b.c"] {
+            assert_eq!(Credential::from_authorization(value), Credential::Bearer("a.b.c"), "{value}");
+        }
+        for value in [
+            "", "Bearer", "Bearer ", "Bearer  x", "Bearer\tx", "Bearer x y", "Bearer x,Bearer y", "xBearer t",
+            "Basic dXNlcjpwYXNz", "Bearer x,", "Béarer x",
+        ] {
+            assert_eq!(Credential::from_authorization(value), Credential::Unreadable, "{value}");
+        }
+    }
+
+    #[test]
+    fn debug_output_hides_the_token() {
+        assert_eq!(format!("{:?}", Credential::Bearer("secret")), "Bearer(6 bytes)");
+    }
+}
