@@ -210,4 +210,3 @@ pub enum AwayCause {
     #[error("gave an answer that was not understood")]
     Garbled,
 }
-

@@ -157,6 +157,12 @@ impl CounterKey {
         }
     }
 
+    /// Adds a value that means something only together with the issuer that vouches for it.
+    pub fn push_under(&mut self, (issuer, value): (&str, &str)) {
+        self.push(issuer);
+        self.push(value);
+    }
+
     /// Adds a value that is written out first.
     pub fn push_display(&mut self, value: impl fmt::Display) {
         let mut text = SmallVec::<[u8; 48]>::new();

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use super::limit::Limit;
+use super::decision::Reason;
+use super::identity::Identity;
+use super::limit::{Attribute, CounterKey, Limit};
 use super::path::{Host, Method, Path, Target};
+use super::question::{Pairs, Question};
 
 /// Everything that decisions are made by. Replaced whole on reload, never changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,19 +62,19 @@ pub enum Demand {
 pub enum HostPattern {
     /// This very host; canonical.
     Exact(String),
-    /// `*.example.com`: any host that ends in `.example.com`; held with the leading dot.
+    /// `*.example.com`: any host below `example.com`; held with the leading dot.
     Below(String),
 }
 
 /// A path pattern: `/api/orders/{id}`, `/api/public/**`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathPattern {
-    /// As written.
-    text: String,
     /// One for each segment.
     segments: Vec<SegmentPattern>,
     /// Whether it ends in `/**`: the path and all below.
     open: bool,
+    /// As written.
+    text: String,
 }
 
 /// What one segment must be.
@@ -79,8 +82,322 @@ pub struct PathPattern {
 enum SegmentPattern {
     /// This, case-sensitively.
     Literal(String),
-    /// `*`: any.
+    /// `*`: any one.
     Any,
-    /// `{name}`: any, and limits can be keyed by it.
+    /// `{name}`: any one, and limits can be keyed by it.
     Named(String),
+}
+
+/// Why a question cannot be decided although each of its parts is well formed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unkeyed<'a> {
+    /// The caller's token lacks the claim that the limit counts by.
+    Claim(&'a Attribute),
+    /// The question lacks the attribute that the limit counts by.
+    Attribute(&'a Attribute),
+}
+
+impl Policy {
+    /// The first rule that matches, as an index into [`Policy::rules`].
+    pub fn first_match(&self, question: &Question<'_>) -> Option<usize> {
+        self.rules
+            .iter()
+            .position(|rule| rule.matches.covers(question.method, question.host.as_ref(), &question.target))
+    }
+
+    /// The limit of that name.
+    pub fn limit(&self, name: &str) -> Option<&Arc<Limit>> {
+        let index = self.limits.binary_search_by(|limit| limit.name.as_str().cmp(name)).ok()?;
+        self.limits.get(index)
+    }
+}
+
+impl Rule {
+    /// Whether `identity` (none: an anonymous caller) may pass, quotas aside.
+    pub fn admits(&self, identity: Option<&Identity>) -> Result<(), Reason> {
+        let (roles, scopes) = match &self.demand {
+            Demand::Anyone => return Ok(()),
+            Demand::Caller { roles, scopes } => (roles, scopes),
+        };
+        let identity = identity.ok_or(Reason::NoCredential)?;
+        if !roles.is_empty() && !roles.iter().any(|role| identity.has_role(role)) {
+            return Err(Reason::InsufficientRole);
+        }
+        if !scopes.iter().all(|scope| identity.has_scope(scope)) {
+            return Err(Reason::InsufficientScope);
+        }
+        Ok(())
+    }
+
+    /// Which counter of `limit` the question falls on under this rule.
+    pub fn counter<'l>(
+        &self,
+        limit: &'l Limit,
+        question: &Question<'_>,
+        identity: Option<&Identity>,
+    ) -> Result<CounterKey, Unkeyed<'l>> {
+        let mut key = CounterKey::new(&limit.name);
+        for attribute in &limit.by {
+            let of_identity = |value: fn(&Identity) -> Option<&str>| {
+                let identity = identity.ok_or(Unkeyed::Claim(attribute))?;
+                let value = value(identity).filter(|value| !value.is_empty()).ok_or(Unkeyed::Claim(attribute))?;
+                Ok((&*identity.issuer, value))
+            };
+            let missing = Unkeyed::Attribute(attribute);
+            match attribute {
+                Attribute::Issuer => key.push(of_identity(|identity| Some(&identity.issuer))?.1),
+                Attribute::Subject => key.push_under(of_identity(|identity| identity.subject.as_deref())?),
+                Attribute::Client => key.push_under(of_identity(|identity| identity.client.as_deref())?),
+                Attribute::Session => key.push_under(of_identity(|identity| identity.session.as_deref())?),
+                Attribute::SourceAddress => key.push_display(question.source.ok_or(missing)?),
+                Attribute::Method => key.push(question.method.as_str()),
+                Attribute::Host => key.push(question.host.as_ref().ok_or(missing)?.as_str()),
+                Attribute::Path => key.push(question.target.path().ok_or(missing)?.as_str()),
+                Attribute::PathParameter(name) => {
+                    let pattern = self.matches.path.as_ref().ok_or(missing)?;
+                    let path = question.target.path().ok_or(missing)?;
+                    key.push(pattern.parameter(name, path).ok_or(missing)?);
+                }
+                Attribute::Resource(name) => key.push(value_of(&question.resource, name).ok_or(missing)?),
+                Attribute::Rule => key.push(&self.name),
+            }
+        }
+        Ok(key)
+    }
+}
+
+/// The value of `name` among `pairs`.
+fn value_of<'a>(pairs: &Pairs<'a>, name: &str) -> Option<&'a str> {
+    pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| *value)
+}
+
+impl Match {
+    /// Whether a request is one of those that the rule is for.
+    pub fn covers(&self, method: Method<'_>, host: Option<&Host<'_>>, target: &Target<'_>) -> bool {
+        let method = method.as_str();
+        let covers_method = self.methods.is_empty()
+            || self.methods.iter().any(|named| named == method || (named == "GET" && method == "HEAD"));
+        covers_method
+            && self.host.as_ref().is_none_or(|pattern| host.is_some_and(|host| pattern.covers(host)))
+            && self.path.as_ref().is_none_or(|pattern| target.path().is_some_and(|path| pattern.covers(path)))
+    }
+}
+
+impl HostPattern {
+    /// Reads `api.example.com` or `*.example.com`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (below, name) = text.strip_prefix("*.").map_or((false, text), |name| (true, name));
+        let host = Host::parse(name).map_err(|why| why.to_string())?;
+        if host.as_str() != name {
+            return Err(format!("must be canonical: `{}`, in lower case, without port and final dot", host.as_str()));
+        }
+        Ok(if below { Self::Below(format!(".{name}")) } else { Self::Exact(name.to_owned()) })
+    }
+
+    fn covers(&self, host: &Host<'_>) -> bool {
+        match self {
+            Self::Exact(name) => host.as_str() == name,
+            Self::Below(suffix) => host.as_str().len() > suffix.len() && host.as_str().ends_with(suffix),
+        }
+    }
+}
+
+impl PathPattern {
+    /// Reads a pattern. `*` and `{name}` stand for one segment, `**` as the last one for the path before it and all
+    /// below. Whatever else would be refused in a request, or has a shorter spelling, is refused here.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (closed, open) = match text.strip_suffix("/**") {
+            Some("") => ("/", true),
+            Some(closed) => (closed, true),
+            None => (text, false),
+        };
+        let canonical = Path::parse(closed).map_err(|why| why.to_string())?;
+        if canonical.as_str() != closed {
+            return Err(format!(
+                "must be canonical: `{}`, decoded, without query and trailing slash (which is ignored in requests)",
+                canonical.as_str()
+            ));
+        }
+        let mut segments: Vec<SegmentPattern> = Vec::new();
+        for segment in canonical.segments() {
+            let pattern = match segment {
+                "*" => SegmentPattern::Any,
+                "**" => return Err("`**` can only be the last segment".to_owned()),
+                _ => match segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
+                    Some(name) => {
+                        let named = SegmentPattern::Named(parameter_name(name)?);
+                        if segments.contains(&named) {
+                            return Err(format!("names the segment `{{{name}}}` twice"));
+                        }
+                        named
+                    }
+                    None if segment.contains(['*', '{', '}']) => {
+                        return Err(format!("`{segment}`: `*` and `{{name}}` stand for whole segments only"));
+                    }
+                    None => SegmentPattern::Literal(segment.to_owned()),
+                },
+            };
+            segments.push(pattern);
+        }
+        Ok(Self { segments, open, text: text.to_owned() })
+    }
+
+    /// As written.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The names of its `{name}` segments.
+    pub fn parameters(&self) -> impl Iterator<Item = &str> {
+        self.segments.iter().filter_map(|segment| match segment {
+            SegmentPattern::Named(name) => Some(name.as_str()),
+            SegmentPattern::Literal(_) | SegmentPattern::Any => None,
+        })
+    }
+
+    /// Whether `path` is one of those that the pattern is for.
+    pub fn covers(&self, path: &Path<'_>) -> bool {
+        let mut patterns = self.segments.iter();
+        for segment in path.segments() {
+            match patterns.next() {
+                None => return self.open,
+                Some(SegmentPattern::Literal(literal)) if literal != segment => return false,
+                Some(SegmentPattern::Literal(_) | SegmentPattern::Any | SegmentPattern::Named(_)) => {}
+            }
+        }
+        patterns.next().is_none()
+    }
+
+    /// The segment of `path` that `{name}` stands for.
+    fn parameter<'p>(&self, name: &str, path: &'p Path<'_>) -> Option<&'p str> {
+        let index = self
+            .segments
+            .iter()
+            .position(|segment| matches!(segment, SegmentPattern::Named(named) if named == name))?;
+        path.segments().nth(index)
+    }
+}
+
+/// The name between the braces of `{name}`.
+fn parameter_name(name: &str) -> Result<String, String> {
+    let well_formed = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    if well_formed {
+        Ok(name.to_owned())
+    } else {
+        Err(format!("`{{{name}}}`: a segment's name has letters, digits and `_` only"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+    use crate::domain::path::Unclear;
+
+    fn rule(name: &str, methods: &[&str], path: Option<&str>) -> Rule {
+        Rule {
+            name: name.to_owned(),
+            matches: Match {
+                methods: methods.iter().map(|&method| method.to_owned()).collect(),
+                host: None,
+                path: path.map(|path| PathPattern::parse(path).unwrap()),
+            },
+            demand: Demand::Anyone,
+            limits: Vec::new(),
+        }
+    }
+
+    /// The policy that the cases below are about: public, admin, deleting orders, orders.
+    fn policy() -> Policy {
+        let rules = vec![
+            rule("R1", &[], Some("/api/public/**")),
+            rule("R2", &[], Some("/api/admin/**")),
+            rule("R3", &["DELETE"], Some("/api/orders/{id}")),
+            rule("R4", &[], Some("/api/orders/**")),
+            rule("R5", &["CONNECT"], None),
+        ];
+        Policy { version: 1, rules, limits: Vec::new() }
+    }
+
+    fn matched(method: &str, path: &str) -> Result<String, Unclear> {
+        let method = Method::parse(method)?;
+        let target = Target::parse(path, method, None)?;
+        let policy = policy();
+        let rule = policy.rules.iter().find(|rule| rule.matches.covers(method, None, &target));
+        Ok(rule.map_or_else(|| "none".to_owned(), |rule| rule.name.clone()))
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_decides() {
+        for (method, path, rule) in [
+            ("GET", "/api/public/x", "R1"),
+            ("GET", "/api/public", "R1"),
+            ("GET", "/api/public?/../admin", "R1"),
+            ("GET", "/api/admin?x=/api/public/", "R2"),
+            ("GET", "/api/%61dmin/x", "R2"),
+            ("GET", "/api/admin", "R2"),
+            ("GET", "/api/admin/", "R2"),
+            ("HEAD", "/api/admin/x", "R2"),
+            ("GET", "/API/admin/x", "none"),
+            ("GET", "/api/Admin/x", "none"),
+            ("GET", "/api/adminx", "none"),
+            ("GET", "/api/admin.json", "none"),
+            ("GET", "/api/admin~", "none"),
+            ("GET", "/api/admin%23x", "none"),
+            ("GET", "/api/admin%20", "none"),
+            ("GET", "/api/publicx/secret", "none"),
+            ("GET", "/api/adm%C4%B1n", "none"),
+            ("GET", "/api%EF%BC%8Fadmin", "none"),
+            ("DELETE", "/api/orders/1", "R3"),
+            ("DELETE", "/api/orders/1/", "R3"),
+            ("DELETE", "/api/orders/", "R4"),
+            ("DELETE", "/api/orders/1/lines", "R4"),
+            ("POST", "/api/orders/1", "R4"),
+            ("FOO", "/api/orders/1", "R4"),
+            ("GET", "/api/orders/*", "R4"),
+            ("GET", "/api/orders/{id}", "R4"),
+            ("OPTIONS", "*", "none"),
+            ("CONNECT", "", "R5"),
+            ("GET", "/", "none"),
+        ] {
+            assert_eq!(matched(method, path).as_deref(), Ok(rule), "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn get_covers_head_and_nothing_else_does() {
+        let pattern = rule("r", &["GET"], None);
+        let target = Target::Asterisk;
+        for (method, covered) in [("GET", true), ("HEAD", true), ("POST", false), ("OPTIONS", false)] {
+            assert_eq!(pattern.matches.covers(Method::parse(method).unwrap(), None, &target), covered, "{method}");
+        }
+    }
+
+    #[test]
+    fn patterns_are_canonical_themselves() {
+        for pattern in ["/", "/**", "/a", "/a/**", "/a/{id}/b", "/a/*/b", "/a+b", "/pkg.Service/Method"] {
+            assert_eq!(PathPattern::parse(pattern).map(|p| p.text), Ok(pattern.to_owned()));
+        }
+        for pattern in [
+            "", "a", "/a/", "//", "/a//b", "/a/../b", "/a/**/b", "/a/b*", "/a/{id", "/a/{}", "/a/{i-d}", "/{a}/{a}",
+            "/%61", "/a?b", "/a;b", "**", "/a**",
+        ] {
+            assert!(PathPattern::parse(pattern).is_err(), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn hosts_match_exactly_or_below() {
+        let covers =
+            |pattern: &str, host: &str| HostPattern::parse(pattern).unwrap().covers(&Host::parse(host).unwrap());
+        assert!(covers("api.example.com", "API.example.com.:443"));
+        assert!(!covers("api.example.com", "xapi.example.com"));
+        assert!(covers("*.example.com", "a.b.example.com"));
+        assert!(!covers("*.example.com", "example.com"));
+        assert!(!covers("*.example.com", "badexample.com"));
+        for pattern in ["", "*", "*.", "API.example.com", "a.example.com:80", "a.*.com", "http://a"] {
+            assert!(HostPattern::parse(pattern).is_err(), "{pattern}");
+        }
+    }
 }

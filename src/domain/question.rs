@@ -105,8 +105,17 @@ mod tests {
             assert_eq!(Credential::from_authorization(value), Credential::Bearer("a.b.c"), "{value}");
         }
         for value in [
-            "", "Bearer", "Bearer ", "Bearer  x", "Bearer\tx", "Bearer x y", "Bearer x,Bearer y", "xBearer t",
-            "Basic dXNlcjpwYXNz", "Bearer x,", "Béarer x",
+            "",
+            "Bearer",
+            "Bearer ",
+            "Bearer  x",
+            "Bearer\tx",
+            "Bearer x y",
+            "Bearer x,Bearer y",
+            "xBearer t",
+            "Basic dXNlcjpwYXNz",
+            "Bearer x,",
+            "Béarer x",
         ] {
             assert_eq!(Credential::from_authorization(value), Credential::Unreadable, "{value}");
         }
