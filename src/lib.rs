@@ -1,5 +1,6 @@
 //! Tollgate answers one question on every request of every service behind it: *may this call go on?*
 
+pub mod api;
 pub mod config;
 pub mod decide;
 pub mod domain;
@@ -10,7 +11,7 @@ pub mod telemetry;
 pub mod tokens;
 
 /// The native API's messages and services, generated from `proto/`.
-#[expect(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated; documented in proto/")]
+#[expect(clippy::all, clippy::pedantic, reason = "generated; documented in proto/")]
 pub mod proto {
     tonic::include_proto!("tollgate.v1");
 

@@ -1,1 +1,377 @@
 //! Every metric name, and the log setup.
+//!
+//! Metrics live in a recorder of the server's own, not in a global one, so that several servers fit into one process.
+//! The number of series is bounded: every label but `rule` and `issuer` comes from a closed list, and only the first
+//! [`RULE_LABELS_MAX`] rules get a label of their own.
+
+use std::collections::BTreeSet;
+use std::io::IsTerminal as _;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder as _, Unit};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::util::TryInitError;
+
+use crate::domain::decision::{Class, Decision, Reason};
+use crate::domain::policy::Policy;
+use crate::domain::time::Micros;
+
+/// How many rules, over all reloads, have a label of their own; the others share `other`.
+pub const RULE_LABELS_MAX: usize = 256;
+
+/// Names of metrics, one constant each.
+pub mod names {
+    /// Decisions, by façade, outcome, reason and rule.
+    pub const DECISIONS: &str = "tollgate_decisions_total";
+    /// How long decisions took, by façade; from the reading of the clock to the decision.
+    pub const DECISION_SECONDS: &str = "tollgate_decision_duration_seconds";
+    /// Questions that were not well formed, by façade.
+    pub const MALFORMED: &str = "tollgate_questions_malformed_total";
+    /// Questions whose asker went away before the decision, by façade.
+    pub const ABANDONED: &str = "tollgate_questions_abandoned_total";
+    /// Calls that were turned away because too many were in flight.
+    pub const OVERLOAD: &str = "tollgate_overload_total";
+    /// Calls in flight.
+    pub const IN_FLIGHT: &str = "tollgate_calls_in_flight";
+    /// Calls of the quota store.
+    pub const STORE_CALLS: &str = "tollgate_store_calls_total";
+    /// Calls of the quota store that failed, by cause.
+    pub const STORE_FAILURES: &str = "tollgate_store_failures_total";
+    /// Whether the quota store answers: 1 or 0.
+    pub const STORE_UP: &str = "tollgate_store_up";
+    /// Counters in the memory store.
+    pub const MEMORY_COUNTERS: &str = "tollgate_memory_counters";
+    /// Look-ups of remembered verdicts, by outcome.
+    pub const VERDICT_LOOKUPS: &str = "tollgate_verdict_lookups_total";
+    /// Verdicts that were forgotten to make room.
+    pub const VERDICT_EVICTIONS: &str = "tollgate_verdict_evictions_total";
+    /// Verdicts that are remembered.
+    pub const VERDICTS: &str = "tollgate_verdicts_remembered";
+    /// Keys in hand, by issuer.
+    pub const ISSUER_KEYS: &str = "tollgate_issuer_keys";
+    /// Whether the issuer's last key refresh succeeded: 1 or 0.
+    pub const ISSUER_UP: &str = "tollgate_issuer_up";
+    /// Configurations that were read, by outcome.
+    pub const RELOADS: &str = "tollgate_config_reloads_total";
+    /// The version that runs; always 1.
+    pub const BUILD: &str = "tollgate_build_info";
+}
+
+/// Upper bounds of the histogram's buckets, in seconds: from a decision in memory to the store's deadline and beyond.
+const BUCKETS: [f64; 14] = [1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 1e-2, 5e-2, 1.0];
+
+/// How a question came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Facade {
+    /// `DecisionService/Decide`
+    Unary,
+    /// `DecisionService/DecideBatch`
+    Batch,
+    /// `DecisionService/DecideStream`
+    Stream,
+}
+
+impl Facade {
+    /// Every façade, in the order of their discriminants.
+    const ALL: [Self; 3] = [Self::Unary, Self::Batch, Self::Stream];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Unary => "decide",
+            Self::Batch => "decide_batch",
+            Self::Stream => "decide_stream",
+        }
+    }
+}
+
+/// Where everything is counted.
+pub struct Telemetry {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+    facades: [FacadeMetrics; Facade::ALL.len()],
+    rules_seen: Mutex<BTreeSet<String>>,
+}
+
+struct FacadeMetrics {
+    seconds: Histogram,
+    malformed: Counter,
+    abandoned: Counter,
+}
+
+const METADATA: Metadata<'static> = Metadata::new("tollgate", Level::INFO, None);
+
+impl Telemetry {
+    /// An empty registry.
+    pub fn new() -> Result<Self, BuildError> {
+        let recorder = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Full(names::DECISION_SECONDS.to_owned()), &BUCKETS)?
+            .build_recorder();
+        for (name, unit, text) in [
+            (names::DECISIONS, Unit::Count, "Decisions, by facade, outcome, reason and rule."),
+            (names::DECISION_SECONDS, Unit::Seconds, "Time that decisions took."),
+            (names::MALFORMED, Unit::Count, "Questions that were not well formed."),
+            (names::ABANDONED, Unit::Count, "Questions whose asker went away before the decision."),
+            (names::OVERLOAD, Unit::Count, "Calls that were turned away because too many were in flight."),
+            (names::STORE_CALLS, Unit::Count, "Calls of the quota store."),
+            (names::STORE_FAILURES, Unit::Count, "Calls of the quota store that failed, by cause."),
+            (names::VERDICT_LOOKUPS, Unit::Count, "Look-ups of remembered verdicts, by outcome."),
+            (names::VERDICT_EVICTIONS, Unit::Count, "Verdicts that were forgotten to make room."),
+            (names::RELOADS, Unit::Count, "Configurations that were read, by outcome."),
+        ] {
+            let name = KeyName::from_const_str(name);
+            match unit {
+                Unit::Seconds => recorder.describe_histogram(name, Some(unit), text.into()),
+                _ => recorder.describe_counter(name, Some(unit), text.into()),
+            }
+        }
+        for (name, text) in [
+            (names::IN_FLIGHT, "Calls in flight."),
+            (names::STORE_UP, "Whether the quota store answers."),
+            (names::MEMORY_COUNTERS, "Counters in the memory store."),
+            (names::VERDICTS, "Verdicts that are remembered."),
+            (names::ISSUER_KEYS, "Keys in hand, by issuer."),
+            (names::ISSUER_UP, "Whether the issuer's last key refresh succeeded."),
+            (names::BUILD, "The version that runs."),
+        ] {
+            recorder.describe_gauge(KeyName::from_const_str(name), None, text.into());
+        }
+        let facades = Facade::ALL.map(|facade| {
+            let labels = || vec![Label::from_static_parts("facade", facade.name())];
+            FacadeMetrics {
+                seconds: recorder.register_histogram(&Key::from_parts(names::DECISION_SECONDS, labels()), &METADATA),
+                malformed: recorder.register_counter(&Key::from_parts(names::MALFORMED, labels()), &METADATA),
+                abandoned: recorder.register_counter(&Key::from_parts(names::ABANDONED, labels()), &METADATA),
+            }
+        });
+        let handle = recorder.handle();
+        let telemetry = Self { recorder, handle, facades, rules_seen: Mutex::default() };
+        telemetry.gauge(names::BUILD, &[("version", env!("CARGO_PKG_VERSION"))]).set(1.0);
+        Ok(telemetry)
+    }
+
+    /// The counter of that name and those labels.
+    pub fn counter(&self, name: &'static str, labels: &[(&'static str, &str)]) -> Counter {
+        self.recorder.register_counter(&key(name, labels), &METADATA)
+    }
+
+    /// The gauge of that name and those labels.
+    pub fn gauge(&self, name: &'static str, labels: &[(&'static str, &str)]) -> Gauge {
+        self.recorder.register_gauge(&key(name, labels), &METADATA)
+    }
+
+    /// Everything counted so far, in Prometheus's text format.
+    pub fn render(&self) -> String {
+        self.handle.render()
+    }
+
+    /// Folds recorded samples together. To be called now and then, lest they pile up between scrapes.
+    pub fn fold(&self) {
+        self.handle.run_upkeep();
+    }
+
+    /// A meter for the decisions made under `policy`.
+    pub fn meter(&self, policy: &Policy) -> DecisionMeter {
+        let mut seen = self.rules_seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let label = |name: &String| {
+            if seen.contains(name) || seen.len() < RULE_LABELS_MAX {
+                seen.insert(name.clone());
+                return name.clone();
+            }
+            "other".to_owned()
+        };
+        let mut rules = vec!["none".to_owned()];
+        rules.extend(policy.rules.iter().map(|rule| &rule.name).map(label));
+        let places = rules.len() * Reason::ALL.len() * Facade::ALL.len();
+        DecisionMeter { rules, counters: std::iter::repeat_with(OnceLock::new).take(places).collect() }
+    }
+
+    /// Begins a call; whoever drops it without a conclusion has abandoned it.
+    pub const fn call(&self, facade: Facade, started: Micros) -> Call<'_> {
+        Call { telemetry: self, facade, started, ended: false }
+    }
+}
+
+fn key(name: &'static str, labels: &[(&'static str, &str)]) -> Key {
+    Key::from_parts(name, labels.iter().map(|(name, value)| Label::new(*name, (*value).to_owned())).collect::<Vec<_>>())
+}
+
+/// Counts the decisions made under one policy. Counters are looked up by index: no label is built on the warm path.
+pub struct DecisionMeter {
+    /// Labels, of no rule first.
+    rules: Vec<String>,
+    /// By façade, rule and reason; registered when first used.
+    counters: Box<[OnceLock<Counter>]>,
+}
+
+impl DecisionMeter {
+    /// Counts a decision that was made at `ended`.
+    pub fn conclude(&self, mut call: Call<'_>, decision: &Decision, ended: Micros) {
+        call.ended = true;
+        let rule = decision.rule.map_or(0, |index| index + 1);
+        let place = (call.facade as usize * self.rules.len() + rule) * Reason::ALL.len() + decision.reason as usize;
+        let Some(counter) = self.counters.get(place) else { return };
+        counter
+            .get_or_init(|| {
+                let class = decision.reason.class();
+                call.telemetry.counter(
+                    names::DECISIONS,
+                    &[
+                        ("facade", call.facade.name()),
+                        ("outcome", if class == Class::Allow { "allow" } else { "deny" }),
+                        ("reason", decision.reason.name()),
+                        ("rule", self.rules.get(rule).map_or("none", String::as_str)),
+                    ],
+                )
+            })
+            .increment(1);
+        #[expect(clippy::cast_precision_loss, reason = "a decision takes far less than 2^53 µs")]
+        let seconds = ended.since(call.started).0 as f64 / 1e6;
+        call.telemetry.facades[call.facade as usize].seconds.record(seconds);
+    }
+}
+
+/// A question that is being answered. Unless it is concluded it counts as abandoned.
+pub struct Call<'a> {
+    telemetry: &'a Telemetry,
+    facade: Facade,
+    started: Micros,
+    ended: bool,
+}
+
+impl Call<'_> {
+    /// The question was not well formed.
+    pub fn malformed(mut self) {
+        self.ended = true;
+        self.telemetry.facades[self.facade as usize].malformed.increment(1);
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.telemetry.facades[self.facade as usize].abandoned.increment(1);
+        }
+    }
+}
+
+/// How logs look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// JSON, one object a line; a terminal gets text.
+    #[default]
+    Auto,
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+/// Starts logging to standard error. `filter` is a tracing filter such as `info` or `tollgate=debug`.
+pub fn log(format: LogFormat, filter: &str) -> Result<(), LogError> {
+    use tracing_subscriber::fmt;
+    use tracing_subscriber::util::SubscriberInitExt as _;
+
+    let filter = EnvFilter::try_new(filter).map_err(|error| LogError::Filter { error: error.to_string() })?;
+    let json = match format {
+        LogFormat::Auto => !std::io::stderr().is_terminal(),
+        LogFormat::Text => false,
+        LogFormat::Json => true,
+    };
+    let builder = fmt::Subscriber::builder().with_env_filter(filter).with_writer(std::io::stderr);
+    if json {
+        builder.json().flatten_event(true).finish().try_init()?
+    } else {
+        builder.finish().try_init()?
+    }
+    Ok(())
+}
+
+/// Why logging could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The filter is not one.
+    #[error("--log: {error}; a filter is a level (info) or a list such as `info,tollgate=debug`")]
+    Filter {
+        /// What is wrong with it.
+        error: String,
+    },
+    /// Someone started it already.
+    #[error("logging was started twice")]
+    Twice(#[from] TryInitError),
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::domain::decision::QuotaStates;
+    use crate::domain::policy::{Demand, Match, Rule};
+
+    fn policy(rules: impl IntoIterator<Item = String>) -> Policy {
+        let rules = rules.into_iter().map(|name| Rule {
+            name,
+            matches: Match::default(),
+            demand: Demand::Anyone,
+            limits: Vec::new(),
+        });
+        Policy { version: 1, rules: rules.collect(), limits: Vec::new() }
+    }
+
+    fn decision(rule: Option<usize>) -> Decision {
+        Decision {
+            reason: Reason::Allowed,
+            policy: Arc::default(),
+            rule,
+            identity: None,
+            quotas: QuotaStates::new(),
+            explanation: None,
+        }
+    }
+
+    #[test]
+    fn reloads_cannot_make_series_without_end() {
+        let telemetry = Telemetry::new().unwrap();
+        for reload in 0..10 {
+            let meter = telemetry.meter(&policy((0..100).map(|index| format!("rule-{reload}-{index}"))));
+            for rule in 0..100 {
+                meter.conclude(telemetry.call(Facade::Unary, Micros(0)), &decision(Some(rule)), Micros(1));
+            }
+        }
+        let text = telemetry.render();
+        let series = text.lines().filter(|line| line.starts_with(names::DECISIONS)).count();
+        assert_eq!(series, RULE_LABELS_MAX + 1);
+        assert!(text.contains(r#"rule="other"} 744"#), "{text}");
+    }
+
+    #[test]
+    fn a_call_that_is_dropped_is_counted_as_abandoned() {
+        let telemetry = Telemetry::new().unwrap();
+        drop(telemetry.call(Facade::Stream, Micros(0)));
+        telemetry.call(Facade::Stream, Micros(0)).malformed();
+        let meter = telemetry.meter(&policy([]));
+        meter.conclude(telemetry.call(Facade::Stream, Micros(0)), &decision(None), Micros(7));
+        let text = telemetry.render();
+        assert!(text.contains(r#"tollgate_questions_abandoned_total{facade="decide_stream"} 1"#), "{text}");
+        assert!(text.contains(r#"tollgate_questions_malformed_total{facade="decide_stream"} 1"#), "{text}");
+        assert!(
+            text.contains(
+                r#"tollgate_decisions_total{facade="decide_stream",outcome="allow",reason="allowed",rule="none"} 1"#
+            ),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn reasons_and_facades_are_listed_in_the_order_of_their_discriminants() {
+        for (index, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index);
+        }
+        for (index, facade) in Facade::ALL.into_iter().enumerate() {
+            assert_eq!(facade as usize, index);
+        }
+    }
+}

@@ -1,2 +1,379 @@
-//! Decides.
+//! The one path: every façade's question comes in here, and every decision leaves here.
+//!
+//! Match the rule, authenticate, authorize, pay the quotas, conclude. The steps stop at the first refusal, and quotas
+//! come last, so that a refused call costs its caller nothing. Each step answers at once or later ([`Answer`]); when
+//! the verdict is remembered and the store answers from memory, the whole path runs without waiting, on the caller's
+//! stack.
+
 pub mod ports;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use self::ports::{
+    Answer, Charge, Charges, Clock, Inspected, Payment, Quotas, RevocationView, Standing, TokenInspector, Verdict,
+};
+use crate::domain::decision::{Decision, Explanation, Provenance, QuotaStates, Reason};
+use crate::domain::identity::Identity;
+use crate::domain::limit::{Attribute, CounterKey, Limit};
+use crate::domain::policy::{Demand, Policy, Rule, Unkeyed};
+use crate::domain::question::{Credential, Mode, Question};
+use crate::domain::time::Moment;
+use crate::telemetry::{Call, DecisionMeter, Facade, Telemetry};
+
+/// Makes decisions.
+pub struct Decider {
+    clock: Arc<dyn Clock>,
+    tokens: Arc<dyn TokenInspector>,
+    revocations: Arc<dyn RevocationView>,
+    quotas: Arc<dyn Quotas>,
+    telemetry: Arc<Telemetry>,
+    plan: ArcSwap<Plan>,
+}
+
+/// What is swapped whole when the configuration is read again.
+struct Plan {
+    policy: Arc<Policy>,
+    meter: DecisionMeter,
+}
+
+/// A question that cannot be decided, because it is not well formed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Undecidable {
+    /// Everything that is wrong with it.
+    pub violations: Vec<Violation>,
+}
+
+/// A field that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Its path in the native API's message.
+    pub field: String,
+    /// What is wrong with it, and what would be right.
+    pub description: String,
+}
+
+/// A decision, unless the question is not well formed.
+pub type Decided = Result<Decision, Undecidable>;
+
+/// What is asked of one counter without a token or a rule.
+#[derive(Clone, Copy, Debug)]
+pub struct CounterCharge<'a> {
+    /// The limit's name.
+    pub limit: &'a str,
+    /// The attributes that select the counter.
+    pub key: &'a BTreeMap<String, String>,
+    /// Units; 1 to [`UNITS_MAX`](crate::domain::limit::UNITS_MAX).
+    pub units: u64,
+}
+
+/// One question on its way, with what has been found out so far.
+struct Journey<'a> {
+    question: &'a Question<'a>,
+    now: Moment,
+    plan: Arc<Plan>,
+    call: Call<'a>,
+    rule: usize,
+    extra: Vec<Arc<Limit>>,
+    explanation: Explanation,
+}
+
+impl Decider {
+    /// Puts the parts together. The policy is empty, so everything is denied, until one is [adopted](Self::adopt).
+    pub fn new(
+        clock: Arc<dyn Clock>,
+        tokens: Arc<dyn TokenInspector>,
+        revocations: Arc<dyn RevocationView>,
+        quotas: Arc<dyn Quotas>,
+        telemetry: Arc<Telemetry>,
+    ) -> Self {
+        let policy = Arc::new(Policy::default());
+        let plan = ArcSwap::from_pointee(Plan { meter: telemetry.meter(&policy), policy });
+        Self { clock, tokens, revocations, quotas, telemetry, plan }
+    }
+
+    /// Decides by this policy from now on. Questions on their way are decided by the one that they began with.
+    pub fn adopt(&self, policy: Policy) {
+        let policy = Arc::new(policy);
+        self.plan.store(Arc::new(Plan { meter: self.telemetry.meter(&policy), policy }));
+    }
+
+    /// The policy in force.
+    pub fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.plan.load().policy)
+    }
+
+    /// May this call go on?
+    pub fn decide<'a>(&'a self, question: &'a Question<'a>, facade: Facade) -> Answer<'a, Decided> {
+        let now = self.clock.now();
+        let plan = self.plan.load_full();
+        let call = self.telemetry.call(facade, now.steady);
+        let extra = match named_limits(&plan.policy, question) {
+            Ok(extra) => extra,
+            Err(undecidable) => {
+                call.malformed();
+                return Answer::Now(Err(undecidable));
+            }
+        };
+        let Some(rule) = plan.policy.first_match(question) else {
+            let decision = Decision {
+                reason: Reason::NoRule,
+                rule: None,
+                identity: None,
+                quotas: QuotaStates::new(),
+                explanation: question.explain.then(Box::default),
+                policy: Arc::clone(&plan.policy),
+            };
+            plan.meter.conclude(call, &decision, self.clock.steady());
+            return Answer::Now(Ok(decision));
+        };
+        let journey = Journey { question, now, plan, call, rule, extra, explanation: Explanation::default() };
+        self.authenticate(journey)
+    }
+
+    fn authenticate<'a>(&'a self, mut journey: Journey<'a>) -> Answer<'a, Decided> {
+        let now = journey.now;
+        match journey.question.credential {
+            Credential::None => self.authorize(journey, Err(Reason::NoCredential)),
+            Credential::Unreadable => self.authorize(journey, Err(Reason::MalformedToken)),
+            Credential::Bearer(token) => {
+                self.tokens.inspect(token, now).then(move |Inspected { verdict, remembered }| {
+                    journey.explanation.token = Some(provenance(!remembered));
+                    match verdict {
+                        Ok(identity) => self.ask_revocations(journey, identity),
+                        Err(reason) => self.authorize(journey, Err(reason)),
+                    }
+                })
+            }
+        }
+    }
+
+    /// Asked for remembered verdicts and new ones alike, after them: a verdict never says "not revoked".
+    fn ask_revocations<'a>(&'a self, journey: Journey<'a>, identity: Arc<Identity>) -> Answer<'a, Decided> {
+        self.revocations
+            .standing(&identity, journey.now)
+            .then(move |standing| self.authorize(journey, stands(identity, standing)))
+    }
+
+    fn authorize<'a>(&'a self, journey: Journey<'a>, verdict: Verdict) -> Answer<'a, Decided> {
+        let (identity, refused) = match verdict {
+            Ok(identity) => (Some(identity), None),
+            Err(reason) => (None, Some(reason)),
+        };
+        let refused = match (&journey.rule().demand, refused) {
+            // Whoever anyone is: a credential that is not accepted counts as none, and says nothing about anybody.
+            (Demand::Anyone, _) => None,
+            (Demand::Caller { .. }, Some(reason)) => Some(reason),
+            (Demand::Caller { .. }, None) => journey.rule().admits(identity.as_deref()).err(),
+        };
+        match refused {
+            Some(reason) => Answer::Now(self.conclude(journey, reason, identity, QuotaStates::new())),
+            None => self.charge(journey, identity),
+        }
+    }
+
+    fn charge<'a>(&'a self, mut journey: Journey<'a>, identity: Option<Arc<Identity>>) -> Answer<'a, Decided> {
+        let charges = match journey.charges(identity.as_deref()) {
+            Ok(charges) => charges,
+            Err(Unchargeable::Denied(reason)) => {
+                return Answer::Now(self.conclude(journey, reason, identity, QuotaStates::new()));
+            }
+            Err(Unchargeable::Undecidable(undecidable)) => {
+                journey.call.malformed();
+                return Answer::Now(Err(undecidable));
+            }
+        };
+        if charges.is_empty() {
+            return Answer::Now(self.conclude(journey, Reason::Allowed, identity, QuotaStates::new()));
+        }
+        let now = journey.now;
+        let payment = match journey.question.mode {
+            Mode::Consume => self.quotas.pay(charges, now),
+            Mode::Peek => self.quotas.peek(charges, now),
+        };
+        payment.then(move |Payment { reason, states, asked }| {
+            journey.explanation.quotas = Some(provenance(asked));
+            Answer::Now(self.conclude(journey, reason, identity, states))
+        })
+    }
+
+    fn conclude(
+        &self,
+        journey: Journey<'_>,
+        reason: Reason,
+        identity: Option<Arc<Identity>>,
+        quotas: QuotaStates,
+    ) -> Decided {
+        let Journey { question, plan, call, rule, explanation, .. } = journey;
+        let decision = Decision {
+            reason,
+            rule: Some(rule),
+            identity,
+            quotas,
+            explanation: question.explain.then(|| Box::new(explanation)),
+            policy: Arc::clone(&plan.policy),
+        };
+        plan.meter.conclude(call, &decision, self.clock.steady());
+        Ok(decision)
+    }
+
+    /// Whose a token is, revocations considered; what introspection answers from.
+    pub fn introspect<'a>(&'a self, token: &'a str) -> Answer<'a, Verdict> {
+        let now = self.clock.now();
+        self.tokens.inspect(token, now).then(move |Inspected { verdict, .. }| match verdict {
+            Ok(identity) => {
+                self.revocations.standing(&identity, now).then(move |standing| Answer::Now(stands(identity, standing)))
+            }
+            Err(reason) => Answer::Now(Err(reason)),
+        })
+    }
+
+    /// Whether the caller of an administrative method has `scope`.
+    pub fn permit_operator<'a>(&'a self, credential: Credential<'a>, scope: &'a str) -> Answer<'a, Verdict> {
+        let token = match credential {
+            Credential::None => return Answer::Now(Err(Reason::NoCredential)),
+            Credential::Unreadable => return Answer::Now(Err(Reason::MalformedToken)),
+            Credential::Bearer(token) => token,
+        };
+        self.introspect(token).then(move |verdict| {
+            Answer::Now(verdict.and_then(|identity| {
+                if identity.has_scope(scope) { Ok(identity) } else { Err(Reason::InsufficientScope) }
+            }))
+        })
+    }
+
+    /// Pays (or peeks at) several counters by name, all or none.
+    pub fn consume<'a>(
+        &'a self,
+        charges: &[CounterCharge<'_>],
+        mode: Mode,
+    ) -> Answer<'a, Result<Payment, Undecidable>> {
+        let now = self.clock.now();
+        let policy = self.policy();
+        let mut paid = Charges::new();
+        let mut violations = Vec::new();
+        for (index, charge) in charges.iter().enumerate() {
+            let prefix = format!("charges[{index}].counter");
+            match counter(&policy, &prefix, charge.limit, charge.key) {
+                Ok((limit, key)) => paid.push(Charge { limit, key, units: charge.units }),
+                Err(violation) => violations.push(violation),
+            }
+        }
+        if !violations.is_empty() {
+            return Answer::Now(Err(Undecidable { violations }));
+        }
+        let payment = match mode {
+            Mode::Consume => self.quotas.pay(paid, now),
+            Mode::Peek => self.quotas.peek(paid, now),
+        };
+        payment.then(|payment| Answer::Now(Ok(payment)))
+    }
+
+    /// Forgets what was charged to a counter.
+    pub fn reset<'a>(
+        &'a self,
+        limit: &str,
+        key: &BTreeMap<String, String>,
+    ) -> Answer<'a, Result<Result<(), ports::Away>, Undecidable>> {
+        match counter(&self.policy(), "counter", limit, key) {
+            Ok((limit, key)) => self.quotas.reset(limit, key).then(|outcome| Answer::Now(Ok(outcome))),
+            Err(violation) => Answer::Now(Err(Undecidable { violations: vec![violation] })),
+        }
+    }
+}
+
+/// Why a question that may pass cannot be charged.
+enum Unchargeable {
+    Denied(Reason),
+    Undecidable(Undecidable),
+}
+
+impl Journey<'_> {
+    fn rule(&self) -> &Rule {
+        &self.plan.policy.rules[self.rule]
+    }
+
+    /// What an allowed call consumes: the rule's limits, then the extra ones.
+    fn charges(&self, identity: Option<&Identity>) -> Result<Charges, Unchargeable> {
+        let rule = self.rule();
+        let question = self.question;
+        let of_rule = rule.limits.iter().map(|limit| (limit, question.units));
+        let extra = self.extra.iter().zip(&question.extra).map(|(limit, extra)| (limit, extra.units));
+        let mut charges = Charges::new();
+        for (limit, units) in of_rule.chain(extra) {
+            let key = rule.counter(limit, question, identity).map_err(|unkeyed| match unkeyed {
+                // A shared counter for all tokens without the claim would let them lock each other out.
+                Unkeyed::Claim(_) => Unchargeable::Denied(match identity {
+                    Some(_) => Reason::MissingClaim,
+                    None => Reason::NoCredential,
+                }),
+                Unkeyed::Attribute(attribute) => Unchargeable::Undecidable(Undecidable {
+                    violations: vec![Violation {
+                        field: field_of(attribute),
+                        description: format!("is needed: the limit `{}` counts by {attribute}", limit.name),
+                    }],
+                }),
+            })?;
+            charges.push(Charge { limit: Arc::clone(limit), key, units });
+        }
+        Ok(charges)
+    }
+}
+
+/// The limits that a question names itself.
+fn named_limits(policy: &Policy, question: &Question<'_>) -> Result<Vec<Arc<Limit>>, Undecidable> {
+    let mut limits = Vec::new();
+    let mut violations = Vec::new();
+    for (index, extra) in question.extra.iter().enumerate() {
+        match policy.limit(extra.limit) {
+            Some(limit) => limits.push(Arc::clone(limit)),
+            None => violations.push(unknown_limit(format!("limits[{index}].limit"), extra.limit)),
+        }
+    }
+    if violations.is_empty() { Ok(limits) } else { Err(Undecidable { violations }) }
+}
+
+/// The counter of a named limit.
+fn counter(
+    policy: &Policy,
+    prefix: &str,
+    name: &str,
+    key: &BTreeMap<String, String>,
+) -> Result<(Arc<Limit>, CounterKey), Violation> {
+    let limit = policy.limit(name).ok_or_else(|| unknown_limit(format!("{prefix}.limit"), name))?;
+    let key = limit.counter(key).map_err(|description| Violation { field: format!("{prefix}.key"), description })?;
+    Ok((Arc::clone(limit), key))
+}
+
+fn unknown_limit(field: String, name: &str) -> Violation {
+    let name: String = name.chars().take(64).flat_map(char::escape_default).collect();
+    Violation { field, description: format!("`{name}` is no limit of the configuration") }
+}
+
+/// Where in the native API's message an attribute comes from.
+fn field_of(attribute: &Attribute) -> String {
+    match attribute {
+        Attribute::SourceAddress => "request.source_address".to_owned(),
+        Attribute::Host => "request.host".to_owned(),
+        Attribute::Path | Attribute::PathParameter(_) => "request.path".to_owned(),
+        Attribute::Resource(name) => format!("resource[\"{name}\"]"),
+        Attribute::Method => "request.method".to_owned(),
+        Attribute::Issuer | Attribute::Subject | Attribute::Client | Attribute::Session | Attribute::Rule => {
+            "credential".to_owned()
+        }
+    }
+}
+
+const fn provenance(asked: bool) -> Provenance {
+    if asked { Provenance::Asked } else { Provenance::Memory }
+}
+
+fn stands(identity: Arc<Identity>, standing: Standing) -> Verdict {
+    match standing {
+        Standing::Good => Ok(identity),
+        Standing::Revoked => Err(Reason::Revoked),
+        Standing::Unknown => Err(Reason::RevocationsAway),
+    }
+}

@@ -1,4 +1,4 @@
-//! What the decision needs from outside. Four seams where something is swapped; each speaks of the domain only.
+//! What the decision needs from outside. A few seams where something is swapped; each speaks of the domain only.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use crate::domain::decision::{QuotaStates, Reason};
 use crate::domain::identity::Identity;
 use crate::domain::limit::{CounterKey, Limit};
-use crate::domain::question::Credential;
+use crate::domain::question::Mode;
 use crate::domain::time::{Micros, Moment};
 use crate::domain::window::{Grant, LeaseId, Terms};
 
@@ -32,6 +32,18 @@ impl<'a, T> Answer<'a, T> {
         Self::Later(Box::pin(future))
     }
 
+    /// Goes on with the answer: at once where it is there, else when it comes.
+    pub fn then<U>(self, next: impl FnOnce(T) -> Answer<'a, U> + Send + 'a) -> Answer<'a, U>
+    where
+        T: Send + 'a,
+        U: Send + 'a,
+    {
+        match self {
+            Self::Now(answer) => next(answer),
+            Self::Later(future) => Answer::later(async move { next(future.await).get().await }),
+        }
+    }
+
     /// Waits where waiting is needed.
     pub async fn get(self) -> T {
         match self {
@@ -45,6 +57,11 @@ impl<'a, T> Answer<'a, T> {
 pub trait Clock: Send + Sync {
     /// Both clocks, now.
     fn now(&self) -> Moment;
+
+    /// The steady one alone, for measuring how long something took.
+    fn steady(&self) -> Micros {
+        self.now().steady
+    }
 }
 
 /// Finds out who shows a credential.
@@ -72,7 +89,7 @@ pub type Verdict = Result<Arc<Identity>, Reason>;
 pub trait RevocationView: Send + Sync {
     /// Whether `identity`'s token still stands at `now`. Asked on every decision, after the verdict, so that no
     /// order of events lets a revoked token back in.
-    fn standing<'a>(&'a self, identity: &'a Identity, now: Moment) -> Answer<'a, Standing>;
+    fn standing<'a>(&'a self, identity: &Arc<Identity>, now: Moment) -> Answer<'a, Standing>;
 }
 
 /// Whether a token still stands.
@@ -94,7 +111,7 @@ pub trait Quotas: Send + Sync {
     /// [`QuotaVerdict::Away`]: crate::domain::decision::QuotaVerdict::Away
     fn pay<'a>(&'a self, charges: Charges, now: Moment) -> Answer<'a, Payment>;
 
-    /// The states that paying would lead to, without paying.
+    /// Says what paying would lead to, without paying: the units left are those that are there now.
     fn peek<'a>(&'a self, charges: Charges, now: Moment) -> Answer<'a, Payment>;
 
     /// Forgets what was charged to a counter.
@@ -128,15 +145,18 @@ pub struct Payment {
 
 /// Keeps counters. Implemented by each store, decorated by deadline and breaker, used by [`Quotas`] only.
 ///
-/// Each call is one round trip whatever the number of counters. The counters of one call are independent: one may
-/// grant while another refuses. A refusal changes nothing.
+/// Each call is one round trip whatever the number of counters. `now` is the moment of the decision: a store that has
+/// no clock of its own goes by its steady part; one that several replicas share goes by its own clock.
 pub trait QuotaStore: Send + Sync {
-    /// Asks each counter for units; one grant per request, in order.
-    fn acquire<'a>(&'a self, requests: Requests) -> Answer<'a, Result<Grants, Away>>;
+    /// Asks counters for units, all or none: unless each of them can grant its `at_least`, none is charged. One grant
+    /// per request, in order, each saying what its own counter has to say. No counter is named twice.
+    ///
+    /// A refusal changes nothing, and neither does [`Mode::Peek`]; what is left is then what is left without the units.
+    fn acquire<'a>(&'a self, requests: Requests, mode: Mode, now: Moment) -> Answer<'a, Result<Grants, Away>>;
 
     /// Ends leases: the units used move to the sub-window of the settling, the rest is released. A lease that is
     /// unknown, settled already or past its expiry is left as it is: spent whole.
-    fn settle<'a>(&'a self, settlements: Settlements) -> Answer<'a, Result<(), Away>>;
+    fn settle<'a>(&'a self, settlements: Settlements, now: Moment) -> Answer<'a, Result<(), Away>>;
 
     /// Forgets a counter.
     fn reset<'a>(&'a self, limit: Arc<Limit>, key: CounterKey) -> Answer<'a, Result<(), Away>>;
@@ -151,8 +171,6 @@ pub struct Request {
     pub key: CounterKey,
     /// How many units, for how long.
     pub terms: Terms,
-    /// Whether the units are charged or only looked at.
-    pub take: bool,
 }
 
 /// Units that a lease's holder used.

@@ -1,12 +1,15 @@
 //! What a limit is, and which counter a question falls on.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
+use std::net::IpAddr;
 
 use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use smallvec::SmallVec;
 
+use super::path::{Host, Method, Path, Unclear};
 use super::time::Micros;
 
 /// Into how many sub-windows a window is cut. More are more exact and cost more memory: under steady excess demand a
@@ -35,6 +38,49 @@ pub struct Limit {
     pub by: Vec<Attribute>,
     /// What happens while the store cannot be asked.
     pub when_away: WhenAway,
+}
+
+impl Limit {
+    /// The counter that these attributes select: exactly those in `by`, and `identity.issuer` beside any other
+    /// attribute of the identity. It is the counter that a decision with the same attributes consumes.
+    ///
+    /// # Errors
+    /// A sentence that says what is missing, too much or not well formed.
+    pub fn counter(&self, attributes: &BTreeMap<String, String>) -> Result<CounterKey, String> {
+        let mut wanted: Vec<String> = self.by.iter().map(Attribute::to_string).collect();
+        if self.by.iter().any(Attribute::needs_identity) && !self.by.contains(&Attribute::Issuer) {
+            wanted.push(Attribute::Issuer.to_string());
+        }
+        let given = |name: &str| attributes.get(name).map(String::as_str).filter(|value| !value.is_empty());
+        if attributes.len() != wanted.len() || wanted.iter().any(|name| given(name).is_none()) {
+            return Err(match wanted.as_slice() {
+                [] => "must be empty: the limit has one counter for all".to_owned(),
+                _ => format!("must name exactly {}, none of them empty", wanted.join(" and ")),
+            });
+        }
+        let mut key = CounterKey::new(&self.name);
+        for attribute in &self.by {
+            let name = attribute.to_string();
+            let value = given(&name).unwrap_or_default();
+            let unclear = |why: Unclear| format!("`{name}` {why}");
+            match attribute {
+                Attribute::Subject | Attribute::Client | Attribute::Session => {
+                    key.push_under((given(&Attribute::Issuer.to_string()).unwrap_or_default(), value));
+                }
+                Attribute::SourceAddress => {
+                    let address: IpAddr = value.parse().map_err(|_| format!("`{name}` must be an IP address"))?;
+                    key.push_display(address.to_canonical());
+                }
+                Attribute::Method => key.push(Method::parse(value).map_err(unclear)?.as_str()),
+                Attribute::Host => key.push(Host::parse(value).map_err(unclear)?.as_str()),
+                Attribute::Path => key.push(Path::parse(value).map_err(unclear)?.as_str()),
+                Attribute::Issuer | Attribute::PathParameter(_) | Attribute::Resource(_) | Attribute::Rule => {
+                    key.push(value)
+                }
+            }
+        }
+        Ok(key)
+    }
 }
 
 /// What a limit does while its store cannot be asked.

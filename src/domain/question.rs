@@ -23,7 +23,7 @@ pub struct Question<'a> {
     pub resource: Pairs<'a>,
     /// Limits to consume besides those of the rule.
     pub extra: Vec<ExtraCharge<'a>>,
-    /// What the call costs in each limit of the rule. At least 1.
+    /// What the call costs in each limit of the rule. 1 to [`UNITS_MAX`](super::limit::UNITS_MAX).
     pub units: u64,
     /// Whether quotas are consumed or only looked at.
     pub mode: Mode,

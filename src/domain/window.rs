@@ -6,8 +6,6 @@
 //! holds more than the limit: at the last admission in it, every earlier one was counted. The price is that a unit is
 //! held for up to `w` longer than an exact log would hold it.
 
-use std::sync::Arc;
-
 use super::limit::{Limit, SUB_WINDOWS};
 use super::time::Micros;
 

@@ -1,0 +1,85 @@
+//! One table from reasons to the codes of every protocol.
+
+use http::StatusCode;
+
+use crate::domain::decision::{Class, Reason};
+use crate::proto::DecisionReason;
+
+/// What a class of reasons is called outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Codes {
+    /// In the native API.
+    pub native: DecisionReason,
+    /// Over HTTP, and through ext_authz.
+    pub http: StatusCode,
+}
+
+impl Codes {
+    /// The codes of `class`.
+    pub const fn of(class: Class) -> Self {
+        let (native, http) = match class {
+            Class::Allow => (DecisionReason::Allowed, StatusCode::OK),
+            Class::Unauthenticated => (DecisionReason::Unauthenticated, StatusCode::UNAUTHORIZED),
+            Class::PermissionDenied => (DecisionReason::PermissionDenied, StatusCode::FORBIDDEN),
+            Class::QuotaExceeded => (DecisionReason::QuotaExceeded, StatusCode::TOO_MANY_REQUESTS),
+            Class::DependencyUnavailable => (DecisionReason::DependencyUnavailable, StatusCode::SERVICE_UNAVAILABLE),
+        };
+        Self { native, http }
+    }
+}
+
+/// What a reason means, for people.
+pub const fn sentence(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Allowed => "The rule's demands are met and its quotas paid.",
+        Reason::NoCredential => "The rule demands a caller who is authenticated, and no credential was shown.",
+        Reason::MalformedToken => "The credential has not the form of a token.",
+        Reason::TokenTooLarge => "The token is larger than any that is accepted.",
+        Reason::EncryptedToken => "The token is encrypted, and there is no key for it.",
+        Reason::UnsupportedExtension => "The token demands an extension that is not understood.",
+        Reason::BadAlgorithm => "The token's signature algorithm is unknown, not allowed, or does not fit the key.",
+        Reason::UnknownIssuer => "No configured issuer has the token's issuer.",
+        Reason::UnknownKey => "The issuer has no key such as the token names.",
+        Reason::BadSignature => "The token's signature does not verify.",
+        Reason::Expired => "The token has expired.",
+        Reason::NotYetValid => "The token is not valid yet, or issued in the future.",
+        Reason::LifetimeTooLong => "The token lives longer than its issuer's tokens may.",
+        Reason::WrongAudience => "The token is meant for another audience.",
+        Reason::WrongType => "The token is no access token.",
+        Reason::MissingClaim => "The token lacks a claim that is demanded.",
+        Reason::Revoked => "The token was revoked.",
+        Reason::NoRule => "No rule matches the request.",
+        Reason::InsufficientScope => "A scope that the rule demands was not granted.",
+        Reason::InsufficientRole => "None of the roles that the rule demands is held.",
+        Reason::QuotaExceeded => "A quota is used up.",
+        Reason::StoreAway => "The quota store cannot be asked, and a limit says deny then.",
+        Reason::KeysAway => "The issuer's keys could not be had.",
+        Reason::RevocationsAway => "What has been revoked is not known well enough.",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_the_codes_of_its_class() {
+        let rows: Vec<String> = Reason::ALL
+            .into_iter()
+            .map(|reason| {
+                let Codes { native, http } = Codes::of(reason.class());
+                format!("{} {} {}", reason.name(), native.as_str_name(), http.as_u16())
+            })
+            .collect();
+        let documented = include_str!("../../docs/reasons.md");
+        for row in rows {
+            let mut words = row.split(' ');
+            let (Some(name), Some(native), Some(http)) = (words.next(), words.next(), words.next()) else {
+                unreachable!()
+            };
+            let native = native.trim_start_matches("DECISION_REASON_");
+            let cells = format!("| `{name}` | `{native}` | {http} |");
+            assert!(documented.contains(&cells), "docs/reasons.md lacks a row that starts with: {cells}");
+        }
+    }
+}
