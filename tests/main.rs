@@ -1,2 +1,8 @@
-#[test]
-fn t() {}
+//! The one test binary: every test that needs more than the library's own values.
+
+#![expect(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod deploy;
+mod provider;
+mod support;
+mod tidy;
