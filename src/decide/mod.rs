@@ -6,6 +6,8 @@
 //! stack.
 
 pub mod ports;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
