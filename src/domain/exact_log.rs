@@ -16,11 +16,24 @@ pub(crate) trait Keeper {
 /// One step of a trace. Lengths of time are in per mille of the window.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
-    Wait { permille: u64, micros: u64 },
-    StepBack { permille: u64 },
-    Ask { counter: usize, at_least: u64, more: u64, hold_permille: u64 },
+    Wait {
+        permille: u64,
+        micros: u64,
+    },
+    Back {
+        permille: u64,
+    },
+    Ask {
+        counter: usize,
+        at_least: u64,
+        more: u64,
+        hold_permille: u64,
+    },
     /// Settles one of the leases taken so far, whether it is open or not.
-    Settle { pick: usize, used_permille: u64 },
+    Settle {
+        pick: usize,
+        used_permille: u64,
+    },
 }
 
 pub(crate) const COUNTERS: usize = 3;
@@ -31,7 +44,7 @@ pub(crate) fn traces(units: u64, steps: usize) -> impl Strategy<Value = Vec<Step
     let step = prop_oneof![
         3 => (0..40_u64, 0..3_u64).prop_map(|(permille, micros)| Step::Wait { permille, micros }),
         1 => (0..1_300_u64, 0..3_u64).prop_map(|(permille, micros)| Step::Wait { permille, micros }),
-        1 => (0..1_500_u64).prop_map(|permille| Step::StepBack { permille }),
+        1 => (0..1_500_u64).prop_map(|permille| Step::Back { permille }),
         6 => (0..COUNTERS, 0..=units / 3 + 1, 0..units, hold).prop_map(|(counter, at_least, more, hold_permille)| {
             Step::Ask { counter, at_least, more, hold_permille }
         }),
@@ -102,17 +115,10 @@ struct Held {
     open: bool,
 }
 
-/// What a trace led to.
-pub(crate) struct Played {
-    pub(crate) grants: Vec<Grant>,
-    pub(crate) logs: [Log; COUNTERS],
-}
-
 /// Plays a trace from `start`. Units of a lease are spent at its very beginning or its very end, in turns: the worst
 /// that its holder may do.
-pub(crate) fn play(trace: &[Step], window: Micros, start: Micros, keeper: &mut impl Keeper) -> Played {
+pub(crate) fn play(trace: &[Step], window: Micros, start: Micros, keeper: &mut impl Keeper) -> [Log; COUNTERS] {
     let mut now = start;
-    let mut grants = Vec::new();
     let mut logs: [Log; COUNTERS] = Default::default();
     // A counter's time never steps back.
     let mut latest = [Micros::ZERO; COUNTERS];
@@ -120,12 +126,11 @@ pub(crate) fn play(trace: &[Step], window: Micros, start: Micros, keeper: &mut i
     for (serial, step) in (0..).zip(trace) {
         match *step {
             Step::Wait { permille, micros } => now = now + part(window, permille) + Micros(micros),
-            Step::StepBack { permille } => now = now.since(part(window, permille)).max(start),
+            Step::Back { permille } => now = now.since(part(window, permille)).max(start),
             Step::Ask { counter, at_least, more, hold_permille } => {
                 let hold = part(window, hold_permille);
                 let lease = LeaseId { replica: 7, serial };
                 let grant = keeper.acquire(counter, Terms { at_least, at_most: at_least + more, hold, lease }, now);
-                grants.push(grant);
                 let Outcome::Granted { units } = grant.outcome else { continue };
                 if units == 0 {
                     continue;
@@ -155,7 +160,7 @@ pub(crate) fn play(trace: &[Step], window: Micros, start: Micros, keeper: &mut i
         let spent = if index % 2 == 0 { lease.from } else { lease.expires };
         logs[lease.counter].spend(spent, lease.units);
     }
-    Played { grants, logs }
+    logs
 }
 
 /// Terms that spend so many units at once.

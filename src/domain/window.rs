@@ -191,6 +191,11 @@ impl Counter {
         self.charged.last().map_or(Micros::ZERO, |last| self.frees_at(last.index))
     }
 
+    /// The latest moment at which it was changed: its time does not step back behind it.
+    pub const fn latest(&self) -> Micros {
+        self.latest
+    }
+
     fn is_cut_like(&self, frame: Frame) -> bool {
         self.width == frame.width && self.parts == frame.parts
     }
@@ -497,8 +502,8 @@ mod tests {
             start in 0..100_000_u64,
         ) {
             let mut counters = [fresh(), fresh(), fresh()];
-            let played = play(&trace, window(FRAME), Micros(start), &mut counters);
-            for log in &played.logs {
+            let logs = play(&trace, window(FRAME), Micros(start), &mut counters);
+            for log in &logs {
                 prop_assert!(log.most_in_any(window(FRAME)) <= FRAME.units);
             }
         }
