@@ -280,9 +280,9 @@ pub fn log(format: LogFormat, filter: &str) -> Result<(), LogError> {
     };
     let builder = fmt::Subscriber::builder().with_env_filter(filter).with_writer(std::io::stderr);
     if json {
-        builder.json().flatten_event(true).finish().try_init()?
+        builder.json().flatten_event(true).finish().try_init()?;
     } else {
-        builder.finish().try_init()?
+        builder.finish().try_init()?;
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Rules: which demands and limits a request meets. The first rule that matches decides; none: deny.
 
+use std::fmt;
 use std::sync::Arc;
 
 use super::decision::Reason;
@@ -181,6 +182,24 @@ impl Match {
             && self.host.as_ref().is_none_or(|pattern| host.is_some_and(|host| pattern.covers(host)))
             && self.path.as_ref().is_none_or(|pattern| target.path().is_some_and(|path| pattern.covers(path)))
     }
+
+    /// Whether it covers every request that `other` covers.
+    pub fn includes(&self, other: &Self) -> bool {
+        let covers_method = |method: &String| {
+            self.methods.contains(method) || (method == "HEAD" && self.methods.contains(&"GET".into()))
+        };
+        let methods = self.methods.is_empty() || (!other.methods.is_empty() && other.methods.iter().all(covers_method));
+        let host = |pattern: &HostPattern| other.host.as_ref().is_some_and(|other| pattern.includes(other));
+        let path = |pattern: &PathPattern| other.path.as_ref().is_some_and(|other| pattern.includes(other));
+        methods && self.host.as_ref().is_none_or(host) && self.path.as_ref().is_none_or(path)
+    }
+}
+
+impl Demand {
+    /// Whoever is authenticated.
+    pub const fn authenticated() -> Self {
+        Self::Caller { roles: Vec::new(), scopes: Vec::new() }
+    }
 }
 
 impl HostPattern {
@@ -198,6 +217,26 @@ impl HostPattern {
         match self {
             Self::Exact(name) => host.as_str() == name,
             Self::Below(suffix) => host.as_str().len() > suffix.len() && host.as_str().ends_with(suffix),
+        }
+    }
+
+    /// Whether it covers every host that `other` covers.
+    fn includes(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Exact(name), Self::Exact(other)) => name == other,
+            (Self::Exact(_), Self::Below(_)) => false,
+            (Self::Below(suffix), Self::Exact(other)) => other.len() > suffix.len() && other.ends_with(suffix),
+            (Self::Below(suffix), Self::Below(other)) => other.ends_with(suffix),
+        }
+    }
+}
+
+/// As it is written.
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(name) => f.write_str(name),
+            Self::Below(suffix) => write!(f, "*{suffix}"),
         }
     }
 }
@@ -266,6 +305,33 @@ impl PathPattern {
             }
         }
         patterns.next().is_none()
+    }
+
+    /// Whether it covers every path that `other` covers.
+    pub fn includes(&self, other: &Self) -> bool {
+        let lengths_fit = if self.open {
+            self.segments.len() <= other.segments.len()
+        } else {
+            !other.open && self.segments.len() == other.segments.len()
+        };
+        let includes = |(pattern, other): (&SegmentPattern, &SegmentPattern)| match pattern {
+            SegmentPattern::Literal(_) => pattern == other,
+            SegmentPattern::Any | SegmentPattern::Named(_) => true,
+        };
+        lengths_fit && self.segments.iter().zip(&other.segments).all(includes)
+    }
+
+    /// The pattern of the path above, where the last segment is `*` or `{name}`: `/orders` for `/orders/{id}`.
+    pub fn above(&self) -> Option<Self> {
+        let (last, segments) = self.segments.split_last()?;
+        if self.open || matches!(last, SegmentPattern::Literal(_)) {
+            return None;
+        }
+        let text = match self.text.rsplit_once('/')?.0 {
+            "" => "/".to_owned(),
+            text => text.to_owned(),
+        };
+        Some(Self { segments: segments.to_vec(), open: false, text })
     }
 
     /// The segment of `path` that `{name}` stands for.
