@@ -147,10 +147,11 @@ fn undeclared(sources: &[Source], folder: &str, roots: &[&str]) -> Vec<String> {
             Some((parent, name)) => (vec![format!("{folder}{parent}.rs"), format!("{folder}{parent}/mod.rs")], name),
             None => (roots.iter().map(|root| format!("{folder}{root}.rs")).collect(), inside),
         };
-        let declared = |line: &str| line.trim_end_matches(';').ends_with(&format!("mod {name}")) && line.ends_with(';');
-        let mut lines =
-            sources.iter().filter(|source| parents.contains(&source.file)).flat_map(|source| source.text.lines());
-        if !lines.any(declared) {
+        let declares = |line: &str| line.ends_with(&format!("mod {name};"));
+        let declared = |source: &Source| parents.contains(&source.file) && source.text.lines().any(declares);
+        // A module may also be brought in by the path of its file, from wherever.
+        let brings = |line: &str| line.starts_with("#[path = \"") && line.ends_with(&format!("/{file}\"]"));
+        if !sources.iter().any(|source| declared(source) || source.text.lines().any(brings)) {
             problems.push(format!("{file}:1: is compiled by nobody: no `mod {name};` in {}", parents.join(" or ")));
         }
     }
@@ -273,6 +274,8 @@ mod shown_to_fail {
             source("tests/b/mod.rs", ""),
             source("tests/d.rs", ""),
             source("tests/a/e.rs", ""),
+            source("tests/f.rs", ""),
+            source("src/g.rs", "#[path = \"../tests/f.rs\"]\nmod f;"),
         ];
         assert_eq!(
             undeclared(&files, "tests/", &["main"]),
