@@ -155,10 +155,10 @@ fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
     // By name, as a map of names is.
     let limits = limits.into_values().flatten().collect();
     let (issuers, rules) = (issuers?, rules?);
-    if rules.is_empty() {
+    if rules.is_empty() && !reader.failed() {
         reader.warning(root, "has no rule, so every call is denied; add `rules`");
     }
-    if issuers.is_empty() && rules.iter().any(|rule| rule.demand != Demand::Anyone) {
+    if issuers.is_empty() && !reader.failed() && rules.iter().any(|rule| rule.demand != Demand::Anyone) {
         reader.warning(root, "has no issuer, so every call that needs a caller is denied; add `issuers`");
     }
     let policy = Policy { version: 0, rules, limits };

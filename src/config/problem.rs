@@ -91,8 +91,14 @@ impl fmt::Display for Problems {
     }
 }
 
-/// A value as it is shown in a message: quoted, escaped and cut, so that nothing in it can pass for another line.
+/// A value as it is shown in a message: quoted, escaped and cut, so that nothing in it can pass for another line. Of a
+/// URL, user name and password are left out.
 pub(super) fn shown(text: &str) -> String {
+    if let (Some(scheme), Some(at)) = (text.find("://"), text.rfind('@'))
+        && scheme < at
+    {
+        return shown(&format!("{}://…{}", &text[..scheme], &text[at + 1..]));
+    }
     let mut quoted = String::from("\"");
     for (index, character) in text.chars().enumerate() {
         if index == SHOWN_MAX {
@@ -171,5 +177,6 @@ mod tests {
     fn values_are_shown_short_and_on_one_line() {
         assert_eq!(shown("a\nb\u{1b}[31m\"\u{202e}"), r#""a\nb\u{1b}[31m\"\u{202e}""#);
         assert_eq!(shown(&"x".repeat(41)), format!("\"{}…\"", "x".repeat(40)));
+        assert_eq!(shown("https://user:p@ss@host/a"), "\"https://…host/a\"");
     }
 }

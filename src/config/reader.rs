@@ -1,7 +1,7 @@
 //! Reads the tree strictly and collects every problem on the way.
 //!
-//! Each reading answers `None` where it reported a problem, and the caller goes on with the rest: all problems are found
-//! in one pass. A configuration is made of what was read only where no error was reported.
+//! Each reading answers `None` where it reported a problem, and the caller goes on with the rest: all problems are
+//! found in one pass. A configuration is made of what was read only where no error was reported.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -81,6 +81,11 @@ impl<'e> Reader<'e> {
         }
     }
 
+    /// Whether an error was reported.
+    pub(super) const fn failed(&self) -> bool {
+        self.failed
+    }
+
     /// Reports an error at `item`.
     pub(super) fn error(&mut self, item: &Item<'_>, message: impl Into<String>) {
         self.report(Severity::Error, Some(item.at), item.path.clone(), message.into());
@@ -100,7 +105,12 @@ impl<'e> Reader<'e> {
         self.failed |= severity == Severity::Error;
         if self.problems.len() == PROBLEMS_MAX {
             self.omitted += 1;
-            return;
+            // No crowd of warnings hides an error.
+            let warning = self.problems.iter().rposition(|problem| problem.severity == Severity::Warning);
+            match warning {
+                Some(index) if severity == Severity::Error => drop(self.problems.swap_remove(index)),
+                _ => return,
+            }
         }
         self.problems.push(Problem { severity, file: self.file.clone(), position, key, message });
     }
@@ -190,30 +200,29 @@ impl<'e> Reader<'e> {
         self.list(item, read)
     }
 
-    /// A string, the environment's part in it included.
-    pub(super) fn text(&mut self, item: &Item<'_>) -> Option<String> {
+    /// A string that `parse` turns into a value; its error is what the string must be. The environment's part in it is
+    /// put in before.
+    pub(super) fn parse<T>(&mut self, item: &Item<'_>, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         let Value::Scalar(scalar) = &item.node.value else {
             self.wrong(item, "must be a string");
             return None;
         };
-        match scalar.kind() {
-            PlainKind::Text => {}
-            PlainKind::Nothing => {
-                self.wrong(item, "must be a string; give it a value or remove the key");
-                return None;
+        let must = match scalar.kind() {
+            PlainKind::Text => {
+                let text = self.refer(item, scalar)?;
+                match parse(&text) {
+                    Ok(value) => return Some(value),
+                    Err(must) => must,
+                }
             }
-            PlainKind::Boolean | PlainKind::Number => {
-                self.wrong(item, "must be a string; YAML takes this for another kind of value, so put it in quotes");
-                return None;
-            }
-        }
-        self.refer(item, scalar)
-    }
-
-    /// A string that `parse` turns into a value; its error is what the string must be.
-    pub(super) fn parse<T>(&mut self, item: &Item<'_>, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
-        let text = self.text(item)?;
-        parse(&text).map_err(|must| self.wrong(item, &must)).ok()
+            PlainKind::Nothing => "must be a string; give it a value or remove the key".to_owned(),
+            PlainKind::Boolean | PlainKind::Number => match parse(&scalar.text) {
+                Ok(_) => "must be a string; YAML takes this for another kind of value, so put it in quotes".to_owned(),
+                Err(must) => must,
+            },
+        };
+        self.wrong(item, &must);
+        None
     }
 
     /// Like [`Reader::parse`], of a value that no message may show.
@@ -299,23 +308,20 @@ impl<'e> Reader<'e> {
 
     /// One of a closed list of names.
     pub(super) fn one_of<T: Clone>(&mut self, item: &Item<'_>, choices: &[(&str, T)]) -> Option<T> {
-        let text = self.text(item)?;
-        if let Some((_, value)) = choices.iter().find(|(name, _)| *name == text) {
-            return Some(value.clone());
-        }
-        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-        self.wrong(item, &format!("must be {}", names.join(", ")));
-        None
+        self.parse(item, |text| {
+            let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+            let chosen = choices.iter().find(|(name, _)| *name == text);
+            chosen.map(|(_, value)| value.clone()).ok_or_else(|| format!("must be {}", names.join(" or ")))
+        })
     }
 
     /// The path of a file that the configuration depends on, and its first `bytes_max` bytes; more is an error.
     pub(super) fn file(&mut self, item: &Item<'_>, bytes_max: u64) -> Option<(PathBuf, Vec<u8>)> {
-        let text = self.text(item)?;
-        if text.is_empty() {
-            self.wrong(item, "must be the path of a file");
-            return None;
-        }
-        let path = self.base.join(&text);
+        let base = self.base.clone();
+        let path = self.parse(item, |text| match text {
+            "" => Err("must be the path of a file".to_owned()),
+            text => Ok(base.join(text)),
+        })?;
         self.files.push(path.clone());
         match read_file(&path, bytes_max) {
             Ok(bytes) => Some((path, bytes)),

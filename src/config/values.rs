@@ -34,6 +34,9 @@ pub(super) fn duration(range: RangeInclusive<Micros>) -> impl FnOnce(&str) -> Re
 
 /// A duration as it is written.
 pub(super) fn spelled(duration: Micros) -> String {
+    if duration == Micros::ZERO {
+        return "0s".to_owned();
+    }
     let unit = UNITS.iter().find(|(_, length)| duration.0 >= length.0 && duration.0.is_multiple_of(length.0));
     unit.map_or_else(|| format!("{}ms", duration.0 / 1000), |(name, length)| format!("{}{name}", duration.0 / length.0))
 }

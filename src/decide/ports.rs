@@ -215,6 +215,9 @@ pub enum AwayCause {
     /// Not asked, because it failed just now and is given time.
     #[error("failed repeatedly and is not asked for a moment")]
     Resting,
+    /// Not asked, because too many calls wait for it already.
+    #[error("has too many calls waiting for it")]
+    Crowded,
     /// Wrong password, or not allowed to do what is needed.
     #[error("refuses the credentials or lacks a permission")]
     Denied,

@@ -4,6 +4,8 @@
 //! sliding window, path matching, policy) is a function of its arguments, so it is tested and argued about in here.
 
 pub mod decision;
+#[cfg(test)]
+pub(crate) mod exact_log;
 pub mod identity;
 pub mod issuer;
 pub mod limit;

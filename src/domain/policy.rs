@@ -358,6 +358,8 @@ fn parameter_name(name: &str) -> Result<String, String> {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+    use proptest::prelude::*;
+
     use super::*;
     use crate::domain::path::Unclear;
 
@@ -437,6 +439,57 @@ mod tests {
         let target = Target::Asterisk;
         for (method, covered) in [("GET", true), ("HEAD", true), ("POST", false), ("OPTIONS", false)] {
             assert_eq!(pattern.matches.covers(Method::parse(method).unwrap(), None, &target), covered, "{method}");
+        }
+    }
+
+    /// Small enough that patterns meet each other.
+    fn pattern() -> impl Strategy<Value = PathPattern> {
+        ("(/(a|b|\\*|\\{x\\})){0,3}", any::<bool>()).prop_filter_map("not canonical", |(text, open)| {
+            let text = if open { format!("{text}/**") } else { text };
+            PathPattern::parse(&text).ok()
+        })
+    }
+
+    fn matching() -> impl Strategy<Value = Match> {
+        let methods = prop::sample::subsequence(vec!["GET".to_owned(), "HEAD".to_owned(), "PUT".to_owned()], 0..3);
+        let host = prop::option::of(prop::sample::select(vec!["b.c", "a.b.c", "*.c", "*.b.c"]));
+        (methods, host, prop::option::of(pattern())).prop_map(|(methods, host, path)| {
+            let host = host.map(|host| HostPattern::parse(host).unwrap());
+            Match { methods, host, path }
+        })
+    }
+
+    /// Every request that the patterns above tell apart.
+    fn requests() -> Vec<(&'static str, &'static str, &'static str)> {
+        let paths = ["/", "/a", "/b", "/c", "/a/a", "/a/b", "/c/a", "/a/a/a", "/b/a/c", "/c/c/c", "/a/b/c/a", "*"];
+        let hosts = ["c", "b.c", "a.b.c", "x.b.c", "x.c"];
+        let methods = ["GET", "HEAD", "PUT", "OPTIONS"];
+        let pairs = methods.iter().flat_map(|&method| hosts.iter().map(move |&host| (method, host)));
+        pairs.flat_map(|(method, host)| paths.iter().map(move |&path| (method, host, path))).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn what_includes_another_covers_all_that_the_other_covers(one in matching(), other in matching()) {
+            prop_assert!(one.includes(&one));
+            let covers = |pattern: &Match, (method, host, path): (&str, &str, &str)| {
+                let method = Method::parse(method).unwrap();
+                let host = Host::parse(host).unwrap();
+                Target::parse(path, method, Some(&host)).is_ok_and(|target| pattern.covers(method, Some(&host), &target))
+            };
+            let all = requests().into_iter().all(|request| covers(&one, request) || !covers(&other, request));
+            prop_assert!(all || !one.includes(&other), "{one:?} {other:?}");
+        }
+
+        /// With one segment more, literal or not, the pattern above is the same again.
+        #[test]
+        fn the_pattern_above_lacks_the_last_segment(pattern in pattern()) {
+            let text = pattern.as_str();
+            let closed = if text == "/" { "" } else { text };
+            match PathPattern::parse(&format!("{closed}/{{last}}")) {
+                Ok(below) => prop_assert_eq!(below.above(), Some(pattern)),
+                Err(_) => prop_assert!(text.ends_with("**")),
+            }
         }
     }
 

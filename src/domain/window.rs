@@ -6,6 +6,8 @@
 //! holds more than the limit: at the last admission in it, every earlier one was counted. The price is that a unit is
 //! held for up to `w` longer than an exact log would hold it.
 
+use smallvec::SmallVec;
+
 use super::limit::{Limit, SUB_WINDOWS};
 use super::time::Micros;
 
@@ -77,4 +79,482 @@ pub enum Outcome {
     },
     /// `at_least` is more than the limit ever holds.
     Never,
+}
+
+/// What has been charged to one counter.
+///
+/// Sparse: only sub-windows in use are kept, oldest first, at most one more than a window has plus those that open
+/// leases reach into. Time never steps back for a counter: an earlier `now` counts as the latest one at which it was
+/// changed. Times in a [`Grant`] are counted from the `now` that was given, so that whoever waits by the same clock
+/// is served.
+///
+/// When the limit's definition changes, what is charged stays charged. A change of the window's length moves each
+/// charge to the new sub-window in which its old one ends: never too early, so what is known holds under the new limit
+/// too. Charges that the old window had let go are unknown, and leases that are open count as spent whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counter {
+    width: Micros,
+    parts: u64,
+    /// The latest moment at which it was changed.
+    latest: Micros,
+    /// The units of all charges, expired ones that were not dropped yet included.
+    total: u64,
+    /// Oldest first; no index twice, none with zero units.
+    charged: SmallVec<[Charged; 1]>,
+    /// Boxed, because most counters never have any.
+    leases: Option<Box<Leases>>,
+}
+
+/// The units charged in one sub-window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Charged {
+    index: u64,
+    units: u64,
+}
+
+/// The open leases of a counter, the one that expires last first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Leases(Vec<Lease>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Lease {
+    id: LeaseId,
+    /// The last moment at which its units can be spent.
+    expires: Micros,
+    /// The sub-window that it is charged to.
+    index: u64,
+    units: u64,
+}
+
+impl Counter {
+    /// A counter to which nothing has been charged and whose time begins at `since`.
+    pub fn new(frame: Frame, since: Micros) -> Self {
+        let Frame { units: _, width, parts } = frame;
+        Self { width, parts, latest: since, total: 0, charged: SmallVec::new(), leases: None }
+    }
+
+    /// What [`Counter::acquire`] would grant, with what is left and returns now: nothing is charged.
+    pub fn look(&self, frame: Frame, terms: Terms, now: Micros) -> Grant {
+        if !self.is_cut_like(frame) {
+            return self.recut(frame).look(frame, terms, now);
+        }
+        let (counted, used) = self.counted(now);
+        let remaining = frame.units.saturating_sub(used);
+        let outcome = match terms.at_least {
+            never if never > frame.units => Outcome::Never,
+            0 => Outcome::Granted { units: 0 },
+            // Half of what is left at most: near its limit a counter is shared unit by unit.
+            least if least <= remaining => Outcome::Granted { units: least.max(terms.at_most.min(remaining / 2)) },
+            least => {
+                let too_many = used.saturating_add(least) - frame.units;
+                Outcome::Short { retry_after: self.frees(counted, too_many).since(now) }
+            }
+        };
+        Grant { outcome, remaining, reset_after: self.frees(counted, 1).since(now) }
+    }
+
+    /// Grants units and charges them, or changes nothing.
+    pub fn acquire(&mut self, frame: Frame, terms: Terms, now: Micros) -> Grant {
+        let grant = self.look(frame, terms, now);
+        let units = match grant.outcome {
+            Outcome::Granted { units } if units > 0 => units,
+            Outcome::Granted { .. } | Outcome::Short { .. } | Outcome::Never => return grant,
+        };
+        if !self.is_cut_like(frame) {
+            *self = self.recut(frame);
+        }
+        self.charge(units, terms, now);
+        let reset_after = self.frees(&self.charged, 1).since(now);
+        Grant { outcome: grant.outcome, remaining: grant.remaining - units, reset_after }
+    }
+
+    /// Ends a lease: `used` units move to the sub-window of `now`, the rest is released. A lease that is unknown,
+    /// settled already or past its expiry is left as it is: spent whole.
+    pub fn settle(&mut self, lease: LeaseId, used: u64, now: Micros) {
+        let now = now.max(self.latest);
+        let Some(lease) = self.leases.as_mut().and_then(|leases| leases.take(lease, now)) else { return };
+        self.latest = now;
+        self.release(lease.index, lease.units);
+        self.add(now.0 / self.width.0, used.min(lease.units));
+    }
+
+    /// Forgets everything but the time.
+    pub fn forget(&mut self) {
+        self.total = 0;
+        self.charged.clear();
+        self.leases = None;
+    }
+
+    /// The moment from which nothing counts any more, unless more is charged: from then on the counter is as good as a
+    /// new one. It may come earlier when a lease is settled.
+    pub fn idle_from(&self) -> Micros {
+        self.charged.last().map_or(Micros::ZERO, |last| self.frees_at(last.index))
+    }
+
+    /// The latest moment at which it was changed: its time does not step back behind it.
+    pub const fn latest(&self) -> Micros {
+        self.latest
+    }
+
+    fn is_cut_like(&self, frame: Frame) -> bool {
+        self.width == frame.width && self.parts == frame.parts
+    }
+
+    /// The same charges under another frame, none of them earlier than it was.
+    fn recut(&self, frame: Frame) -> Self {
+        let mut recut = Self::new(frame, self.latest);
+        for &Charged { index, units } in &self.charged {
+            let last_moment = index.saturating_add(1).saturating_mul(self.width.0) - 1;
+            recut.add(last_moment / frame.width.0, units);
+        }
+        recut
+    }
+
+    /// The charges that count at `now`, and their sum.
+    fn counted(&self, now: Micros) -> (&[Charged], u64) {
+        let expired = self.expired(now);
+        let (expired, counted) = self.charged.split_at(expired);
+        (counted, self.total - expired.iter().map(|charged| charged.units).sum::<u64>())
+    }
+
+    /// How many of the charges do not count any more at `now`.
+    fn expired(&self, now: Micros) -> usize {
+        let oldest = (now.max(self.latest).0 / self.width.0).saturating_sub(self.parts);
+        self.charged.iter().take_while(|charged| charged.index < oldest).count()
+    }
+
+    /// The moment at which `units` of those in `counted` have stopped counting; zero where there are not so many.
+    fn frees(&self, counted: &[Charged], units: u64) -> Micros {
+        let mut freed = 0_u64;
+        for charged in counted {
+            freed = freed.saturating_add(charged.units);
+            if freed >= units {
+                return self.frees_at(charged.index);
+            }
+        }
+        Micros::ZERO
+    }
+
+    /// The moment at which the units of a sub-window stop counting.
+    fn frees_at(&self, index: u64) -> Micros {
+        Micros(index.saturating_add(self.parts).saturating_add(1).saturating_mul(self.width.0))
+    }
+
+    fn charge(&mut self, units: u64, terms: Terms, now: Micros) {
+        self.latest = now.max(self.latest);
+        for expired in self.charged.drain(..self.expired(self.latest)) {
+            self.total -= expired.units;
+        }
+        let expires = self.latest + terms.hold;
+        let index = expires.0 / self.width.0;
+        self.add(index, units);
+        if terms.hold > Micros::ZERO {
+            let lease = Lease { id: terms.lease, expires, index, units };
+            self.leases.get_or_insert_default().put(lease, self.latest);
+        }
+    }
+
+    fn add(&mut self, index: u64, units: u64) {
+        if units == 0 {
+            return;
+        }
+        self.total = self.total.saturating_add(units);
+        let place = self.charged.iter().rposition(|charged| charged.index <= index);
+        match place.and_then(|place| self.charged.get_mut(place)) {
+            Some(charged) if charged.index == index => charged.units = charged.units.saturating_add(units),
+            _ => self.charged.insert(place.map_or(0, |place| place + 1), Charged { index, units }),
+        }
+    }
+
+    fn release(&mut self, index: u64, units: u64) {
+        let Some(place) = self.charged.iter().rposition(|charged| charged.index == index) else { return };
+        let charged = &mut self.charged[place];
+        let released = units.min(charged.units);
+        charged.units -= released;
+        self.total -= released;
+        if charged.units == 0 {
+            self.charged.remove(place);
+        }
+    }
+}
+
+impl Leases {
+    /// Keeps `lease`, and drops those that have expired. One of the same name is replaced, which leaves it spent whole.
+    fn put(&mut self, lease: Lease, now: Micros) {
+        while self.0.pop_if(|oldest| oldest.expires < now).is_some() {}
+        self.0.retain(|other| other.id != lease.id);
+        let place = self.0.partition_point(|other| other.expires > lease.expires);
+        self.0.insert(place, lease);
+    }
+
+    /// Takes the lease out, if it is there and has not expired.
+    fn take(&mut self, id: LeaseId, now: Micros) -> Option<Lease> {
+        let place = self.0.iter().position(|lease| lease.id == id && lease.expires >= now)?;
+        Some(self.0.remove(place))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::exact_log::{COUNTERS, ExactLog, Keeper, Log, at_once, play, traces, window};
+    use super::*;
+
+    const FRAME: Frame = Frame { units: 10, width: Micros(100), parts: 32 };
+    const START: Micros = Micros(1_000_000);
+
+    impl Keeper for [Counter; COUNTERS] {
+        fn acquire(&mut self, counter: usize, terms: Terms, now: Micros) -> Grant {
+            let counter = &mut self[counter];
+            let before = counter.clone();
+            let seen = counter.look(FRAME, terms, now);
+            let grant = counter.acquire(FRAME, terms, now);
+            assert_eq!(seen.outcome, grant.outcome, "a look says what an acquisition gets");
+            if !matches!(grant.outcome, Outcome::Granted { units: 1.. }) {
+                assert_eq!((&before, seen), (&*counter, grant), "a refusal changes nothing");
+            }
+            waiting_as_told_is_enough(counter, grant, terms, now);
+            assert_well_formed(counter);
+            grant
+        }
+
+        fn settle(&mut self, counter: usize, lease: LeaseId, used: u64, now: Micros) {
+            self[counter].settle(lease, used, now);
+            assert_well_formed(&self[counter]);
+        }
+    }
+
+    fn waiting_as_told_is_enough(counter: &Counter, grant: Grant, terms: Terms, now: Micros) {
+        let looked = |after: Micros| counter.look(FRAME, terms, now + after);
+        if let Outcome::Short { retry_after } = grant.outcome {
+            assert!(matches!(looked(retry_after).outcome, Outcome::Granted { .. }));
+            assert!(matches!(looked(retry_after - Micros(1)).outcome, Outcome::Short { .. }));
+        }
+        match grant.reset_after {
+            Micros::ZERO => assert_eq!(grant.remaining, FRAME.units),
+            after => {
+                assert!(looked(after).remaining > grant.remaining);
+                assert_eq!(looked(after - Micros(1)).remaining, grant.remaining);
+            }
+        }
+        let idle = counter.idle_from();
+        assert_eq!(counter.look(FRAME, at_once(0), idle).remaining, FRAME.units);
+    }
+
+    fn assert_well_formed(counter: &Counter) {
+        assert!(counter.charged.is_sorted_by(|a, b| a.index < b.index), "{counter:?}");
+        assert!(counter.charged.iter().all(|charged| charged.units > 0), "{counter:?}");
+        assert_eq!(counter.charged.iter().map(|charged| charged.units).sum::<u64>(), counter.total, "{counter:?}");
+        assert!(counter.charged.len() <= 40, "{counter:?}");
+        let leased = counter.leases.iter().flat_map(|leases| &leases.0);
+        assert!(leased.clone().is_sorted_by(|a, b| a.expires >= b.expires), "{counter:?}");
+    }
+
+    fn fresh() -> Counter {
+        Counter::new(FRAME, Micros::ZERO)
+    }
+
+    fn lease(at_least: u64, at_most: u64, hold: u64, serial: u64) -> Terms {
+        Terms { at_least, at_most, hold: Micros(hold), lease: LeaseId { replica: 1, serial } }
+    }
+
+    fn granted(grant: Grant) -> Option<u64> {
+        match grant.outcome {
+            Outcome::Granted { units } => Some(units),
+            Outcome::Short { .. } | Outcome::Never => None,
+        }
+    }
+
+    #[test]
+    fn a_full_counter_says_when_the_oldest_sub_window_is_let_go() {
+        let mut counter = fresh();
+        assert_eq!(counter.look(FRAME, at_once(0), START).reset_after, Micros::ZERO);
+        assert_eq!(granted(counter.acquire(FRAME, at_once(4), START + Micros(30))), Some(4));
+        let grant = counter.acquire(FRAME, at_once(6), START + Micros(250));
+        assert_eq!((granted(grant), grant.remaining), (Some(6), 0));
+        // Sub-window 0 after the start counts until sub-window 33 begins.
+        assert_eq!(grant.reset_after, Micros(3_300 - 250));
+        let now = START + Micros(400);
+        let retry = |units| counter.look(FRAME, at_once(units), now).outcome;
+        assert_eq!(retry(1), Outcome::Short { retry_after: Micros(3_300 - 400) });
+        assert_eq!(retry(4), Outcome::Short { retry_after: Micros(3_300 - 400) });
+        assert_eq!(retry(5), Outcome::Short { retry_after: Micros(3_500 - 400) });
+        assert_eq!(retry(11), Outcome::Never);
+        assert_eq!(retry(u64::MAX), Outcome::Never);
+        assert_eq!(retry(0), Outcome::Granted { units: 0 });
+    }
+
+    #[test]
+    fn more_than_needed_is_granted_only_while_plenty_remains() {
+        let mut counter = fresh();
+        assert_eq!(granted(counter.acquire(FRAME, lease(1, 100, 50, 0), START)), Some(5));
+        assert_eq!(granted(counter.acquire(FRAME, lease(1, 2, 50, 1), START)), Some(2));
+        assert_eq!(granted(counter.acquire(FRAME, lease(1, 100, 50, 2), START)), Some(1));
+        assert_eq!(granted(counter.acquire(FRAME, lease(2, 100, 50, 3), START)), Some(2));
+        assert_eq!(granted(counter.acquire(FRAME, lease(1, 1, 50, 4), START)), None);
+    }
+
+    #[test]
+    fn a_lease_is_charged_to_its_expiry_and_what_was_not_used_comes_back() {
+        let mut counter = fresh();
+        let terms = lease(8, 8, 150, 1);
+        assert_eq!(counter.acquire(FRAME, terms, START).reset_after, Micros(3_400));
+        counter.settle(terms.lease, 3, START + Micros(10));
+        let after = counter.look(FRAME, at_once(0), START + Micros(10));
+        assert_eq!((after.remaining, after.reset_after), (7, Micros(3_300 - 10)));
+    }
+
+    #[test]
+    fn settling_twice_late_or_unasked_changes_nothing() {
+        let mut counter = fresh();
+        let terms = lease(8, 8, 150, 1);
+        counter.acquire(FRAME, terms, START);
+        let open = counter.clone();
+        counter.settle(LeaseId { replica: 2, serial: 1 }, 0, START);
+        counter.settle(terms.lease, 0, START + Micros(151));
+        assert_eq!(counter, open);
+        counter.settle(terms.lease, 5, START + Micros(150));
+        let settled = counter.clone();
+        counter.settle(terms.lease, 0, START + Micros(150));
+        assert_eq!(counter, settled);
+        assert_eq!(counter.total, 5);
+    }
+
+    #[test]
+    fn nobody_can_claim_to_have_used_more_than_the_lease_held() {
+        let mut counter = fresh();
+        counter.acquire(FRAME, lease(4, 4, 150, 1), START);
+        counter.settle(LeaseId { replica: 1, serial: 1 }, u64::MAX, START);
+        assert_eq!(counter.total, 4);
+    }
+
+    #[test]
+    fn a_lease_that_takes_anothers_name_leaves_that_one_spent_whole() {
+        let mut counter = fresh();
+        counter.acquire(FRAME, lease(4, 4, 150, 1), START);
+        counter.acquire(FRAME, lease(3, 3, 150, 1), START);
+        counter.settle(LeaseId { replica: 1, serial: 1 }, 0, START);
+        counter.settle(LeaseId { replica: 1, serial: 1 }, 0, START);
+        assert_eq!(counter.total, 4);
+    }
+
+    #[test]
+    fn a_forgotten_counter_has_everything_left_and_no_lease_to_settle() {
+        let mut counter = fresh();
+        counter.acquire(FRAME, lease(9, 9, 150, 1), START);
+        counter.forget();
+        counter.acquire(FRAME, at_once(10), START + Micros(150));
+        counter.settle(LeaseId { replica: 1, serial: 1 }, 0, START + Micros(150));
+        assert_eq!(counter.look(FRAME, at_once(0), START + Micros(150)).remaining, 0);
+    }
+
+    #[test]
+    fn a_lower_limit_holds_at_once_and_a_higher_one_has_room_at_once() {
+        let mut counter = fresh();
+        counter.acquire(FRAME, at_once(8), START);
+        let lower = Frame { units: 5, ..FRAME };
+        let grant = counter.look(lower, at_once(1), START);
+        assert_eq!((grant.remaining, grant.outcome), (0, Outcome::Short { retry_after: Micros(3_300) }));
+        assert_eq!(counter.look(lower, at_once(6), START).outcome, Outcome::Never);
+        assert_eq!(granted(counter.acquire(Frame { units: 20, ..FRAME }, at_once(12), START)), Some(12));
+    }
+
+    #[test]
+    fn a_window_of_another_length_still_counts_what_was_charged() {
+        let mut counter = fresh();
+        let terms = lease(6, 6, 40, 1);
+        counter.acquire(FRAME, terms, START);
+        for width in [1, 7, 99, 101, 10_000, u64::MAX] {
+            let other = Frame { width: Micros(width), ..FRAME };
+            let before = counter.clone();
+            let grant = counter.look(other, at_once(5), START + Micros(99));
+            assert_eq!(grant.remaining, 4, "{width}");
+            assert!(matches!(grant.outcome, Outcome::Short { .. }), "{width}");
+            assert_eq!(counter, before);
+            let mut changed = counter.clone();
+            assert_eq!(granted(changed.acquire(other, at_once(4), START + Micros(99))), Some(4), "{width}");
+            changed.settle(terms.lease, 0, START + Micros(40));
+            assert_eq!(changed.total, 10, "the lease counts as spent whole");
+        }
+    }
+
+    #[test]
+    fn the_ends_of_time_and_of_numbers_do_no_harm() {
+        let mut counter = fresh();
+        for now in [u64::MAX, 0, u64::MAX - 1] {
+            let terms = lease(1, u64::MAX, u64::MAX, now);
+            let _ = counter.acquire(FRAME, terms, Micros(now));
+            counter.settle(terms.lease, u64::MAX, Micros(now));
+        }
+        // Its time has reached the end, where nothing returns any more.
+        let end = Outcome::Short { retry_after: Micros(u64::MAX) };
+        assert_eq!(counter.look(FRAME, at_once(10), Micros(0)).outcome, end);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+
+        /// The promise, with its exact waiting times and its harmless steps back in time.
+        #[test]
+        fn no_interval_as_long_as_the_window_holds_more_than_the_limit(
+            trace in traces(FRAME.units, 150),
+            start in 0..100_000_u64,
+        ) {
+            let mut counters = [fresh(), fresh(), fresh()];
+            let logs = play(&trace, window(FRAME), Micros(start), &mut counters);
+            for log in &logs {
+                prop_assert!(log.most_in_any(window(FRAME)) <= FRAME.units);
+            }
+        }
+
+        /// The same when the window's length changes on the way: the promise of the limit in force, as far as the
+        /// shortest window so far lets one know.
+        #[test]
+        fn a_changed_window_keeps_the_promise_for_what_is_known(
+            widths in prop::collection::vec(1..300_u64, 2..5),
+            asks in prop::collection::vec((0..400_u64, 1..5_u64), 1..100),
+        ) {
+            let mut counter = fresh();
+            let mut log = Log::default();
+            let mut now = START;
+            let shortest = widths.iter().copied().min().unwrap_or(1);
+            for (turn, (wait, units)) in asks.into_iter().enumerate() {
+                now = now + Micros(wait);
+                let frame = Frame { width: Micros(widths[turn / 20 % widths.len()]), ..FRAME };
+                if granted(counter.acquire(frame, at_once(units), now)).is_some() {
+                    log.spend(now, units);
+                }
+            }
+            prop_assert!(log.most_in_any(Micros(shortest * FRAME.parts)) <= FRAME.units);
+        }
+
+        /// At least 1 − 2/B of what an exact log admits, under steady excess demand, whether units are spent at once
+        /// or leased for W/20 and settled when used.
+        #[test]
+        fn steady_excess_demand_gets_nearly_what_an_exact_log_admits(
+            units in 1..30_u64,
+            pause in 5..60_u64,
+            start in 0..10_000_u64,
+            leased in any::<bool>(),
+        ) {
+            let frame = Frame { units, ..FRAME };
+            let hold = if leased { window(frame).0 / 20 } else { 0 };
+            let mut counter = Counter::new(frame, Micros::ZERO);
+            let mut exact = ExactLog::new(units, window(frame));
+            let (mut got, mut admitted, mut unsettled) = (0, 0, None);
+            for now in (start..start + 60 * window(frame).0).step_by(usize::try_from(pause).unwrap_or(1)).map(Micros) {
+                if let Some(used) = unsettled.take() {
+                    counter.settle(used, 1, now);
+                }
+                let terms = lease(1, 1, hold, now.0);
+                if granted(counter.acquire(frame, terms, now)).is_some() {
+                    got += 1;
+                    unsettled = Some(terms.lease);
+                }
+                admitted += u64::from(exact.admits(1, now));
+            }
+            prop_assert!(got * 32 >= admitted * 30, "{got} of {admitted}");
+        }
+    }
 }

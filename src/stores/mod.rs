@@ -1,1 +1,12 @@
-//! stores
+//! Where counters are kept: in memory or in Redis, behind a guard that bounds waiting. Each store implements
+//! [`QuotaStore`](crate::decide::ports::QuotaStore) and passes the same suite of behaviour tests.
+
+pub mod guard;
+pub mod memory;
+pub mod redis;
+
+#[cfg(test)]
+#[path = "../../tests/support/redis.rs"]
+mod redis_server;
+#[cfg(test)]
+mod suite;

@@ -1,0 +1,336 @@
+//! Counters in this process's memory: the embedded default.
+//!
+//! A fixed number of shards, each behind one lock, each a table of counters. Several counters are asked under the locks
+//! of all their shards, taken in the order of the shards: all or none is exact, nobody sees a charge that is taken back,
+//! and no two callers wait for each other in a circle. A lock is held for some arithmetic, never over an await. One
+//! lock per counter besides would cost memory and save nothing: whoever holds a shard's lock is done at once.
+//!
+//! The number of counters has a hard bound. A counter is let go when nothing in it counts any more, never before: when
+//! all are in use, a new one is refused ([`AwayCause::Full`]). Each shard keeps the moments at which its counters may
+//! be idle in a heap, and every call does a little of the cleaning, so there is no background task and no long pause.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
+use std::hash::BuildHasher as _;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
+use metrics::Gauge;
+use smallvec::SmallVec;
+use tracing::{info, warn};
+
+use crate::decide::ports::{Answer, Away, AwayCause, Grants, QuotaStore, Request, Requests, Settlements};
+use crate::domain::limit::{CounterKey, Limit};
+use crate::domain::question::Mode;
+use crate::domain::time::{Micros, Moment};
+use crate::domain::window::{Counter, Frame, Grant, Outcome};
+use crate::telemetry::{Telemetry, names};
+
+/// How many counters a store holds unless told otherwise: some 200 MB when full.
+pub const COUNTERS_MAX: usize = 1_000_000;
+
+/// Far more than there are cores, so that two calls rarely meet; few enough to visit them all when memory is short.
+const SHARDS: usize = 64;
+
+/// How many counters a call looks at to see whether they are idle. More than one, so that cleaning outruns growth.
+const LOOKED_AT_PER_CALL: usize = 2;
+
+/// The same, per shard, for a call that finds the store full.
+const LOOKED_AT_WHEN_FULL: usize = 64;
+
+/// Keeps counters in memory. It goes by the steady clock and always answers at once.
+pub struct MemoryStore {
+    shards: [Mutex<Shard>; SHARDS],
+    hasher: RandomState,
+    room: Room,
+}
+
+/// How many counters there are, and may be.
+struct Room {
+    counters: AtomicUsize,
+    counters_max: usize,
+    gauge: Gauge,
+    /// Whether the log says that the store is full.
+    said_full: AtomicBool,
+}
+
+#[derive(Default)]
+struct Shard {
+    /// Places in `slots`, found by key.
+    index: HashTable<u32>,
+    slots: Vec<Option<Slot>>,
+    /// Vacant places in `slots`.
+    vacant: Vec<u32>,
+    /// For each counter one moment before which it is not idle, unless a lease is settled.
+    idle: BinaryHeap<Reverse<(Micros, u32)>>,
+    /// Time never steps back for a counter, not even for one that was let go and comes again.
+    floor: Micros,
+}
+
+struct Slot {
+    key: Box<[u8]>,
+    counter: Counter,
+}
+
+impl MemoryStore {
+    /// An empty store for at most `counters_max` counters.
+    pub fn new(counters_max: usize, telemetry: &Telemetry) -> Self {
+        Self {
+            shards: std::array::from_fn(|_| Mutex::default()),
+            hasher: RandomState::default(),
+            room: Room {
+                counters: AtomicUsize::new(0),
+                counters_max,
+                gauge: telemetry.gauge(names::MEMORY_COUNTERS, &[]),
+                said_full: AtomicBool::new(false),
+            },
+        }
+    }
+
+    fn acquire_now(&self, requests: &[Request], mode: Mode, now: Micros) -> Result<Grants, Away> {
+        if let Some(grants) = self.try_acquire(requests, mode, now) {
+            return Ok(grants);
+        }
+        for shard in &self.shards {
+            lock(shard).let_go_of_idle(LOOKED_AT_WHEN_FULL, now, &self.hasher, &self.room);
+        }
+        self.try_acquire(requests, mode, now).ok_or_else(|| {
+            self.room.say_full();
+            Away { because: AwayCause::Full }
+        })
+    }
+
+    /// What the counters grant; nothing where there is no room for a new one.
+    fn try_acquire(&self, requests: &[Request], mode: Mode, now: Micros) -> Option<Grants> {
+        let hashes: SmallVec<[u64; 4]> = requests.iter().map(|request| self.hash(request.key.as_bytes())).collect();
+        let mut locked = self.lock_all(&hashes);
+        let mut grants = Grants::new();
+        let mut new = 0;
+        for (request, &hash) in requests.iter().zip(&hashes) {
+            let shard = locked.of(hash)?;
+            shard.let_go_of_idle(LOOKED_AT_PER_CALL, now, &self.hasher, &self.room);
+            let (grant, known) = shard.look(hash, request, now);
+            new += usize::from(!known && charges(grant));
+            grants.push(grant);
+        }
+        let granted = grants.iter().all(|grant| matches!(grant.outcome, Outcome::Granted { .. }));
+        if mode == Mode::Peek || !granted {
+            return Some(grants);
+        }
+        let mut reserved = self.room.reserve(new)?;
+        for ((grant, request), &hash) in grants.iter_mut().zip(requests).zip(&hashes) {
+            if charges(*grant) {
+                *grant = locked.of(hash)?.acquire(hash, request, now, &self.hasher, &mut reserved);
+            }
+        }
+        Some(grants)
+    }
+
+    fn hash(&self, key: &[u8]) -> u64 {
+        self.hasher.hash_one(key)
+    }
+
+    fn lock_of(&self, key: &CounterKey) -> (u64, MutexGuard<'_, Shard>) {
+        let hash = self.hash(key.as_bytes());
+        (hash, lock(&self.shards[shard_of(hash)]))
+    }
+
+    fn lock_all(&self, hashes: &[u64]) -> Locked<'_> {
+        let mut places: SmallVec<[usize; 4]> = hashes.iter().map(|&hash| shard_of(hash)).collect();
+        // The order that all callers keep to.
+        places.sort_unstable();
+        places.dedup();
+        Locked(places.into_iter().map(|place| (place, lock(&self.shards[place]))).collect())
+    }
+}
+
+impl QuotaStore for MemoryStore {
+    fn acquire(&self, requests: Requests, mode: Mode, now: Moment) -> Answer<'_, Result<Grants, Away>> {
+        Answer::Now(self.acquire_now(&requests, mode, now.steady))
+    }
+
+    fn settle(&self, settlements: Settlements, now: Moment) -> Answer<'_, Result<(), Away>> {
+        for settlement in settlements {
+            let (hash, mut shard) = self.lock_of(&settlement.key);
+            if let Some(counter) = shard.find(hash, settlement.key.as_bytes()) {
+                counter.settle(settlement.lease, settlement.used, now.steady);
+            }
+        }
+        Answer::Now(Ok(()))
+    }
+
+    fn reset(&self, _limit: Arc<Limit>, key: CounterKey) -> Answer<'_, Result<(), Away>> {
+        let (hash, mut shard) = self.lock_of(&key);
+        // It keeps its place until it would have been idle anyway.
+        if let Some(counter) = shard.find(hash, key.as_bytes()) {
+            counter.forget();
+        }
+        Answer::Now(Ok(()))
+    }
+}
+
+/// Whether a grant would change its counter.
+const fn charges(grant: Grant) -> bool {
+    matches!(grant.outcome, Outcome::Granted { units: 1.. })
+}
+
+/// The tables look at the lowest and the highest bits of a hash, so the shard is taken from the middle.
+const fn shard_of(hash: u64) -> usize {
+    (hash >> 32) as usize % SHARDS
+}
+
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The shards of one call, locked.
+struct Locked<'a>(SmallVec<[(usize, MutexGuard<'a, Shard>); 4]>);
+
+impl Locked<'_> {
+    fn of(&mut self, hash: u64) -> Option<&mut Shard> {
+        self.0.iter_mut().find(|(place, _)| *place == shard_of(hash)).map(|(_, shard)| &mut **shard)
+    }
+}
+
+impl Shard {
+    fn find(&mut self, hash: u64, key: &[u8]) -> Option<&mut Counter> {
+        let slots = &self.slots;
+        let place = *self.index.find(hash, |&place| slot(slots, place).is_some_and(|slot| *slot.key == *key))?;
+        self.slots.get_mut(place as usize)?.as_mut().map(|slot| &mut slot.counter)
+    }
+
+    /// What the counter would grant, and whether there is one.
+    fn look(&mut self, hash: u64, request: &Request, now: Micros) -> (Grant, bool) {
+        let (frame, floor) = (Frame::of(&request.limit), self.floor);
+        match self.find(hash, request.key.as_bytes()) {
+            Some(counter) => (counter.look(frame, request.terms, now), true),
+            None => (Counter::new(frame, floor).look(frame, request.terms, now), false),
+        }
+    }
+
+    fn acquire(
+        &mut self,
+        hash: u64,
+        request: &Request,
+        now: Micros,
+        hasher: &RandomState,
+        reserved: &mut Reserved<'_>,
+    ) -> Grant {
+        let frame = Frame::of(&request.limit);
+        if let Some(counter) = self.find(hash, request.key.as_bytes()) {
+            return counter.acquire(frame, request.terms, now);
+        }
+        let mut counter = Counter::new(frame, self.floor);
+        let grant = counter.acquire(frame, request.terms, now);
+        reserved.take();
+        self.insert(hash, Slot { key: request.key.as_bytes().into(), counter }, hasher);
+        grant
+    }
+
+    fn insert(&mut self, hash: u64, new: Slot, hasher: &RandomState) {
+        let idle_from = new.counter.idle_from();
+        let place = self.vacant.pop().unwrap_or_else(|| {
+            if self.slots.len() == self.slots.capacity() {
+                // Doubling would leave a third of the memory unused on average.
+                self.slots.reserve_exact(16.max(self.slots.len() / 8));
+            }
+            self.slots.push(None);
+            u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
+        });
+        if let Some(vacant) = self.slots.get_mut(place as usize) {
+            *vacant = Some(new);
+            let slots = &self.slots;
+            self.index
+                .insert_unique(hash, place, |&place| slot(slots, place).map_or(0, |slot| hasher.hash_one(&*slot.key)));
+            self.idle.push(Reverse((idle_from, place)));
+        }
+    }
+
+    /// Looks at the counters that are due, at most so many, and lets go of those that are idle.
+    fn let_go_of_idle(&mut self, at_most: usize, now: Micros, hasher: &RandomState, room: &Room) {
+        for _ in 0..at_most {
+            let Some(mut first) = self.idle.peek_mut().filter(|first| first.0.0 <= now) else { return };
+            let place = first.0.1;
+            let idle_from = slot(&self.slots, place).map_or(Micros::ZERO, |slot| slot.counter.idle_from());
+            if idle_from > now {
+                first.0.0 = idle_from;
+                continue;
+            }
+            PeekMut::pop(first);
+            self.remove(place, now, hasher);
+            room.give_back(1);
+        }
+    }
+
+    fn remove(&mut self, place: u32, now: Micros, hasher: &RandomState) {
+        let Some(slot) = self.slots.get_mut(place as usize).and_then(Option::take) else { return };
+        self.floor = self.floor.max(now).max(slot.counter.latest());
+        if let Ok(entry) = self.index.find_entry(hasher.hash_one(&*slot.key), |&other| other == place) {
+            entry.remove();
+        }
+        self.vacant.push(place);
+    }
+}
+
+fn slot(slots: &[Option<Slot>], place: u32) -> Option<&Slot> {
+    slots.get(place as usize)?.as_ref()
+}
+
+impl Room {
+    fn reserve(&self, places: usize) -> Option<Reserved<'_>> {
+        if places > 0 {
+            let fits = |counters: usize| counters.checked_add(places).filter(|&sum| sum <= self.counters_max);
+            self.counters.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).ok()?;
+            #[expect(clippy::cast_precision_loss, reason = "a few places")]
+            self.gauge.increment(places as f64);
+            self.say_room();
+        }
+        Some(Reserved { room: self, places })
+    }
+
+    fn give_back(&self, places: usize) {
+        if places > 0 {
+            self.counters.fetch_sub(places, Ordering::Relaxed);
+            #[expect(clippy::cast_precision_loss, reason = "a few places")]
+            self.gauge.decrement(places as f64);
+        }
+    }
+
+    fn say_full(&self) {
+        if !self.said_full.swap(true, Ordering::Relaxed) {
+            warn!(
+                counters_max = self.counters_max,
+                "the memory store is full of counters in use: new ones are refused"
+            );
+        }
+    }
+
+    /// Once per filling up, not whenever a single place changes hands.
+    fn say_room(&self) {
+        let roomy = self.counters.load(Ordering::Relaxed) <= self.counters_max - self.counters_max / 16;
+        if self.said_full.load(Ordering::Relaxed) && roomy && self.said_full.swap(false, Ordering::Relaxed) {
+            info!("the memory store has room again");
+        }
+    }
+}
+
+/// Places for new counters. Those that are not taken are given back.
+struct Reserved<'a> {
+    room: &'a Room,
+    places: usize,
+}
+
+impl Reserved<'_> {
+    const fn take(&mut self) {
+        self.places = self.places.saturating_sub(1);
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        self.room.give_back(self.places);
+    }
+}

@@ -1,0 +1,344 @@
+//! Counters in Redis, shared by all replicas.
+//!
+//! One script call for each acquisition, whatever the number of counters; all keys are declared. Time is the server's
+//! own, in microseconds, and never steps back for a counter. Commands of Redis 6.2 suffice. A counter's keys share a
+//! hash tag, clean themselves up, and can be read: `tollgate:{per-client 5:alice}`.
+
+mod link;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ::redis::aio::MultiplexedConnection;
+use ::redis::{Cmd, ErrorKind, RedisError, Script, ServerErrorKind, cmd};
+
+pub use self::link::ConnectProblem;
+use self::link::Link;
+use crate::decide::ports::{Answer, Away, AwayCause, Grants, QuotaStore, Request, Requests, Settlement, Settlements};
+use crate::domain::limit::{CounterKey, Limit, UNITS_MAX, WINDOW_MAX};
+use crate::domain::question::Mode;
+use crate::domain::time::{Micros, Moment};
+use crate::domain::window::{Frame, Grant, LeaseId, Outcome};
+
+/// How Redis is reached.
+#[derive(Clone, Default)]
+pub struct Settings {
+    /// `redis://` or `rediss://` (TLS), with host, port and database; user and password may be in it.
+    pub url: String,
+    /// Overrides the URL's user.
+    pub username: Option<String>,
+    /// Overrides the URL's password.
+    pub password: Option<String>,
+    /// The certificate authorities (PEM) that `rediss://` trusts; none: the system's.
+    pub ca: Option<PathBuf>,
+    /// Whose time counts.
+    pub time: TimeSource,
+}
+
+/// Hides what may hold a secret.
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { url: _, username, password: _, ca, time } = self;
+        f.debug_struct("Settings")
+            .field("username", username)
+            .field("ca", ca)
+            .field("time", time)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whose time counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TimeSource {
+    /// Redis's own, the same for all replicas.
+    #[default]
+    Server,
+    /// The steady clock of whoever asks: for tests, and nothing else.
+    Asker,
+}
+
+/// Keeps counters in Redis. It has no deadline of its own: see [`Guard`](super::guard::Guard).
+pub struct RedisStore {
+    link: Link,
+    time: TimeSource,
+    scripts: Scripts,
+}
+
+struct Scripts {
+    acquire: Code,
+    settle: Code,
+    reset: Code,
+}
+
+/// A script and its digest.
+struct Code {
+    text: &'static str,
+    digest: String,
+}
+
+impl Code {
+    fn new(text: &'static str) -> Self {
+        Self { text, digest: Script::new(text).get_hash().to_owned() }
+    }
+}
+
+impl RedisStore {
+    /// Begins to connect, in the background, and goes on by itself whenever the connection is lost. That Redis is not
+    /// there yet is no error; that the settings cannot work is one.
+    ///
+    /// To be called within a Tokio runtime. `rediss://` uses rustls's process-wide provider.
+    pub fn connect(settings: &Settings) -> Result<Self, ConnectProblem> {
+        Ok(Self {
+            link: Link::open(settings)?,
+            time: settings.time,
+            scripts: Scripts {
+                acquire: Code::new(include_str!("acquire.lua")),
+                settle: Code::new(include_str!("settle.lua")),
+                reset: Code::new(include_str!("reset.lua")),
+            },
+        })
+    }
+
+    async fn acquire_later(&self, requests: Requests, mode: Mode, now: Moment) -> Result<Grants, Away> {
+        let mut call = Call::default();
+        call.keys.extend(requests.iter().map(|request| state_key(&request.key)));
+        let leased = requests.iter().filter(|request| request.terms.hold > Micros::ZERO);
+        call.keys.extend(leased.map(|request| lease_key(&request.key, request.terms.lease)));
+        call.args.push(self.time_argument(now));
+        call.args.push(match mode {
+            Mode::Consume => b"c".into(),
+            Mode::Peek => b"p".into(),
+        });
+        call.args.extend(requests.iter().map(packed));
+        let numbers = self.run(&self.scripts.acquire, &call).await?;
+        grants(&numbers, requests.len()).ok_or(Away { because: AwayCause::Garbled })
+    }
+
+    async fn settle_later(&self, settlements: Settlements, now: Moment) -> Result<(), Away> {
+        let mut call = Call::default();
+        call.args.push(self.time_argument(now));
+        for Settlement { limit: _, key, lease, used } in &settlements {
+            call.keys.extend([state_key(key), lease_key(key, *lease)]);
+            call.args.push((*used).min(UNITS_MAX).to_string().into_bytes());
+        }
+        self.run(&self.scripts.settle, &call).await.map(|_| ())
+    }
+
+    async fn reset_later(&self, key: CounterKey) -> Result<(), Away> {
+        let call = Call { keys: vec![state_key(&key)], args: Vec::new() };
+        self.run(&self.scripts.reset, &call).await.map(|_| ())
+    }
+
+    /// Runs a script, by its digest where the server knows it.
+    async fn run(&self, code: &Code, call: &Call) -> Result<Vec<i64>, Away> {
+        let mut line = self.link.line().await?;
+        let outcome = match ask(&call.by_digest(code), &mut line.connection).await {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                ask(&call.by_text(code), &mut line.connection).await
+            }
+            outcome => outcome,
+        };
+        outcome.map_err(|error| {
+            if error.is_unrecoverable_error() {
+                self.link.report_broken(&line);
+            }
+            Away { because: cause_of(&error) }
+        })
+    }
+
+    fn time_argument(&self, now: Moment) -> Vec<u8> {
+        match self.time {
+            TimeSource::Server => Vec::new(),
+            TimeSource::Asker => now.steady.0.to_string().into_bytes(),
+        }
+    }
+}
+
+impl QuotaStore for RedisStore {
+    fn acquire(&self, requests: Requests, mode: Mode, now: Moment) -> Answer<'_, Result<Grants, Away>> {
+        if requests.is_empty() {
+            return Answer::Now(Ok(Grants::new()));
+        }
+        Answer::later(self.acquire_later(requests, mode, now))
+    }
+
+    fn settle(&self, settlements: Settlements, now: Moment) -> Answer<'_, Result<(), Away>> {
+        if settlements.is_empty() {
+            return Answer::Now(Ok(()));
+        }
+        Answer::later(self.settle_later(settlements, now))
+    }
+
+    fn reset(&self, _limit: Arc<Limit>, key: CounterKey) -> Answer<'_, Result<(), Away>> {
+        Answer::later(self.reset_later(key))
+    }
+}
+
+/// One script call's keys and arguments.
+#[derive(Default)]
+struct Call {
+    keys: Vec<Vec<u8>>,
+    args: Vec<Vec<u8>>,
+}
+
+impl Call {
+    fn by_digest(&self, code: &Code) -> Cmd {
+        let mut command = cmd("EVALSHA");
+        command.arg(&code.digest);
+        self.finish(command)
+    }
+
+    /// The server remembers the script then.
+    fn by_text(&self, code: &Code) -> Cmd {
+        let mut command = cmd("EVAL");
+        command.arg(code.text);
+        self.finish(command)
+    }
+
+    fn finish(&self, mut command: Cmd) -> Cmd {
+        command.arg(self.keys.len());
+        for part in self.keys.iter().chain(&self.args) {
+            command.arg(part.as_slice());
+        }
+        command
+    }
+}
+
+/// The numbers that a script answers with.
+async fn ask(command: &Cmd, connection: &mut MultiplexedConnection) -> Result<Vec<i64>, RedisError> {
+    command.query_async(connection).await
+}
+
+/// A counter's state. The first `}` ends the hash tag, wherever it is, and all keys of a counter begin with these
+/// bytes, so they are always on one node. No lease's key ends with `}`, so no counter has another's name.
+fn state_key(key: &CounterKey) -> Vec<u8> {
+    [b"tollgate:{", key.as_bytes(), b"}"].concat()
+}
+
+fn lease_key(key: &CounterKey, lease: LeaseId) -> Vec<u8> {
+    let mut name = state_key(key);
+    name.extend_from_slice(format!(":lease:{:016x}-{:x}", lease.replica, lease.serial).as_bytes());
+    name
+}
+
+/// What is asked of one counter, as the script reads it. Nothing in it reaches 2^53, where doubles stop being exact.
+fn packed(request: &Request) -> Vec<u8> {
+    let Frame { units, width, parts } = Frame::of(&request.limit);
+    let terms = request.terms;
+    // More than the limit is never granted, however much more it is.
+    let at_least = terms.at_least.min(units + 1);
+    let hold = terms.hold.min(WINDOW_MAX);
+    [width.0, parts, units, at_least, terms.at_most.min(units), hold.0].iter().flat_map(|n| n.to_le_bytes()).collect()
+}
+
+/// Four numbers for each counter; nothing where they make no sense.
+fn grants(numbers: &[i64], counters: usize) -> Option<Grants> {
+    if numbers.len() != 4 * counters {
+        return None;
+    }
+    numbers.chunks_exact(4).map(|numbers| grant(numbers.try_into().ok()?)).collect()
+}
+
+fn grant([outcome, value, remaining, reset_after]: [i64; 4]) -> Option<Grant> {
+    let value = u64::try_from(value).ok()?;
+    let outcome = match outcome {
+        0 => Outcome::Granted { units: value },
+        1 => Outcome::Short { retry_after: Micros(value) },
+        2 => Outcome::Never,
+        _ => return None,
+    };
+    let (remaining, reset_after) = (u64::try_from(remaining).ok()?, u64::try_from(reset_after).ok()?);
+    Some(Grant { outcome, remaining, reset_after: Micros(reset_after) })
+}
+
+/// What an error means to whoever asked. The error itself is not passed on: it may quote what was sent.
+fn cause_of(error: &RedisError) -> AwayCause {
+    match error.kind() {
+        ErrorKind::AuthenticationFailed | ErrorKind::Server(ServerErrorKind::NoPerm) => AwayCause::Denied,
+        ErrorKind::Server(ServerErrorKind::ReadOnly) => AwayCause::ReadOnly,
+        ErrorKind::Io if error.is_timeout() => AwayCause::Deadline,
+        ErrorKind::Io
+        | ErrorKind::Server(
+            ServerErrorKind::BusyLoading
+            | ServerErrorKind::MasterDown
+            | ServerErrorKind::ClusterDown
+            | ServerErrorKind::TryAgain,
+        ) => AwayCause::Unreachable,
+        ErrorKind::Server(_) | ErrorKind::Extension => cause_by_code(error),
+        _ => AwayCause::Garbled,
+    }
+}
+
+/// Errors that the client library has no name for. Up to Redis 6.2 the code of an error within a script stands in the
+/// text, behind a dash.
+fn cause_by_code(error: &RedisError) -> AwayCause {
+    const CODES: [(&str, AwayCause); 9] = [
+        ("NOAUTH", AwayCause::Denied),
+        ("WRONGPASS", AwayCause::Denied),
+        ("NOPERM", AwayCause::Denied),
+        ("READONLY", AwayCause::ReadOnly),
+        ("MISCONF", AwayCause::ReadOnly),
+        ("NOREPLICAS", AwayCause::ReadOnly),
+        ("OOM", AwayCause::Full),
+        ("BUSY", AwayCause::Unreachable),
+        ("UNKILLABLE", AwayCause::Unreachable),
+    ];
+    let code = error.code().unwrap_or_default();
+    let text = error.detail().unwrap_or_default();
+    if text.contains("max number of clients") {
+        return AwayCause::Unreachable;
+    }
+    CODES
+        .into_iter()
+        .find(|(name, _)| code == *name || text.contains(&format!("-{name} ")))
+        .map_or(AwayCause::Garbled, |(_, cause)| cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_counters_keys_share_a_hash_tag_whatever_its_values_hold() {
+        let lease = LeaseId { replica: u64::MAX, serial: 255 };
+        for value in ["alice", "a}b", "}", "{", "}{", "{}", "\u{0}\r\n", "x}:lease:0000000000000001-1"] {
+            let mut key = CounterKey::new("per-client");
+            key.push(value);
+            let (state, lease) = (state_key(&key), lease_key(&key, lease));
+            assert_eq!(hash_tag(&state), hash_tag(&lease), "{value:?}");
+            assert!(hash_tag(&state).is_some_and(|tag| tag.starts_with(b"per-client")), "{value:?}");
+            assert!(state.ends_with(b"}") && !lease.ends_with(b"}"), "{value:?}");
+        }
+        let mut key = CounterKey::new("per-client");
+        key.push("alice");
+        assert_eq!(state_key(&key), b"tollgate:{per-client 5:alice}");
+        assert_eq!(lease_key(&key, lease), b"tollgate:{per-client 5:alice}:lease:ffffffffffffffff-ff");
+    }
+
+    /// The part of a key that selects the slot, as the Redis Cluster specification has it.
+    fn hash_tag(key: &[u8]) -> Option<&[u8]> {
+        let rest = &key[key.iter().position(|&byte| byte == b'{')? + 1..];
+        rest.get(..rest.iter().position(|&byte| byte == b'}')?).filter(|tag| !tag.is_empty())
+    }
+
+    #[test]
+    fn an_answer_that_makes_no_sense_is_not_taken_for_one() {
+        let wait = Outcome::Short { retry_after: Micros(7) };
+        assert_eq!(grant([1, 7, 0, 3]), Some(Grant { outcome: wait, remaining: 0, reset_after: Micros(3) }));
+        assert_eq!(grant([3, 7, 0, 3]), None);
+        assert_eq!(grant([0, -1, 0, 3]), None);
+        assert_eq!(grants(&[0, 1, 2, 3], 2), None);
+        assert_eq!(grants(&[0, 1, 2, 3, 0, 1, 2], 1), None);
+    }
+
+    #[test]
+    fn settings_do_not_show_their_secrets() {
+        let settings = Settings {
+            url: "redis://u:hunter2@host".to_owned(),
+            password: Some("hunter2".to_owned()),
+            ..Settings::default()
+        };
+        assert!(!format!("{settings:?}").contains("hunter2"));
+    }
+}

@@ -1,0 +1,548 @@
+//! One suite of behaviours for every store, and every store held to the pure core by random traces.
+//!
+//! Redis is a real one, started for each test; time is passed in.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use proptest::prelude::*;
+use tokio::runtime::{Builder, Runtime};
+
+use super::memory::MemoryStore;
+use super::redis::{RedisStore, Settings, TimeSource};
+use super::redis_server::RedisServer;
+use crate::decide::ports::{Answer, Away, Grants, QuotaStore, Request, Requests, Settlement, Settlements};
+use crate::domain::exact_log::{Keeper, Log, Step, at_once, play, traces, window};
+use crate::domain::limit::{CounterKey, Limit, WhenAway};
+use crate::domain::question::Mode::{self, Consume, Peek};
+use crate::domain::time::{Micros, Moment};
+use crate::domain::window::{Counter, Frame, Grant, LeaseId, Outcome, Terms};
+use crate::telemetry::Telemetry;
+
+/// Its width is 100 s: nothing expires in a real Redis while a test with a clock of its own runs.
+const WINDOW: Micros = Micros::from_secs(3_200);
+const WIDTH: Micros = Micros::from_secs(100);
+const START: Micros = Micros::from_secs(1_000_000);
+const UNITS: u64 = 10;
+
+macro_rules! suite {
+    ($($behaviour:ident),* $(,)?) => {
+        mod in_memory {
+            $(#[tokio::test]
+            async fn $behaviour() {
+                super::$behaviour(&super::memory()).await;
+            })*
+        }
+
+        mod in_redis {
+            $(#[tokio::test]
+            async fn $behaviour() {
+                let Some(server) = super::RedisServer::start() else { return };
+                super::$behaviour(&super::redis(&server)).await;
+            })*
+        }
+    };
+}
+
+suite![
+    units_are_granted_until_the_limit_and_again_when_the_oldest_return,
+    whoever_waits_as_told_is_served_and_a_microsecond_earlier_is_not,
+    several_counters_pay_all_or_none,
+    a_refusal_and_a_peek_change_nothing,
+    more_than_the_limit_is_never_granted,
+    asking_for_nothing_only_looks,
+    a_lease_is_settled_once_and_in_time,
+    a_lease_survives_neither_a_reset_nor_another_window,
+    more_is_granted_only_while_plenty_remains,
+    a_reset_counter_has_everything_left,
+    a_changed_limit_holds_for_what_was_charged_before,
+    time_that_steps_back_returns_nothing,
+    counters_with_similar_names_are_different,
+    the_largest_numbers_are_answered,
+    a_counter_that_is_named_twice_never_grants_too_much,
+    no_counters_at_all_are_granted,
+];
+
+fn memory() -> MemoryStore {
+    MemoryStore::new(1_000, &Telemetry::new().unwrap())
+}
+
+fn redis(server: &RedisServer) -> RedisStore {
+    let settings = Settings { url: server.url(), time: TimeSource::Asker, ..Settings::default() };
+    RedisStore::connect(&settings).unwrap()
+}
+
+pub(super) fn limit(units: u64, window: Micros) -> Arc<Limit> {
+    let name = "per-client".to_owned();
+    Arc::new(Limit { name, units, window, by: Vec::new(), when_away: WhenAway::Deny })
+}
+
+pub(super) fn key(value: &str) -> CounterKey {
+    let mut key = CounterKey::new("per-client");
+    key.push(value);
+    key
+}
+
+pub(super) fn request(limit: &Arc<Limit>, value: &str, terms: Terms) -> Request {
+    Request { limit: Arc::clone(limit), key: key(value), terms }
+}
+
+pub(super) const fn at(steady: Micros) -> Moment {
+    Moment { wall: Micros::ZERO, steady }
+}
+
+fn lease(units: u64, at_most: u64, serial: u64) -> Terms {
+    Terms { at_least: units, at_most, hold: WIDTH, lease: LeaseId { replica: u64::MAX, serial } }
+}
+
+async fn all(store: &dyn QuotaStore, mode: Mode, requests: &[Request], now: Micros) -> Grants {
+    store.acquire(requests.iter().cloned().collect(), mode, at(now)).get().await.unwrap()
+}
+
+async fn one(store: &dyn QuotaStore, terms: Terms, now: Micros) -> Grant {
+    all(store, Consume, &[request(&limit(UNITS, WINDOW), "alice", terms)], now).await[0]
+}
+
+async fn left(store: &dyn QuotaStore, now: Micros) -> u64 {
+    all(store, Peek, &[request(&limit(UNITS, WINDOW), "alice", at_once(1))], now).await[0].remaining
+}
+
+async fn settle(store: &dyn QuotaStore, lease: LeaseId, used: u64, now: Micros) {
+    let settlement = Settlement { limit: limit(UNITS, WINDOW), key: key("alice"), lease, used };
+    store.settle([settlement].into_iter().collect(), at(now)).get().await.unwrap();
+}
+
+const fn granted(units: u64) -> Outcome {
+    Outcome::Granted { units }
+}
+
+const fn short(retry_after: Micros) -> Outcome {
+    Outcome::Short { retry_after }
+}
+
+async fn units_are_granted_until_the_limit_and_again_when_the_oldest_return(store: &dyn QuotaStore) {
+    let full = Micros(33 * WIDTH.0);
+    let grant = |outcome, remaining, reset_after| Grant { outcome, remaining, reset_after };
+    assert_eq!(one(store, at_once(4), START).await, grant(granted(4), 6, full));
+    assert_eq!(one(store, at_once(6), START + WIDTH).await, grant(granted(6), 0, full - WIDTH));
+    assert_eq!(one(store, at_once(1), START + WIDTH).await, grant(short(full - WIDTH), 0, full - WIDTH));
+    assert_eq!(one(store, at_once(1), START + full).await, grant(granted(1), 3, WIDTH));
+}
+
+async fn whoever_waits_as_told_is_served_and_a_microsecond_earlier_is_not(store: &dyn QuotaStore) {
+    for turn in 0..5 {
+        one(store, at_once(2), START + Micros(turn * WIDTH.0 + 123 * turn)).await;
+    }
+    let now = START + Micros(5 * WIDTH.0);
+    let Outcome::Short { retry_after } = one(store, at_once(5), now).await.outcome else { panic!("it is full") };
+    assert!(matches!(one(store, at_once(5), now + retry_after - Micros(1)).await.outcome, Outcome::Short { .. }));
+    assert_eq!(one(store, at_once(5), now + retry_after).await.outcome, granted(5));
+}
+
+async fn several_counters_pay_all_or_none(store: &dyn QuotaStore) {
+    let (small, large) = (limit(3, WINDOW), limit(100, WINDOW));
+    let both = |units| [request(&large, "large", at_once(units)), request(&small, "small", at_once(units))];
+    let grants = all(store, Consume, &both(2), START).await;
+    assert_eq!(
+        grants.iter().map(|grant| (grant.outcome, grant.remaining)).collect::<Vec<_>>(),
+        [(granted(2), 98), (granted(2), 1)]
+    );
+    let refused = all(store, Consume, &both(2), START).await;
+    assert_eq!(
+        refused.iter().map(|grant| (grant.outcome, grant.remaining)).collect::<Vec<_>>(),
+        [(granted(2), 98), (short(Micros(33 * WIDTH.0)), 1)]
+    );
+    // In the other order too, where the refusal comes first.
+    let mut reversed = both(2);
+    reversed.reverse();
+    all(store, Consume, &reversed, START).await;
+    let after = all(store, Peek, &both(1), START).await;
+    assert_eq!(after.iter().map(|grant| grant.remaining).collect::<Vec<_>>(), [98, 1]);
+}
+
+async fn a_refusal_and_a_peek_change_nothing(store: &dyn QuotaStore) {
+    let fresh = all(store, Peek, &[request(&limit(UNITS, WINDOW), "alice", at_once(3))], START).await[0];
+    assert_eq!(fresh, Grant { outcome: granted(3), remaining: 10, reset_after: Micros::ZERO });
+    one(store, at_once(9), START).await;
+    // Neither lets time step forward: what is charged afterwards at an earlier time stands there.
+    one(store, at_once(2), START + WIDTH).await;
+    all(store, Peek, &[request(&limit(UNITS, WINDOW), "alice", at_once(1))], START + WIDTH).await;
+    assert_eq!(one(store, at_once(1), START).await.reset_after, Micros(33 * WIDTH.0));
+    assert_eq!(left(store, START + Micros(33 * WIDTH.0)).await, 10);
+}
+
+async fn more_than_the_limit_is_never_granted(store: &dyn QuotaStore) {
+    for units in [UNITS + 1, 1 << 53, (1 << 53) + 1, u64::MAX] {
+        let grant = one(store, at_once(units), START).await;
+        assert_eq!(grant, Grant { outcome: Outcome::Never, remaining: 10, reset_after: Micros::ZERO });
+    }
+    assert_eq!(one(store, at_once(UNITS), START).await.outcome, granted(UNITS));
+}
+
+async fn asking_for_nothing_only_looks(store: &dyn QuotaStore) {
+    let looked = Terms { at_least: 0, ..lease(0, 5, 1) };
+    assert_eq!(
+        one(store, looked, START).await,
+        Grant { outcome: granted(0), remaining: 10, reset_after: Micros::ZERO }
+    );
+    assert_eq!(left(store, START).await, 10);
+    // Beside counters that do pay.
+    let limit = limit(UNITS, WINDOW);
+    let grants =
+        all(store, Consume, &[request(&limit, "bob", looked), request(&limit, "alice", lease(2, 2, 2))], START).await;
+    assert_eq!(grants.iter().map(|grant| grant.remaining).collect::<Vec<_>>(), [10, 8]);
+    settle(store, lease(2, 2, 2).lease, 0, START).await;
+    assert_eq!(left(store, START).await, 10);
+}
+
+async fn a_lease_is_settled_once_and_in_time(store: &dyn QuotaStore) {
+    let (first, second) = (lease(4, 4, 1), lease(4, 4, 2));
+    // Charged to the sub-window of its expiry, the one after this.
+    assert_eq!(one(store, first, START).await.reset_after, Micros(34 * WIDTH.0));
+    settle(store, second.lease, 0, START).await;
+    assert_eq!(left(store, START).await, 6);
+    settle(store, first.lease, 1, START).await;
+    settle(store, first.lease, 0, START).await;
+    assert_eq!(left(store, START).await, 9);
+    let grant = one(store, second, START).await;
+    assert_eq!((grant.remaining, grant.reset_after), (5, Micros(33 * WIDTH.0)));
+    settle(store, second.lease, 0, START + WIDTH + Micros(1)).await;
+    assert_eq!(left(store, START).await, 5);
+    // At the very last moment, and with a claim beyond what was granted.
+    settle(store, second.lease, u64::MAX, START + WIDTH).await;
+    assert_eq!(left(store, START + WIDTH).await, 5);
+    settle(store, second.lease, 0, START + WIDTH).await;
+    assert_eq!(left(store, START + WIDTH).await, 5);
+}
+
+async fn a_lease_survives_neither_a_reset_nor_another_window(store: &dyn QuotaStore) {
+    let terms = lease(4, 4, 1);
+    one(store, terms, START).await;
+    store.reset(limit(UNITS, WINDOW), key("alice")).get().await.unwrap();
+    one(store, Terms { at_least: 7, at_most: 7, ..lease(7, 7, 2) }, START).await;
+    settle(store, terms.lease, 0, START).await;
+    assert_eq!(left(store, START).await, 3);
+    let wider = limit(UNITS, Micros(2 * WINDOW.0));
+    assert_eq!(all(store, Consume, &[request(&wider, "alice", at_once(1))], START).await[0].outcome, granted(1));
+    assert_eq!(one(store, at_once(1), START).await.outcome, granted(1));
+    settle(store, lease(7, 7, 2).lease, 0, START).await;
+    assert_eq!(left(store, START).await, 1);
+}
+
+async fn more_is_granted_only_while_plenty_remains(store: &dyn QuotaStore) {
+    for (serial, (at_least, at_most, expected)) in (0..).zip([(1, 100, 5), (1, 2, 2), (1, 100, 1), (2, u64::MAX, 2)]) {
+        assert_eq!(one(store, lease(at_least, at_most, serial), START).await.outcome, granted(expected));
+    }
+    assert_eq!(left(store, START).await, 0);
+}
+
+async fn a_reset_counter_has_everything_left(store: &dyn QuotaStore) {
+    let limit = limit(UNITS, WINDOW);
+    one(store, at_once(UNITS), START).await;
+    all(store, Consume, &[request(&limit, "bob", at_once(7))], START).await;
+    store.reset(Arc::clone(&limit), key("alice")).get().await.unwrap();
+    store.reset(Arc::clone(&limit), key("nobody")).get().await.unwrap();
+    assert_eq!(left(store, START).await, 10);
+    assert_eq!(all(store, Peek, &[request(&limit, "bob", at_once(1))], START).await[0].remaining, 3);
+    assert_eq!(one(store, at_once(UNITS), START).await.outcome, granted(UNITS));
+}
+
+async fn a_changed_limit_holds_for_what_was_charged_before(store: &dyn QuotaStore) {
+    one(store, at_once(8), START + Micros(1)).await;
+    let now = START + WIDTH - Micros(1);
+    let ask = async |units, window, cost| {
+        all(store, Peek, &[request(&limit(units, window), "alice", at_once(cost))], now).await[0]
+    };
+    assert_eq!(ask(5, WINDOW, 1).await.remaining, 0);
+    assert_eq!(ask(20, WINDOW, 12).await.outcome, granted(12));
+    for window in [Micros::from_millis(100), Micros(WINDOW.0 / 2), Micros(WINDOW.0 + 32), Micros(9 * WINDOW.0)] {
+        assert_eq!(ask(UNITS, window, 3).await.remaining, 2, "{window}");
+        assert!(matches!(ask(UNITS, window, 3).await.outcome, Outcome::Short { .. }), "{window}");
+    }
+    // From the end of the sub-window in which it was charged, a shorter window lets go of it sooner.
+    let shorter = limit(UNITS, Micros(WINDOW.0 / 2));
+    let grant = all(store, Consume, &[request(&shorter, "alice", at_once(2))], now).await[0];
+    assert_eq!((grant.outcome, grant.reset_after), (granted(2), Micros(16 * WIDTH.0 + 1)));
+}
+
+async fn time_that_steps_back_returns_nothing(store: &dyn QuotaStore) {
+    one(store, at_once(UNITS), START + WINDOW).await;
+    for now in [START, Micros::ZERO, START + WIDTH] {
+        let grant = one(store, at_once(1), now).await;
+        assert_eq!(grant.outcome, short(START + WINDOW + Micros(33 * WIDTH.0) - now), "{now}");
+    }
+    // What is charged after such a step stands where time was.
+    store.reset(limit(UNITS, WINDOW), key("alice")).get().await.unwrap();
+    assert_eq!(one(store, at_once(1), START).await.reset_after, WINDOW + Micros(33 * WIDTH.0));
+}
+
+async fn counters_with_similar_names_are_different(store: &dyn QuotaStore) {
+    let limit = limit(1, WINDOW);
+    let long = "x".repeat(10_000);
+    let names = ["", " ", "a", "a}", "{a}", "}", "a\u{0}", "a\r\n", "a 1:b", "ä", "A", &long, &long[1..]];
+    let ask = async |name| all(store, Consume, &[request(&limit, name, at_once(1))], START).await[0].outcome;
+    for name in names {
+        assert_eq!(ask(name).await, granted(1), "{name:?}");
+    }
+    for name in names {
+        assert!(matches!(ask(name).await, Outcome::Short { .. }), "{name:?}");
+    }
+}
+
+async fn the_largest_numbers_are_answered(store: &dyn QuotaStore) {
+    use crate::domain::limit::{UNITS_MAX, WINDOW_MAX};
+    let largest = limit(UNITS_MAX, WINDOW_MAX);
+    let terms = Terms { at_least: UNITS_MAX - 1, at_most: u64::MAX, hold: WINDOW_MAX, lease: lease(0, 0, 1).lease };
+    // The year 2242 in microseconds, near the end of what doubles count exactly.
+    let now = Micros(8_600_000_000_000_000);
+    let grant = all(store, Consume, &[request(&largest, "alice", terms)], now).await[0];
+    assert_eq!((grant.outcome, grant.remaining), (granted(UNITS_MAX - 1), 1));
+    let grant = all(store, Consume, &[request(&largest, "alice", at_once(2))], now).await[0];
+    assert!(matches!(grant.outcome, Outcome::Short { retry_after } if retry_after == grant.reset_after));
+}
+
+async fn a_counter_that_is_named_twice_never_grants_too_much(store: &dyn QuotaStore) {
+    let limit = limit(UNITS, WINDOW);
+    let twice = [request(&limit, "alice", at_once(6)), request(&limit, "alice", at_once(6))];
+    all(store, Consume, &twice, START).await;
+    assert!(left(store, START).await >= 4);
+    let twice = [request(&limit, "bob", at_once(4)), request(&limit, "bob", at_once(4))];
+    all(store, Consume, &twice, START).await;
+    assert_eq!(all(store, Peek, &[request(&limit, "bob", at_once(1))], START).await[0].remaining, 2);
+}
+
+async fn no_counters_at_all_are_granted(store: &dyn QuotaStore) {
+    assert!(all(store, Consume, &[], START).await.is_empty());
+    store.settle(std::iter::empty().collect(), at(START)).get().await.unwrap();
+}
+
+const FRAME: Frame = Frame { units: UNITS, width: WIDTH, parts: 32 };
+
+/// The pure core behind the store port, and nothing else: what each store must answer.
+#[derive(Default)]
+struct Core(Mutex<HashMap<CounterKey, Counter>>);
+
+impl QuotaStore for Core {
+    fn acquire(&self, requests: Requests, mode: Mode, now: Moment) -> Answer<'_, Result<Grants, Away>> {
+        let mut counters = self.0.lock().unwrap();
+        let mut grant_each = |charge: bool| -> Grants {
+            let grant = |Request { limit, key, terms }: &Request| {
+                let fresh = Counter::new(Frame::of(limit), Micros::ZERO);
+                let counter = counters.entry(key.clone()).or_insert(fresh);
+                let answer = if charge {
+                    Counter::acquire
+                } else {
+                    |counter: &mut Counter, frame, terms, now| counter.look(frame, terms, now)
+                };
+                answer(counter, Frame::of(limit), *terms, now.steady)
+            };
+            requests.iter().map(grant).collect()
+        };
+        let looked = grant_each(false);
+        let all = looked.iter().all(|grant| matches!(grant.outcome, Outcome::Granted { .. }));
+        Answer::Now(Ok(if all && mode == Consume { grant_each(true) } else { looked }))
+    }
+
+    fn settle(&self, settlements: Settlements, now: Moment) -> Answer<'_, Result<(), Away>> {
+        for Settlement { limit: _, key, lease, used } in settlements {
+            if let Some(counter) = self.0.lock().unwrap().get_mut(&key) {
+                counter.settle(lease, used, now.steady);
+            }
+        }
+        Answer::Now(Ok(()))
+    }
+
+    fn reset(&self, _limit: Arc<Limit>, key: CounterKey) -> Answer<'_, Result<(), Away>> {
+        if let Some(counter) = self.0.lock().unwrap().get_mut(&key) {
+            counter.forget();
+        }
+        Answer::Now(Ok(()))
+    }
+}
+
+/// A store, asked about counters that no other trace uses.
+struct InStore<'a> {
+    store: &'a dyn QuotaStore,
+    runtime: &'a Runtime,
+    limit: Arc<Limit>,
+    trace: usize,
+}
+
+impl<'a> InStore<'a> {
+    fn new(store: &'a dyn QuotaStore, runtime: &'a Runtime) -> Self {
+        static TRACES: AtomicUsize = AtomicUsize::new(0);
+        Self { store, runtime, limit: limit(UNITS, WINDOW), trace: TRACES.fetch_add(1, Ordering::Relaxed) }
+    }
+
+    fn name(&self, counter: usize) -> String {
+        format!("{}-{counter}", self.trace)
+    }
+}
+
+impl Keeper for InStore<'_> {
+    fn acquire(&mut self, counter: usize, terms: Terms, now: Micros) -> Grant {
+        let request = request(&self.limit, &self.name(counter), terms);
+        let answer = self.store.acquire([request].into_iter().collect(), Consume, at(now));
+        self.runtime.block_on(answer.get()).unwrap()[0]
+    }
+
+    fn settle(&mut self, counter: usize, lease: LeaseId, used: u64, now: Micros) {
+        let settlement = Settlement { limit: Arc::clone(&self.limit), key: key(&self.name(counter)), lease, used };
+        let answer = self.store.settle([settlement].into_iter().collect(), at(now));
+        self.runtime.block_on(answer.get()).unwrap();
+    }
+}
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// Runs `check` on random traces.
+fn for_traces(cases: u32, steps: usize, check: impl Fn(Vec<Step>) -> Result<(), TestCaseError>) {
+    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+    proptest::test_runner::TestRunner::new(config).run(&traces(UNITS, steps), check).unwrap();
+}
+
+fn keeps_the_promise(logs: &[Log]) -> Result<(), TestCaseError> {
+    for log in logs {
+        prop_assert!(log.most_in_any(window(FRAME)) <= UNITS);
+    }
+    Ok(())
+}
+
+/// Without steps back: a counter that memory let go of as idle remembers how late it was, and the log does not know.
+fn forward(mut trace: Vec<Step>) -> Vec<Step> {
+    trace.retain(|step| !matches!(step, Step::Back { .. }));
+    trace
+}
+
+#[test]
+fn no_interval_holds_more_than_the_limit_in_memory() {
+    let runtime = runtime();
+    for_traces(200, 150, |trace| {
+        keeps_the_promise(&play(&forward(trace), window(FRAME), START, &mut InStore::new(&memory(), &runtime)))
+    });
+}
+
+#[test]
+fn no_interval_holds_more_than_the_limit_in_redis() {
+    let Some(server) = RedisServer::start() else { return };
+    let runtime = runtime();
+    let store = runtime.block_on(async { redis(&server) });
+    for_traces(100, 150, |trace| {
+        keeps_the_promise(&play(&trace, window(FRAME), START, &mut InStore::new(&store, &runtime)))
+    });
+}
+
+/// What two stores are both asked: several counters at once, resets, limits that change.
+#[derive(Clone, Debug)]
+enum Both {
+    Wait { permille: u64, micros: u64 },
+    Back { permille: u64 },
+    Ask { asks: Vec<(usize, u64, u64, u64)>, peek: bool, version: usize },
+    Settle { pick: usize, used: u64 },
+    Reset { counter: usize },
+}
+
+fn steps_for_both() -> impl Strategy<Value = Vec<Both>> {
+    let ask = (0..4_usize, 0..6_u64, 0..9_u64, prop_oneof![Just(0), 1..60_u64]);
+    let asks = prop::collection::vec(ask, 1..4).prop_map(|mut asks| {
+        asks.sort_by_key(|(counter, ..)| *counter);
+        asks.dedup_by_key(|(counter, ..)| *counter);
+        asks
+    });
+    let version = prop_oneof![8 => Just(0), 1 => 0..4_usize];
+    let step = prop_oneof![
+        3 => (0..60_u64, 0..3_u64).prop_map(|(permille, micros)| Both::Wait { permille, micros }),
+        1 => (0..1_200_u64, 0..3_u64).prop_map(|(permille, micros)| Both::Wait { permille, micros }),
+        1 => (0..300_u64).prop_map(|permille| Both::Back { permille }),
+        8 => (asks, any::<bool>(), version).prop_map(|(asks, peek, version)| Both::Ask { asks, peek, version }),
+        2 => (0..6_usize, 0..9_u64).prop_map(|(pick, used)| Both::Settle { pick, used }),
+        1 => (0..4_usize).prop_map(|counter| Both::Reset { counter }),
+    ];
+    prop::collection::vec(step, 1..120)
+}
+
+fn for_both(cases: u32, check: impl Fn(Vec<Both>) -> Result<(), TestCaseError>) {
+    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+    proptest::test_runner::TestRunner::new(config).run(&steps_for_both(), check).unwrap();
+}
+
+/// Memory lets go of idle counters. One that another definition of its limit would still have counted is then gone,
+/// and so is the time of a counter to which time steps back; neither is asked here.
+#[test]
+fn memory_and_redis_answer_the_same() {
+    let Some(server) = RedisServer::start() else { return };
+    let runtime = runtime();
+    let redis = runtime.block_on(async { redis(&server) });
+    let versions = [(12, WINDOW), (7, WINDOW), (1, WINDOW), (20, WINDOW)].map(|(units, window)| limit(units, window));
+    for_both(100, |mut steps| {
+        steps.retain(|step| !matches!(step, Both::Back { .. }));
+        runtime.block_on(take_both([&memory(), &redis], &versions, &steps))
+    });
+}
+
+#[test]
+fn redis_answers_like_the_pure_core_also_when_windows_change_and_time_steps_back() {
+    let Some(server) = RedisServer::start() else { return };
+    let runtime = runtime();
+    let redis = runtime.block_on(async { redis(&server) });
+    let versions = [(12, WINDOW), (7, WINDOW), (12, Micros(WINDOW.0 / 3)), (20, Micros(2 * WINDOW.0 + 11))];
+    let versions = versions.map(|(units, window)| limit(units, window));
+    for_both(150, |steps| runtime.block_on(take_both([&Core::default(), &redis], &versions, &steps)));
+}
+
+#[test]
+fn memory_answers_like_the_pure_core() {
+    let runtime = runtime();
+    let versions = [limit(12, WINDOW), limit(7, WINDOW)];
+    for_both(200, |mut steps| {
+        steps.retain(|step| !matches!(step, Both::Back { .. }));
+        runtime.block_on(take_both([&Core::default(), &memory()], &versions, &steps))
+    });
+}
+
+async fn take_both(stores: [&dyn QuotaStore; 2], versions: &[Arc<Limit>], steps: &[Both]) -> Result<(), TestCaseError> {
+    static CASES: AtomicUsize = AtomicUsize::new(0);
+    let case = CASES.fetch_add(1, Ordering::Relaxed);
+    let name = |counter: usize| format!("{case}-{counter}");
+    let mut now = START;
+    let mut leases = Vec::new();
+    for (serial, step) in (0..).zip(steps) {
+        match step {
+            Both::Wait { permille, micros } => now = now + Micros(WINDOW.0 * permille / 1_000 + micros),
+            Both::Back { permille } => now = now - Micros(WINDOW.0 * permille / 1_000),
+            Both::Ask { asks, peek, version } => {
+                let lease = LeaseId { replica: 3, serial };
+                leases.extend(asks.iter().map(|(counter, ..)| (*counter, lease)));
+                let requests: Vec<Request> = asks
+                    .iter()
+                    .map(|&(counter, at_least, more, hold)| {
+                        let hold = Micros(WINDOW.0 * hold / 1_000);
+                        let terms = Terms { at_least, at_most: at_least + more, hold, lease };
+                        request(&versions[version % versions.len()], &name(counter), terms)
+                    })
+                    .collect();
+                let mode = if *peek { Peek } else { Consume };
+                let [one, other] = stores;
+                prop_assert_eq!(all(one, mode, &requests, now).await, all(other, mode, &requests, now).await);
+            }
+            &Both::Settle { pick, used } => {
+                let Some(&(counter, lease)) = leases.iter().rev().nth(pick) else { continue };
+                let settlement = Settlement { limit: Arc::clone(&versions[0]), key: key(&name(counter)), lease, used };
+                for store in stores {
+                    store.settle([settlement.clone()].into_iter().collect(), at(now)).get().await.unwrap();
+                }
+            }
+            &Both::Reset { counter } => {
+                for store in stores {
+                    store.reset(Arc::clone(&versions[0]), key(&name(counter))).get().await.unwrap();
+                }
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,178 @@
+//! A real Redis for tests: a child process on a free port of the loopback, killed by its process id on drop.
+//!
+//! Included by the library's own tests and by the end-to-end tests, so it depends on nothing but the standard library.
+#![allow(dead_code, reason = "each crate that includes this uses a part of it")]
+#![allow(clippy::panic, clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panicking")]
+
+use std::fmt::Write as _;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// Set to 1 where there is no Redis: the tests that need it then say that they were skipped.
+const SKIP: &str = "TOLLGATE_TEST_SKIP_REDIS";
+
+/// How often, every 10 ms, a starting or stopping server is looked at before the test fails.
+const LOOKS_MAX: usize = 1_000;
+
+/// A port may be taken by someone else between its choice and its use.
+const STARTS_MAX: usize = 5;
+
+/// A running (or stopped) Redis server.
+pub(crate) struct RedisServer {
+    child: Option<Child>,
+    port: u16,
+    options: Vec<String>,
+    password: Option<String>,
+    folder: PathBuf,
+}
+
+impl RedisServer {
+    /// An empty server that persists nothing. `None` where the tests are told to go without, by the environment.
+    pub(crate) fn start() -> Option<Self> {
+        Self::start_with(&[])
+    }
+
+    /// The same, with more options, such as `["--maxmemory", "2mb"]`.
+    pub(crate) fn start_with(options: &[&str]) -> Option<Self> {
+        if std::env::var_os(SKIP).is_some_and(|value| value == "1") {
+            eprintln!("skipped: it needs Redis, and {SKIP}=1");
+            return None;
+        }
+        let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
+        let password = options.iter().position(|option| option == "--requirepass").map(|at| options[at + 1].clone());
+        for _ in 0..STARTS_MAX {
+            let port = free_port();
+            let folder = std::env::temp_dir().join(format!("tollgate-redis-{}-{port}", std::process::id()));
+            std::fs::create_dir_all(&folder).unwrap();
+            let mut server = Self { child: None, port, options: options.clone(), password: password.clone(), folder };
+            if server.try_spawn() {
+                return Some(server);
+            }
+        }
+        panic!("redis-server did not start; options: {options:?}");
+    }
+
+    pub(crate) const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// How clients without a password reach it.
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/", self.port)
+    }
+
+    /// Kills it, as a crash does.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// Starts it again, empty, on the same port.
+    pub(crate) fn restart(&mut self) {
+        self.kill();
+        for _ in 0..STARTS_MAX {
+            if self.try_spawn() {
+                return;
+            }
+        }
+        panic!("redis-server did not start again on port {}", self.port);
+    }
+
+    /// Stops its process (SIGSTOP): connections stay, answers do not come.
+    pub(crate) fn pause(&self) {
+        self.signal("STOP");
+    }
+
+    /// Lets it go on (SIGCONT).
+    pub(crate) fn resume(&self) {
+        self.signal("CONT");
+    }
+
+    /// Sends one command and gives its answer as text; an error begins with `-`. Arrays are not understood.
+    pub(crate) fn command(&self, words: &[&str]) -> String {
+        let mut stream = BufReader::new(TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap());
+        stream.get_ref().set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        if let Some(password) = &self.password {
+            exchange(&mut stream, &["AUTH", password]).unwrap();
+        }
+        exchange(&mut stream, words).unwrap()
+    }
+
+    fn try_spawn(&mut self) -> bool {
+        let mut command = Command::new("redis-server");
+        command.args(["--bind", "127.0.0.1", "--port", &self.port.to_string()]);
+        command.args(["--save", "", "--appendonly", "no", "--daemonize", "no"]);
+        command.arg("--dir").arg(&self.folder).args(&self.options).stdin(Stdio::null()).stdout(Stdio::null());
+        match command.spawn() {
+            Ok(child) => self.child = Some(child),
+            Err(error) => panic!(
+                "redis-server cannot be started ({error}): install it (apt-get install redis-server), \
+                 or set {SKIP}=1 to go without the tests that need it"
+            ),
+        }
+        self.is_ready()
+    }
+
+    /// Waits until it answers; false when it ended instead.
+    fn is_ready(&mut self) -> bool {
+        for _ in 0..LOOKS_MAX {
+            if self.child.as_mut().is_none_or(|child| child.try_wait().is_ok_and(|ended| ended.is_some())) {
+                self.child = None;
+                return false;
+            }
+            let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
+            let pong = stream.and_then(|stream| exchange(&mut BufReader::new(stream), &["PING"]));
+            if pong.is_ok_and(|pong| pong == "PONG" || pong.starts_with("-NOAUTH")) {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("redis-server on port {} does not answer", self.port);
+    }
+
+    fn signal(&self, name: &str) {
+        let id = self.child.as_ref().map(Child::id).unwrap();
+        assert!(Command::new("kill").args([&format!("-{name}"), &id.to_string()]).status().unwrap().success());
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // Works on a paused process too. There is nobody left to tell of an error.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A port that was free a moment ago.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+fn exchange(stream: &mut BufReader<TcpStream>, words: &[&str]) -> std::io::Result<String> {
+    let mut request = format!("*{}\r\n", words.len());
+    for word in words {
+        let _ = write!(request, "${}\r\n{word}\r\n", word.len());
+    }
+    stream.get_mut().write_all(request.as_bytes())?;
+    let mut line = String::new();
+    stream.read_line(&mut line)?;
+    let line = line.trim_end();
+    match line.split_at_checked(1) {
+        Some(("+" | ":", text)) => Ok(text.to_owned()),
+        Some(("$", length)) => {
+            let mut bytes = vec![0; length.parse().unwrap_or(0)];
+            stream.read_exact(&mut bytes)?;
+            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        }
+        _ => Ok(line.to_owned()),
+    }
+}
