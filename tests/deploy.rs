@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use serde_json::Value;
+use tollgate::config;
 
 use crate::support::root;
 
@@ -113,6 +114,17 @@ fn ports_are_those_that_the_configuration_listens_on() {
         let exposed = exposed.lines().find_map(|line| line.strip_prefix("EXPOSE ")).unwrap();
         assert!(exposed.split(' ').any(|exposed| *exposed == port["containerPort"].to_string()), "{name}");
     }
+}
+
+#[test]
+fn the_configuration_is_one_that_the_program_takes() {
+    let text = object("ConfigMap")["data"]["tollgate.yaml"].as_str().unwrap().to_owned();
+    let environment = |name: &str| (name == "TOLLGATE_REDIS_URL").then(|| "rediss://redis.example:6379".to_owned());
+    let (config, warnings) = config::parse(&text, "tollgate.yaml", &environment).unwrap();
+    assert_eq!(warnings, []);
+    assert!(matches!(config.store, config::Store::Redis(_)), "replicas share their quotas");
+    let variables = container()["env"].as_array().unwrap().clone();
+    assert!(variables.iter().any(|variable| variable["name"] == "TOLLGATE_REDIS_URL"));
 }
 
 #[test]

@@ -91,18 +91,18 @@ fn unmapped(files: &[Source], map: &str) -> Vec<String> {
     unnamed.map(|module| format!("ARCHITECTURE.md: does not name src/{module}")).collect()
 }
 
-/// Files named in a document that are not there: paths in backquotes that begin with a folder of the repository.
+/// Files named in a document that are not there: paths in backquotes that begin with a folder of the repository, or with
+/// one of `src/`.
 fn gone(document: &Source, files: &[Source]) -> Vec<String> {
     let mut problems = Vec::new();
     for (index, line) in document.text.lines().enumerate() {
         for quoted in line.split('`').skip(1).step_by(2) {
-            let is_path =
-                quoted.contains('/') && quoted.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-".contains(&b));
-            let folder = quoted.split_once('/').map_or("", |(folder, _)| folder);
-            let ours = files.iter().any(|source| source.file.split_once('/').is_some_and(|(top, _)| top == folder));
-            let below = format!("{}/", quoted.trim_end_matches('/'));
-            let there = files.iter().any(|source| source.file == quoted || source.file.starts_with(&below));
-            if is_path && ours && !there {
+            let plain = quoted.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte));
+            let Some((folder, _)) = quoted.split_once('/').filter(|_| plain) else { continue };
+            let begins = |start: &str| files.iter().any(|source| source.file.starts_with(start));
+            let named = ["", "src/"].into_iter().find(|above| begins(&format!("{above}{folder}/")));
+            let Some(path) = named.map(|above| format!("{above}{}", quoted.trim_end_matches('/'))) else { continue };
+            if !begins(&format!("{path}/")) && !files.iter().any(|source| source.file == path) {
                 problems.push(format!("{}:{}: names `{quoted}`, which is not there", document.file, index + 1));
             }
         }
@@ -147,10 +147,11 @@ fn undeclared(sources: &[Source], folder: &str, roots: &[&str]) -> Vec<String> {
             Some((parent, name)) => (vec![format!("{folder}{parent}.rs"), format!("{folder}{parent}/mod.rs")], name),
             None => (roots.iter().map(|root| format!("{folder}{root}.rs")).collect(), inside),
         };
-        let declared = |line: &str| line.trim_end_matches(';').ends_with(&format!("mod {name}")) && line.ends_with(';');
-        let mut lines =
-            sources.iter().filter(|source| parents.contains(&source.file)).flat_map(|source| source.text.lines());
-        if !lines.any(declared) {
+        let declares = |line: &str| line.ends_with(&format!("mod {name};"));
+        let declared = |source: &Source| parents.contains(&source.file) && source.text.lines().any(declares);
+        // A module may also be brought in by the path of its file, from wherever.
+        let brings = |line: &str| line.starts_with("#[path = \"") && line.ends_with(&format!("/{file}\"]"));
+        if !sources.iter().any(|source| declared(source) || source.text.lines().any(brings)) {
             problems.push(format!("{file}:1: is compiled by nobody: no `mod {name};` in {}", parents.join(" or ")));
         }
     }
@@ -239,9 +240,17 @@ mod shown_to_fail {
     #[test]
     fn a_document_that_names_what_is_gone_is_found() {
         let files = [source("src/domain/mod.rs", "")];
-        let document =
-            source("docs/x.md", "see `src/domain/mod.rs`, `src/domain/`\nand `src/gone.rs`, `application/json`");
-        assert_eq!(gone(&document, &files), ["docs/x.md:2: names `src/gone.rs`, which is not there"]);
+        let document = source(
+            "docs/x.md",
+            "see `src/domain/mod.rs`, `domain/`\nand `src/gone.rs`, `domain/gone.rs`, `application/json`",
+        );
+        assert_eq!(
+            gone(&document, &files),
+            [
+                "docs/x.md:2: names `src/gone.rs`, which is not there",
+                "docs/x.md:2: names `domain/gone.rs`, which is not there",
+            ]
+        );
     }
 
     #[test]
@@ -273,6 +282,8 @@ mod shown_to_fail {
             source("tests/b/mod.rs", ""),
             source("tests/d.rs", ""),
             source("tests/a/e.rs", ""),
+            source("tests/f.rs", ""),
+            source("src/g.rs", "#[path = \"../tests/f.rs\"]\nmod f;"),
         ];
         assert_eq!(
             undeclared(&files, "tests/", &["main"]),

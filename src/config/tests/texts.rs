@@ -85,6 +85,14 @@ fn many_problems_are_counted_but_not_kept() {
     assert!(problems.to_string().ends_with("\nand 900 more"));
 }
 
+#[test]
+fn no_crowd_of_warnings_hides_an_error() {
+    let rule = "  - { match: { path: /a }, permit: anyone }\n";
+    let Err(problems) = read(&format!("rules:\n{}bounds: 5\n", rule.repeat(200))) else { panic!() };
+    assert_eq!((problems.listed.len(), problems.omitted), (100, 100));
+    assert!(problems.listed.last().is_some_and(|problem| problem.severity == Severity::Error));
+}
+
 /// Pieces that configurations are made of, and some that they are not.
 fn pieces() -> impl Strategy<Value = String> {
     const WORDS: &str = "listen_grpc_store_redis_urls_issuers_issuer_audiences_jwks_keys_limits_units_window_by_rules\
