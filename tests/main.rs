@@ -6,3 +6,4 @@ mod deploy;
 mod provider;
 mod support;
 mod tidy;
+mod tokens;
