@@ -101,11 +101,10 @@ impl Process {
 
     /// The next line of standard output. Fails the test when it does not come within `within`.
     pub(crate) async fn line(&mut self, within: Duration) -> String {
-        match timeout(within, self.lines.recv()).await {
-            Ok(Some(line)) => line,
-            Ok(None) => panic!("{self} ended before it said anything more"),
-            Err(_) => panic!("{self} said nothing within {within:?}"),
-        }
+        let Ok(said) = timeout(within, self.lines.recv()).await else {
+            panic!("{self} said nothing within {within:?}")
+        };
+        said.unwrap_or_else(|| panic!("{self} ended before it said anything more"))
     }
 
     /// The process's id.
