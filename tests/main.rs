@@ -5,6 +5,7 @@
 mod api;
 mod deploy;
 mod provider;
+mod redis;
 mod support;
 mod tidy;
 mod tokens;
