@@ -2,7 +2,9 @@
 
 #![expect(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod api;
 mod deploy;
 mod provider;
 mod support;
 mod tidy;
+mod tokens;

@@ -46,7 +46,7 @@ impl DevIssuer {
     }
 
     /// Its public key, as a JWK (RFC 7518 §6.2.1).
-    fn public_key(&self) -> Value {
+    pub fn public_key(&self) -> Value {
         // An uncompressed point (SEC 1 §2.3.3): 4, x, y.
         let (x, y) = self.key.public_key().as_ref()[1..].split_at(32);
         json!({

@@ -1,6 +1,7 @@
 //! What the tests share: processes that end with the test, waiting with a deadline, and the peers themselves.
 
 pub(crate) mod oidc;
+pub(crate) mod server;
 
 use std::collections::VecDeque;
 use std::fmt;
