@@ -4,6 +4,7 @@
 
 mod api;
 mod deploy;
+mod program;
 mod provider;
 mod redis;
 mod support;

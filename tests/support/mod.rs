@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// How many lines of standard error are kept for the message of a test that fails.
-const COMPLAINTS_MAX: usize = 50;
+const COMPLAINTS_MAX: usize = 5_000;
 
 /// The repository's root.
 pub(crate) fn root() -> &'static Path {
@@ -50,6 +50,10 @@ pub(crate) fn tool(name: &str) -> PathBuf {
 pub(crate) enum Signal {
     /// Please end.
     Terminate,
+    /// Please end, as ctrl-C says it.
+    Interrupt,
+    /// Please read your configuration again.
+    Hangup,
     /// Stand still: connections stay open and nothing is answered.
     Stop,
     /// Go on after `Stop`.
@@ -60,6 +64,8 @@ impl Signal {
     const fn name(self) -> &'static str {
         match self {
             Self::Terminate => "TERM",
+            Self::Interrupt => "INT",
+            Self::Hangup => "HUP",
             Self::Stop => "STOP",
             Self::Continue => "CONT",
         }
@@ -108,6 +114,12 @@ impl Process {
         said.unwrap_or_else(|| panic!("{self} ended before it said anything more"))
     }
 
+    /// The last lines of standard error.
+    pub(crate) fn complaints(&self) -> String {
+        let complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        complaints.iter().fold(String::new(), |text, line| text + line + "\n")
+    }
+
     /// The process's id.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
@@ -129,8 +141,7 @@ impl Process {
 impl fmt::Display for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.name, self.child.id())?;
-        let complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
-        complaints.iter().try_for_each(|line| write!(f, "\n  {line}\n"))
+        self.complaints().lines().try_for_each(|line| write!(f, "\n  {line}"))
     }
 }
 
