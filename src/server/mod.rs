@@ -41,7 +41,7 @@ use crate::telemetry::{Telemetry, names};
 use crate::tokens::{Tokens, VERDICTS_MAX_DEFAULT};
 
 /// The largest gRPC message that is read. A batch of 1,000 questions with tokens of 4 KiB fits.
-const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// The largest header list of a call.
 const HEADER_BYTES_MAX: u32 = 32 * 1024;
@@ -128,10 +128,7 @@ impl Server {
             .build_v1()
             .map_err(|error| StartProblem::Configuration(format!("reflection: {error}")))?;
         let decisions = Decisions::new(Arc::clone(&parts.decider), replica, parts.stopping.clone());
-        let router = tonic::transport::Server::builder()
-            .max_concurrent_streams(STREAMS_MAX)
-            .http2_max_header_list_size(HEADER_BYTES_MAX)
-            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        let router = transport()
             .layer(parts.admission.clone())
             .add_service(DecisionServiceServer::new(decisions).max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(
@@ -272,6 +269,15 @@ fn guarded_redis(
         .map_err(|problem| StartProblem::Configuration(format!("store.redis: {problem}")))?;
     let bounds = guard::Bounds { deadline: *deadline, ..guard::Bounds::default() };
     Ok(Guard::new(Arc::new(store), Arc::clone(clock), bounds, telemetry))
+}
+
+/// HTTP/2 and gRPC with the bounds that every connection is held to. Here for the load test too, whose floor stands on
+/// it.
+pub fn transport() -> tonic::transport::Server {
+    tonic::transport::Server::builder()
+        .max_concurrent_streams(STREAMS_MAX)
+        .http2_max_header_list_size(HEADER_BYTES_MAX)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
 }
 
 async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartProblem> {
