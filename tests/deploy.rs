@@ -52,9 +52,9 @@ fn unknown_metrics(text: &str) -> Vec<String> {
 
 #[test]
 fn every_file_parses() {
-    let files = fs::read_dir(root().join("deploy")).unwrap().map(|entry| entry.unwrap().file_name());
-    let files: Vec<String> =
-        files.map(|name| name.into_string().unwrap()).filter(|name| name.ends_with(".yaml")).collect();
+    let paths = fs::read_dir(root().join("deploy")).unwrap().map(|entry| entry.unwrap().path());
+    let paths = paths.filter(|path| path.extension().is_some_and(|extension| extension == "yaml"));
+    let files: Vec<String> = paths.map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect();
     assert!(files.len() >= 3, "{files:?}");
     for file in files {
         assert!(!documents(&format!("deploy/{file}")).is_empty(), "{file} is empty");
@@ -110,9 +110,10 @@ fn ports_are_those_that_the_configuration_listens_on() {
     for port in container()["ports"].as_array().unwrap() {
         let name = port["name"].as_str().unwrap();
         assert_eq!(config["listen"][name], format!("0.0.0.0:{}", port["containerPort"]), "{name}");
-        let exposed = text_of("deploy/Dockerfile");
-        let exposed = exposed.lines().find_map(|line| line.strip_prefix("EXPOSE ")).unwrap();
-        assert!(exposed.split(' ').any(|exposed| *exposed == port["containerPort"].to_string()), "{name}");
+        let number = port["containerPort"].to_string();
+        let image = text_of("deploy/Dockerfile");
+        let exposed = image.lines().find_map(|line| line.strip_prefix("EXPOSE ")).unwrap();
+        assert!(exposed.split(' ').any(|exposed| exposed == number), "{name}");
     }
 }
 

@@ -2,8 +2,11 @@
 
 #![expect(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod api;
 mod deploy;
+mod program;
 mod provider;
+mod redis;
 mod support;
 mod tidy;
 mod tokens;

@@ -6,6 +6,7 @@ mod paths;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use crate::support::root;
@@ -38,6 +39,12 @@ struct Source {
     text: String,
 }
 
+impl Source {
+    fn is(&self, extension: &str) -> bool {
+        Path::new(&self.file).extension().is_some_and(|found| found == extension)
+    }
+}
+
 /// Every text file that is tracked, or new and not ignored.
 fn tracked() -> Vec<Source> {
     let listed = Command::new("git")
@@ -54,7 +61,7 @@ fn tracked() -> Vec<Source> {
 }
 
 fn rust() -> Vec<Source> {
-    let sources: Vec<Source> = tracked().into_iter().filter(|source| source.file.ends_with(".rs")).collect();
+    let sources: Vec<Source> = tracked().into_iter().filter(|source| source.is("rs")).collect();
     assert!(sources.iter().any(|source| source.file == "src/lib.rs"), "the sources were not found");
     sources
 }
@@ -147,8 +154,8 @@ fn undeclared(sources: &[Source], folder: &str, roots: &[&str]) -> Vec<String> {
             Some((parent, name)) => (vec![format!("{folder}{parent}.rs"), format!("{folder}{parent}/mod.rs")], name),
             None => (roots.iter().map(|root| format!("{folder}{root}.rs")).collect(), inside),
         };
-        let declares = |line: &str| line.ends_with(&format!("mod {name};"));
-        let declared = |source: &Source| parents.contains(&source.file) && source.text.lines().any(declares);
+        let names_it = |line: &str| line.ends_with(&format!("mod {name};"));
+        let declared = |source: &Source| parents.contains(&source.file) && source.text.lines().any(names_it);
         // A module may also be brought in by the path of its file, from wherever.
         let brings = |line: &str| line.starts_with("#[path = \"") && line.ends_with(&format!("/{file}\"]"));
         if !sources.iter().any(|source| declared(source) || source.text.lines().any(brings)) {
@@ -176,7 +183,7 @@ fn the_map_names_every_module_and_stays_short() {
 #[test]
 fn documents_name_only_files_that_are_there() {
     let files = tracked();
-    let documents = files.iter().filter(|source| source.file.ends_with(".md"));
+    let documents = files.iter().filter(|source| source.is("md"));
     assert_none(&documents.flat_map(|document| gone(document, &files)).collect::<Vec<_>>());
 }
 

@@ -1,5 +1,6 @@
 //! `tollgate serve`.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -22,6 +23,12 @@ pub(super) struct Arguments {
     /// Listens on loopback only.
     #[arg(long, conflicts_with = "config")]
     dev: bool,
+    /// Where --dev serves gRPC.
+    #[arg(long, requires = "dev", value_name = "ADDRESS")]
+    grpc: Option<SocketAddr>,
+    /// Where --dev serves metrics and probes.
+    #[arg(long, requires = "dev", value_name = "ADDRESS")]
+    admin: Option<SocketAddr>,
     /// What is logged, to standard error: a level, or a list such as `info,tollgate=debug`.
     #[arg(long, env = "TOLLGATE_LOG", value_name = "FILTER", default_value = "info")]
     log: String,
@@ -45,7 +52,10 @@ pub(super) fn run(arguments: Arguments) -> Done {
             life::run(server, Some(&file), &environment).await
         } else {
             let issuer = DevIssuer::new().map_err(|_| "the system has no randomness for a key".to_owned())?;
-            let config = dev::config(&issuer).map_err(|problems| problems.to_string())?;
+            let mut config = dev::config(&issuer).map_err(|problems| problems.to_string())?;
+            config.listen.grpc = arguments.grpc.unwrap_or(config.listen.grpc);
+            config.listen.admin = arguments.admin.unwrap_or(config.listen.admin);
+            only_here(&config)?;
             let server = start(config, clock, &replica).await?;
             let token = issuer
                 .token("alice", "orders:read", clock.now().wall)
@@ -57,6 +67,16 @@ pub(super) fn run(arguments: Arguments) -> Done {
         let drained = drained.map_err(|error| format!("cannot listen to signals: {error}"))?;
         Ok(if drained { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     })
+}
+
+/// Whoever reaches a server that was started with --dev could use its sample policy as an open door.
+fn only_here(config: &Config) -> Result<(), String> {
+    for (option, address) in [("--grpc", config.listen.grpc), ("--admin", config.listen.admin)] {
+        if !address.ip().is_loopback() {
+            return Err(format!("{option}: --dev listens on loopback only, such as 127.0.0.1:0; found {address}"));
+        }
+    }
+    Ok(())
 }
 
 async fn start(config: Config, clock: SystemClock, replica: &str) -> Result<Server, String> {

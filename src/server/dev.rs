@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use super::Server;
-use crate::config::{self, Config, Problems};
+use crate::config::{self, Config, Listen, Problems};
 use crate::domain::time::Micros;
 
 /// The sample configuration. JSON is YAML, so the issuer's key is put in as it is.
@@ -46,7 +46,7 @@ impl DevIssuer {
     }
 
     /// Its public key, as a JWK (RFC 7518 §6.2.1).
-    fn public_key(&self) -> Value {
+    pub fn public_key(&self) -> Value {
         // An uncompressed point (SEC 1 §2.3.3): 4, x, y.
         let (x, y) = self.key.public_key().as_ref()[1..].split_at(32);
         json!({
@@ -99,7 +99,7 @@ export TOLLGATE_TOKEN={token}
 
 Ask whether her call may go on. Five times in 30 seconds it may, the sixth time a quota refuses:
 
-cargo run --release -q -- decide GET /orders/1
+cargo run --release -q -- decide{url} GET /orders/1
 
 The same with grpcurl:
 
@@ -108,6 +108,7 @@ grpcurl -plaintext -d '{{"credential": {{"bearerToken": "'$TOLLGATE_TOKEN'"}}, "
 Other questions to try:  decide GET /public/x   decide GET /admin/x   decide GET /orders/../admin   (--explain says why)
 "#,
         version = env!("CARGO_PKG_VERSION"),
+        url = if *grpc == Listen::default().grpc { String::new() } else { format!(" --url http://{grpc}") },
     )
 }
 

@@ -1,6 +1,7 @@
 //! What the tests share: processes that end with the test, waiting with a deadline, and the peers themselves.
 
 pub(crate) mod oidc;
+pub(crate) mod redis;
 pub(crate) mod server;
 
 use std::collections::VecDeque;
@@ -19,7 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// How many lines of standard error are kept for the message of a test that fails.
-const COMPLAINTS_MAX: usize = 50;
+const COMPLAINTS_MAX: usize = 5_000;
 
 /// The repository's root.
 pub(crate) fn root() -> &'static Path {
@@ -49,6 +50,10 @@ pub(crate) fn tool(name: &str) -> PathBuf {
 pub(crate) enum Signal {
     /// Please end.
     Terminate,
+    /// Please end, as ctrl-C says it.
+    Interrupt,
+    /// Please read your configuration again.
+    Hangup,
     /// Stand still: connections stay open and nothing is answered.
     Stop,
     /// Go on after `Stop`.
@@ -59,6 +64,8 @@ impl Signal {
     const fn name(self) -> &'static str {
         match self {
             Self::Terminate => "TERM",
+            Self::Interrupt => "INT",
+            Self::Hangup => "HUP",
             Self::Stop => "STOP",
             Self::Continue => "CONT",
         }
@@ -101,11 +108,16 @@ impl Process {
 
     /// The next line of standard output. Fails the test when it does not come within `within`.
     pub(crate) async fn line(&mut self, within: Duration) -> String {
-        match timeout(within, self.lines.recv()).await {
-            Ok(Some(line)) => line,
-            Ok(None) => panic!("{self} ended before it said anything more"),
-            Err(_) => panic!("{self} said nothing within {within:?}"),
-        }
+        let Ok(said) = timeout(within, self.lines.recv()).await else {
+            panic!("{self} said nothing within {within:?}")
+        };
+        said.unwrap_or_else(|| panic!("{self} ended before it said anything more"))
+    }
+
+    /// The last lines of standard error.
+    pub(crate) fn complaints(&self) -> String {
+        let complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        complaints.iter().fold(String::new(), |text, line| text + line + "\n")
     }
 
     /// The process's id.
@@ -129,8 +141,7 @@ impl Process {
 impl fmt::Display for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.name, self.child.id())?;
-        let complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
-        complaints.iter().try_for_each(|line| write!(f, "\n  {line}\n"))
+        self.complaints().lines().try_for_each(|line| write!(f, "\n  {line}"))
     }
 }
 

@@ -118,7 +118,7 @@ impl Oidc {
         let mut process = Process::start(command, REMEDY);
         let ready = process.line(START_MAX).await;
         let ready: Value = serde_json::from_str(&ready).expect("its first line is JSON");
-        self.issuer = ready["issuer"].as_str().expect("it names its issuer").to_owned();
+        ready["issuer"].as_str().expect("it names its issuer").clone_into(&mut self.issuer);
         self.port = ready["port"].as_u64().and_then(|port| port.try_into().ok()).expect("it names its port");
         self.process = Some(process);
     }

@@ -31,7 +31,7 @@ const HOMES: [(&str, &[&str]); 16] = [
     ("tonic_health", &["server"]),
     ("tonic_reflection", &["server"]),
     ("prost", &["api", "server", "lib"]),
-    ("prost_types", &["api", "cli", "server", "lib"]),
+    ("prost_types", &["api", "server", "cli", "lib"]),
     ("axum", &["api", "server"]),
     ("redis", &["stores", "quotas", "tokens", "revocation"]),
     ("dashmap", &["stores", "quotas", "tokens", "revocation"]),

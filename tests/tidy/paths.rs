@@ -129,12 +129,12 @@ impl Reader {
     }
 
     fn find(&mut self, path: Vec<String>, at: &TokenTree) {
-        let segments = self.from_root(path);
+        let segments = self.rooted(path);
         self.found.push(Named { segments, line: at.span().start().line });
     }
 
     /// The path as seen from the crate's root, where it leads into the crate.
-    fn from_root(&self, path: Vec<String>) -> Vec<String> {
+    fn rooted(&self, path: Vec<String>) -> Vec<String> {
         let supers = path.iter().skip_while(|segment| *segment == "self").take_while(|segment| *segment == "super");
         let supers = supers.count();
         let selves = usize::from(path.first().is_some_and(|first| first == "self"));

@@ -9,52 +9,49 @@
 -- first; integers of 8 bytes. The epoch changes when leases taken so far lose their hold on the charges. Numbers are
 -- exact below 2^53. A refusal and a peek write nothing.
 --
--- The answer has four integers a counter: 0, 1 or 2 for granted, short or never; units granted or the time to wait;
--- units left; the time until some return.
-local pack, unpack, sub, floor = struct.pack, struct.unpack, string.sub, math.floor
-local HEAD, ENTRY = '<I8I8I8I8', '<I8I8'
+-- The answer is packed too, which is cheaper than an array, with four integers a counter: 0, 1 or 2 for granted, short
+-- or never; units granted or the time to wait; units left; the time until some return.
+local call, pack, unpack, sub, floor = redis.call, struct.pack, struct.unpack, string.sub, math.floor
+local FOUR, ENTRY = '<I8I8I8I8', '<I8I8'
 local SLACK_MS = 1000
-
--- The same charges under another width, none of them earlier than it was.
-local function recut(raw, width)
-  local old, latest, total, epoch = unpack(HEAD, raw)
-  local body, last, sum = '', nil, 0
-  for pos = 33, #raw, 16 do
-    local index, units = unpack(ENTRY, raw, pos)
-    index = floor(((index + 1) * old - 1) / width)
-    if last and last ~= index then
-      body = body .. pack(ENTRY, last, sum)
-      sum = 0
-    end
-    last, sum = index, sum + units
-  end
-  if last then body = body .. pack(ENTRY, last, sum) end
-  return pack(HEAD, width, latest, total, math.max(epoch + 1, latest)) .. body
-end
 
 local now
 if ARGV[1] == '' then
-  local time = redis.call('TIME')
+  local time = call('TIME')
   now = time[1] * 1000000 + time[2]
 else
   now = tonumber(ARGV[1])
 end
 
-local consume, leases = ARGV[2] == 'c', #ARGV - 2
-local states, lives, records, holds = {}, {}, {}, {}
-local before, after = {}, {}
+local asked, consume = #ARGV - 2, ARGV[2] == 'c'
+-- What to answer if all grant, and if one refuses. What to write: key, value and life in turns.
+local spent, unspent, writes, lease = '', '', nil, asked
+-- The states that counters of this very call have by now.
+local states = asked > 1 and {}
 
-for i = 1, #ARGV - 2 do
+for i = 1, asked do
   local width, parts, limit, at_least, at_most, hold = unpack('<I8I8I8I8I8I8', ARGV[i + 2])
   local key = KEYS[i]
-  local raw = states[key] or redis.call('GET', key)
+  local raw = states and states[key] or call('GET', key)
   local latest, total, epoch, from, size = now, 0, now, 33, 0
+  local keeps_life = raw
   if raw then
     local cut
-    cut, latest, total, epoch = unpack(HEAD, raw)
+    cut, latest, total, epoch = unpack(FOUR, raw)
     if cut ~= width then
-      raw = recut(raw, width)
-      cut, latest, total, epoch = unpack(HEAD, raw)
+      -- The same charges under another width, none of them earlier than it was.
+      local body, last, sum = '', nil, 0
+      for pos = 33, #raw, 16 do
+        local index, units = unpack(ENTRY, raw, pos)
+        index = floor(((index + 1) * cut - 1) / width)
+        if last and last ~= index then
+          body, sum = body .. pack(ENTRY, last, sum), 0
+        end
+        last, sum = index, sum + units
+      end
+      if last then body = body .. pack(ENTRY, last, sum) end
+      epoch, keeps_life = math.max(epoch + 1, latest), false
+      raw = pack(FOUR, width, latest, total, epoch) .. body
     end
     if latest < now then latest = now end
     size = #raw
@@ -75,9 +72,9 @@ for i = 1, #ARGV - 2 do
   if left < 0 then left = 0 end
   local outcome, value = 0, 0
   if at_least > limit then
-    outcome = 2
+    outcome, consume = 2, false
   elseif at_least > left then
-    outcome = 1
+    outcome, consume = 1, false
     local freed, pos, index, units = 0, from, nil, nil
     repeat
       index, units = unpack(ENTRY, raw, pos)
@@ -90,52 +87,64 @@ for i = 1, #ARGV - 2 do
     if value > at_most then value = at_most end
     if value < at_least then value = at_least end
   end
+  local returns = first and (first + parts + 1) * width - now or 0
 
-  local out = 4 * i
-  before[out - 3], before[out - 2], before[out - 1] = outcome, value, left
-  before[out] = first and (first + parts + 1) * width - now or 0
-  after[out - 3], after[out - 2], after[out - 1], after[out] = outcome, value, left, before[out]
-  if outcome ~= 0 then consume = false end
-
-  if hold > 0 then leases = leases + 1 end
+  if hold > 0 then lease = lease + 1 end
   if consume and value > 0 then
-    local index = floor((latest + hold) / width)
+    local index, units = floor((latest + hold) / width), value
     local last, pos, head, tail = index, size - 15, '', ''
-    local units = value
     if first then
-      while pos >= from do
-        local at, charged = unpack(ENTRY, raw, pos)
-        if at > last then last = at end
-        if at == index then
-          units, tail = units + charged, sub(raw, pos + 16)
-          pos = pos - 16
-          break
-        elseif at < index then
-          tail = sub(raw, pos + 16)
-          break
-        end
-        pos = pos - 16
-        if pos < from then tail = sub(raw, from) end
+      local at, charged = unpack(ENTRY, raw, pos)
+      if at < index then
+        keeps_life = false
+      else
+        last = at
       end
-      head = sub(raw, from, pos + 15)
+      while at > index and pos > from do
+        pos = pos - 16
+        at, charged = unpack(ENTRY, raw, pos)
+      end
+      -- The entry at pos is the last one not after this, if there is one.
+      if at == index then
+        units, head, tail = units + charged, sub(raw, from, pos - 1), sub(raw, pos + 16)
+      elseif at < index then
+        head, tail = sub(raw, from, pos + 15), sub(raw, pos + 16)
+      else
+        tail = sub(raw, from)
+      end
+    else
+      keeps_life = false
     end
-    states[key] = pack(HEAD, width, latest, total + value, epoch) .. head .. pack(ENTRY, index, units) .. tail
-    lives[key] = math.ceil(((last + parts + 1) * width - latest) / 1000) + SLACK_MS
+    local state = pack(FOUR, width, latest, total + value, epoch) .. head .. pack(ENTRY, index, units) .. tail
+    local life = not keeps_life and math.ceil(((last + parts + 1) * width - latest) / 1000) + SLACK_MS
+    if writes then
+      local n = #writes
+      writes[n + 1], writes[n + 2], writes[n + 3] = key, state, life
+    else
+      writes = { key, state, life }
+    end
+    if states then states[key] = state end
     if hold > 0 then
-      local lease = KEYS[leases]
-      records[lease] = pack('<I8I8I8I8', index, value, latest + hold, epoch)
-      holds[lease] = math.ceil(hold / 1000) + SLACK_MS
+      local n = #writes
+      writes[n + 1], writes[n + 2] = KEYS[lease], pack(FOUR, index, value, latest + hold, epoch)
+      writes[n + 3] = math.ceil(hold / 1000) + SLACK_MS
     end
     if not first or index < first then first = index end
-    after[out - 1], after[out] = left - value, (first + parts + 1) * width - now
+    spent = spent .. pack(FOUR, outcome, value, left - value, (first + parts + 1) * width - now)
+    -- A counter that is asked alone has granted for good.
+    if states then unspent = unspent .. pack(FOUR, outcome, value, left, returns) end
+  else
+    local looked = pack(FOUR, outcome, value, left, returns)
+    spent, unspent = spent .. looked, unspent .. looked
   end
 end
 
-if not consume then return before end
-for key, state in pairs(states) do
-  redis.call('SET', key, state, 'PX', lives[key])
+if not consume then return unspent end
+for n = 1, writes and #writes or 0, 3 do
+  if writes[n + 2] then
+    call('SET', writes[n], writes[n + 1], 'PX', writes[n + 2])
+  else
+    call('SET', writes[n], writes[n + 1], 'KEEPTTL')
+  end
 end
-for key, record in pairs(records) do
-  redis.call('SET', key, record, 'PX', holds[key])
-end
-return after
+return spent

@@ -111,8 +111,8 @@ impl RedisStore {
             Mode::Peek => b"p".into(),
         });
         call.args.extend(requests.iter().map(packed));
-        let numbers = self.run(&self.scripts.acquire, &call).await?;
-        grants(&numbers, requests.len()).ok_or(Away { because: AwayCause::Garbled })
+        let answer = self.run(&self.scripts.acquire, &call).await?;
+        grants(&answer, requests.len()).ok_or(Away { because: AwayCause::Garbled })
     }
 
     async fn settle_later(&self, settlements: Settlements, now: Moment) -> Result<(), Away> {
@@ -131,7 +131,7 @@ impl RedisStore {
     }
 
     /// Runs a script, by its digest where the server knows it.
-    async fn run(&self, code: &Code, call: &Call) -> Result<Vec<i64>, Away> {
+    async fn run(&self, code: &Code, call: &Call) -> Result<Vec<u8>, Away> {
         let mut line = self.link.line().await?;
         let outcome = match ask(&call.by_digest(code), &mut line.connection).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
@@ -205,8 +205,8 @@ impl Call {
     }
 }
 
-/// The numbers that a script answers with.
-async fn ask(command: &Cmd, connection: &mut MultiplexedConnection) -> Result<Vec<i64>, RedisError> {
+/// The bytes that a script answers with.
+async fn ask(command: &Cmd, connection: &mut MultiplexedConnection) -> Result<Vec<u8>, RedisError> {
     command.query_async(connection).await
 }
 
@@ -233,22 +233,22 @@ fn packed(request: &Request) -> Vec<u8> {
 }
 
 /// Four numbers for each counter; nothing where they make no sense.
-fn grants(numbers: &[i64], counters: usize) -> Option<Grants> {
-    if numbers.len() != 4 * counters {
+fn grants(answer: &[u8], counters: usize) -> Option<Grants> {
+    let (numbers, rest) = answer.as_chunks::<8>();
+    let (quads, odd) = numbers.as_chunks::<4>();
+    if quads.len() != counters || !odd.is_empty() || !rest.is_empty() {
         return None;
     }
-    numbers.chunks_exact(4).map(|numbers| grant(numbers.try_into().ok()?)).collect()
+    quads.iter().map(|quad| grant(quad.map(u64::from_le_bytes))).collect()
 }
 
-fn grant([outcome, value, remaining, reset_after]: [i64; 4]) -> Option<Grant> {
-    let value = u64::try_from(value).ok()?;
+fn grant([outcome, value, remaining, reset_after]: [u64; 4]) -> Option<Grant> {
     let outcome = match outcome {
         0 => Outcome::Granted { units: value },
         1 => Outcome::Short { retry_after: Micros(value) },
         2 => Outcome::Never,
         _ => return None,
     };
-    let (remaining, reset_after) = (u64::try_from(remaining).ok()?, u64::try_from(reset_after).ok()?);
     Some(Grant { outcome, remaining, reset_after: Micros(reset_after) })
 }
 
@@ -324,12 +324,14 @@ mod tests {
 
     #[test]
     fn an_answer_that_makes_no_sense_is_not_taken_for_one() {
-        let wait = Outcome::Short { retry_after: Micros(7) };
-        assert_eq!(grant([1, 7, 0, 3]), Some(Grant { outcome: wait, remaining: 0, reset_after: Micros(3) }));
-        assert_eq!(grant([3, 7, 0, 3]), None);
-        assert_eq!(grant([0, -1, 0, 3]), None);
-        assert_eq!(grants(&[0, 1, 2, 3], 2), None);
-        assert_eq!(grants(&[0, 1, 2, 3, 0, 1, 2], 1), None);
+        let answer = |numbers: &[u64]| numbers.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<u8>>();
+        let short = Grant { outcome: Outcome::Short { retry_after: Micros(7) }, remaining: 0, reset_after: Micros(3) };
+        assert_eq!(grants(&answer(&[1, 7, 0, 3]), 1).as_deref(), Some(&[short][..]));
+        assert_eq!(grants(&answer(&[3, 7, 0, 3]), 1), None);
+        assert_eq!(grants(&answer(&[0, 1, 2, 3]), 2), None);
+        assert_eq!(grants(&answer(&[0, 1, 2, 3, 0, 1, 2]), 1), None);
+        assert_eq!(grants(&answer(&[0, 1, 2, 3])[1..], 1), None);
+        assert_eq!(grants(&[&answer(&[0, 1, 2, 3])[..], b"x"].concat(), 1), None);
     }
 
     #[test]

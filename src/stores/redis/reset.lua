@@ -8,4 +8,4 @@ if raw then
   local state = struct.pack(HEAD, width, latest, 0, math.max(epoch + 1, latest))
   redis.call('SET', KEYS[1], state, 'KEEPTTL')
 end
-return {}
+return ''

@@ -52,4 +52,4 @@ for i = 1, #ARGV - 1 do
     redis.call('DEL', lease)
   end
 end
-return {}
+return ''
