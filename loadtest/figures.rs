@@ -7,7 +7,7 @@ use tollgate::domain::time::Micros;
 /// What whoever asks has seen.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tally {
-    /// Decisions that came, each of them an allow.
+    /// Answers that came. Whoever reads them has made sure that they allow; ghz does not, so the server's count must.
     pub decisions: u64,
     /// How long asking went on.
     pub took: Duration,
@@ -55,7 +55,7 @@ impl Account {
             let (allowed, other) = (allowed - allowed_before, other - other_before);
             if (allowed, other) != (decisions, 0) {
                 return Err(format!(
-                    "{decisions} allows came, but the server counted {allowed} and {other} other decisions"
+                    "{decisions} answers came; the server counted {allowed} allows and {other} other decisions"
                 ));
             }
         }

@@ -150,3 +150,199 @@ fn granted(limit: Arc<Limit>, Grant { outcome, remaining, reset_after }: Grant) 
 const fn unknown(limit: Arc<Limit>, verdict: QuotaVerdict) -> QuotaState {
     QuotaState { limit, verdict, remaining: 0, reset_after: Micros::ZERO }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::decide::ports::{AwayCause, Settlements};
+    use crate::domain::window::{Counter, Frame};
+
+    const NOW: Moment = Moment { wall: Micros::ZERO, steady: Micros::from_secs(1_000) };
+
+    /// The pure core for a store, which goes away when told.
+    #[derive(Default)]
+    struct Core {
+        counters: Mutex<Vec<(CounterKey, Counter)>>,
+        away: bool,
+        waits: bool,
+    }
+
+    impl Core {
+        fn grants(&self, requests: &Requests, mode: Mode, now: Moment) -> Result<Grants, Away> {
+            if self.away {
+                return Err(Away { because: AwayCause::Unreachable });
+            }
+            let mut counters = self.counters.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut each = |charge: bool| -> Grants {
+                let one = |Request { limit, key, terms }: &Request| {
+                    let frame = Frame::of(limit);
+                    let place = counters.iter().position(|(known, _)| known == key).unwrap_or_else(|| {
+                        counters.push((key.clone(), Counter::new(frame, Micros::ZERO)));
+                        counters.len() - 1
+                    });
+                    let counter = &mut counters[place].1;
+                    if charge {
+                        counter.acquire(frame, *terms, now.steady)
+                    } else {
+                        counter.look(frame, *terms, now.steady)
+                    }
+                };
+                requests.iter().map(one).collect()
+            };
+            let looked = each(false);
+            let all = looked.iter().all(|grant| matches!(grant.outcome, Outcome::Granted { .. }));
+            Ok(if all && mode == Mode::Consume { each(true) } else { looked })
+        }
+    }
+
+    impl QuotaStore for Core {
+        fn acquire(&self, requests: Requests, mode: Mode, now: Moment) -> Answer<'_, Result<Grants, Away>> {
+            let answer = self.grants(&requests, mode, now);
+            if self.waits { Answer::later(async { answer }) } else { Answer::Now(answer) }
+        }
+
+        fn settle(&self, _: Settlements, _: Moment) -> Answer<'_, Result<(), Away>> {
+            Answer::Now(Ok(()))
+        }
+
+        fn reset(&self, _: Arc<Limit>, _: CounterKey) -> Answer<'_, Result<(), Away>> {
+            Answer::Now(Ok(()))
+        }
+    }
+
+    fn limit(name: &str, units: u64, when_away: WhenAway) -> Arc<Limit> {
+        Arc::new(Limit { name: name.to_owned(), units, window: Micros::from_secs(32), by: Vec::new(), when_away })
+    }
+
+    fn charge(limit: &Arc<Limit>, units: u64) -> Charge {
+        Charge { limit: Arc::clone(limit), key: CounterKey::new(&limit.name), units }
+    }
+
+    fn desk(core: Core) -> QuotaDesk {
+        QuotaDesk::new(Arc::new(core))
+    }
+
+    fn now(answer: Answer<'_, Payment>) -> Payment {
+        match answer {
+            Answer::Now(payment) => payment,
+            Answer::Later(_) => unreachable!("the store answers at once"),
+        }
+    }
+
+    fn pay(desk: &QuotaDesk, charges: impl IntoIterator<Item = Charge>) -> Payment {
+        now(desk.pay(charges.into_iter().collect(), NOW))
+    }
+
+    fn told(payment: &Payment) -> Vec<(QuotaVerdict, u64)> {
+        payment.states.iter().map(|state| (state.verdict, state.remaining)).collect()
+    }
+
+    #[test]
+    fn all_charges_are_paid_or_none() {
+        let desk = desk(Core::default());
+        let (small, large) = (limit("small", 3, WhenAway::Deny), limit("large", 10, WhenAway::Deny));
+        let paid = pay(&desk, [charge(&large, 2), charge(&small, 2)]);
+        assert_eq!((paid.reason, paid.asked), (Reason::Allowed, false));
+        assert_eq!(told(&paid), [(QuotaVerdict::Granted, 8), (QuotaVerdict::Granted, 1)]);
+        let refused = pay(&desk, [charge(&large, 2), charge(&small, 2)]);
+        assert_eq!(refused.reason, Reason::QuotaExceeded);
+        assert_eq!(
+            told(&refused),
+            [(QuotaVerdict::Granted, 8), (QuotaVerdict::Short { retry_after: Micros::from_secs(33) }, 1)]
+        );
+        assert_eq!(refused.states[0].limit.name, "large");
+    }
+
+    #[test]
+    fn a_peek_tells_the_same_and_pays_nothing() {
+        let desk = desk(Core::default());
+        let small = limit("small", 3, WhenAway::Deny);
+        for _ in 0..2 {
+            let peeked = now(desk.peek([charge(&small, 3)].into_iter().collect(), NOW));
+            assert_eq!((peeked.reason, told(&peeked)), (Reason::Allowed, vec![(QuotaVerdict::Granted, 3)]));
+        }
+    }
+
+    #[test]
+    fn what_costs_more_than_the_limit_is_never_paid_and_neither_is_what_stands_beside_it() {
+        let desk = desk(Core::default());
+        let (small, large) = (limit("small", 3, WhenAway::Deny), limit("large", 10, WhenAway::Deny));
+        let refused = pay(&desk, [charge(&large, 2), charge(&small, 4)]);
+        assert_eq!(refused.reason, Reason::QuotaExceeded);
+        assert_eq!(told(&refused), [(QuotaVerdict::Granted, 10), (QuotaVerdict::Never, 0)]);
+        assert_eq!(told(&pay(&desk, [charge(&large, 1)])), [(QuotaVerdict::Granted, 9)]);
+        // Nobody needs to be asked for that alone, so it is known even when nobody can be.
+        let away = self::desk(Core { away: true, ..Core::default() });
+        assert_eq!(told(&pay(&away, [charge(&small, u64::MAX)])), [(QuotaVerdict::Never, 0)]);
+    }
+
+    #[test]
+    fn charges_to_the_same_counter_are_paid_together() {
+        let desk = desk(Core::default());
+        let small = limit("small", 5, WhenAway::Deny);
+        let paid = pay(&desk, [charge(&small, 2), charge(&small, 2)]);
+        assert_eq!(told(&paid), [(QuotaVerdict::Granted, 1), (QuotaVerdict::Granted, 1)]);
+        assert_eq!(told(&pay(&desk, [charge(&small, 3), charge(&small, 3)])), [(QuotaVerdict::Never, 0); 2]);
+        assert_eq!(told(&pay(&desk, [charge(&small, u64::MAX), charge(&small, 1)])), [(QuotaVerdict::Never, 0); 2]);
+        assert_eq!(told(&pay(&desk, [charge(&small, 1)])), [(QuotaVerdict::Granted, 0)]);
+    }
+
+    #[test]
+    fn a_store_that_is_away_leads_to_what_the_limits_say() {
+        let desk = desk(Core { away: true, ..Core::default() });
+        let (allows, denies) = (limit("allows", 3, WhenAway::Allow), limit("denies", 3, WhenAway::Deny));
+        let away = (QuotaVerdict::Away, 0);
+        let paid = pay(&desk, [charge(&allows, 1)]);
+        assert_eq!((paid.reason, told(&paid)), (Reason::Allowed, vec![away]));
+        let refused = pay(&desk, [charge(&allows, 1), charge(&denies, 1)]);
+        assert_eq!((refused.reason, told(&refused)), (Reason::StoreAway, vec![away; 2]));
+        // A cost that never fits is refused whoever is away.
+        let never = pay(&desk, [charge(&allows, 1), charge(&allows_less(), 4)]);
+        assert_eq!((never.reason, told(&never)), (Reason::QuotaExceeded, vec![away, (QuotaVerdict::Never, 0)]));
+    }
+
+    fn allows_less() -> Arc<Limit> {
+        limit("allows-less", 3, WhenAway::Allow)
+    }
+
+    #[test]
+    fn nothing_to_pay_is_paid() {
+        let paid = pay(&desk(Core { away: true, ..Core::default() }), []);
+        assert_eq!((paid.reason, paid.states.len(), paid.asked), (Reason::Allowed, 0, false));
+    }
+
+    #[tokio::test]
+    async fn a_store_that_has_to_be_waited_for_counts_as_asked() {
+        let desk = desk(Core { waits: true, ..Core::default() });
+        let answer = desk.pay([charge(&limit("small", 3, WhenAway::Deny), 1)].into_iter().collect(), NOW);
+        assert!(matches!(answer, Answer::Later(_)));
+        let paid = answer.get().await;
+        assert_eq!((paid.reason, paid.asked), (Reason::Allowed, true));
+    }
+
+    proptest! {
+        /// Whatever is charged, however often a counter is named: no counter gives more than its limit.
+        #[test]
+        fn no_bill_takes_more_than_there_is(
+            bills in prop::collection::vec(prop::collection::vec((0..3_usize, 1..6_u64), 0..6), 1..20),
+        ) {
+            let desk = desk(Core::default());
+            let limits = ["a", "b", "c"].map(|name| limit(name, 8, WhenAway::Deny));
+            let mut spent = [0; 3];
+            for bill in bills {
+                let payment = pay(&desk, bill.iter().map(|&(which, units)| charge(&limits[which], units)));
+                prop_assert_eq!(payment.states.len(), bill.len());
+                if payment.reason == Reason::Allowed {
+                    for (which, units) in bill {
+                        spent[which] += units;
+                    }
+                }
+                prop_assert!(spent.iter().all(|&units| units <= 8), "{:?}", spent);
+            }
+        }
+    }
+}

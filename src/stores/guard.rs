@@ -291,3 +291,200 @@ fn jittered(rest: Micros) -> Micros {
     let random = u64::from(RandomState::new().hash_one(()).to_le_bytes()[0]);
     Micros((rest.0 / 4).saturating_mul(3).saturating_add(rest.0 / 512 * random))
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use std::sync::atomic::AtomicU64;
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::domain::time::Moment;
+
+    const UNREACHABLE: Away = Away { because: AwayCause::Unreachable };
+    const RESTING: Away = Away { because: AwayCause::Resting };
+
+    #[derive(Default)]
+    struct HandClock(AtomicU64);
+
+    impl HandClock {
+        fn pass(&self, time: Micros) {
+            self.0.fetch_add(time.0, Ordering::Relaxed);
+        }
+    }
+
+    impl Clock for HandClock {
+        fn now(&self) -> Moment {
+            Moment { wall: Micros::ZERO, steady: Micros(self.0.load(Ordering::Relaxed)) }
+        }
+    }
+
+    /// Answers as told, to as many calls as it is let.
+    struct Told {
+        answer: Mutex<Result<(), Away>>,
+        lets: Semaphore,
+        asked: AtomicUsize,
+        at_once: bool,
+    }
+
+    impl Told {
+        fn new(at_once: bool) -> Arc<Self> {
+            let lets = Semaphore::new(Semaphore::MAX_PERMITS);
+            Arc::new(Self { answer: Mutex::new(Ok(())), lets, asked: AtomicUsize::new(0), at_once })
+        }
+
+        fn tell(&self, answer: Result<(), Away>) {
+            *self.answer.lock().unwrap() = answer;
+        }
+
+        fn hang(&self) {
+            self.lets.forget_permits(Semaphore::MAX_PERMITS);
+        }
+
+        fn asked(&self) -> usize {
+            self.asked.load(Ordering::Relaxed)
+        }
+
+        fn answer(&self) -> Answer<'_, Result<(), Away>> {
+            if self.at_once {
+                return Answer::Now(self.answer.lock().unwrap().clone());
+            }
+            Answer::later(async {
+                self.asked.fetch_add(1, Ordering::Relaxed);
+                self.lets.acquire().await.unwrap().forget();
+                self.answer.lock().unwrap().clone()
+            })
+        }
+    }
+
+    impl QuotaStore for Told {
+        fn acquire(&self, _: Requests, _: Mode, _: Moment) -> Answer<'_, Result<Grants, Away>> {
+            self.answer().then(|answer| Answer::Now(answer.map(|()| Grants::new())))
+        }
+
+        fn settle(&self, _: Settlements, _: Moment) -> Answer<'_, Result<(), Away>> {
+            self.answer()
+        }
+
+        fn reset(&self, _: Arc<Limit>, _: CounterKey) -> Answer<'_, Result<(), Away>> {
+            self.answer()
+        }
+    }
+
+    struct Bench {
+        told: Arc<Told>,
+        clock: Arc<HandClock>,
+        telemetry: Telemetry,
+        guard: Guard,
+    }
+
+    impl Bench {
+        fn new(at_once: bool) -> Self {
+            let (told, clock, telemetry) = (Told::new(at_once), Arc::<HandClock>::default(), Telemetry::new().unwrap());
+            let bounds =
+                Bounds { deadline: Micros::from_millis(20), waiting_max: 3, failures_max: 3, ..Bounds::default() };
+            let guard = Guard::new(Arc::<Told>::clone(&told), Arc::<HandClock>::clone(&clock), bounds, &telemetry);
+            Self { told, clock, telemetry, guard }
+        }
+
+        async fn ask(&self) -> Result<(), Away> {
+            self.begin().get().await.map(|_| ())
+        }
+
+        fn begin(&self) -> Answer<'_, Result<Grants, Away>> {
+            self.guard.acquire(Requests::new(), Mode::Consume, self.clock.now())
+        }
+
+        async fn wear_out(&self) {
+            self.told.tell(Err(UNREACHABLE));
+            for _ in 0..3 {
+                assert_eq!(self.guard.health(), Ok(()));
+                assert_eq!(self.ask().await, Err(UNREACHABLE));
+            }
+        }
+
+        fn shows(&self, line: &str) {
+            let text = self.telemetry.render();
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_store_that_fails_again_and_again_rests_and_is_then_tried_by_one_call_at_a_time() {
+        let bench = Bench::new(false);
+        bench.wear_out().await;
+        assert_eq!(bench.guard.health(), Err(UNREACHABLE));
+        bench.shows("tollgate_store_up 0");
+        assert_eq!((bench.ask().await, bench.told.asked()), (Err(RESTING), 3));
+        bench.clock.pass(Micros::from_millis(740));
+        assert_eq!((bench.ask().await, bench.told.asked()), (Err(RESTING), 3));
+        bench.clock.pass(Micros::from_millis(520));
+        // The trial fails, so it rests again.
+        assert_eq!((bench.ask().await, bench.told.asked()), (Err(UNREACHABLE), 4));
+        assert_eq!((bench.ask().await, bench.told.asked()), (Err(RESTING), 4));
+        bench.clock.pass(Micros::from_millis(1_260));
+        let trial = bench.begin();
+        assert_eq!(bench.ask().await, Err(RESTING));
+        bench.told.tell(Ok(()));
+        assert!(trial.get().await.is_ok());
+        assert_eq!((bench.ask().await, bench.guard.health()), (Ok(()), Ok(())));
+        bench.shows("tollgate_store_up 1");
+        bench.shows(r#"tollgate_store_failures_total{cause="unreachable"} 4"#);
+        bench.shows(r#"tollgate_store_failures_total{cause="resting"} 4"#);
+    }
+
+    #[tokio::test]
+    async fn failures_with_successes_between_them_make_nothing_rest() {
+        let bench = Bench::new(false);
+        for _ in 0..5 {
+            bench.told.tell(Err(UNREACHABLE));
+            assert_eq!((bench.ask().await, bench.ask().await), (Err(UNREACHABLE), Err(UNREACHABLE)));
+            bench.told.tell(Ok(()));
+            assert_eq!(bench.ask().await, Ok(()));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_trial_that_its_caller_gave_up_leaves_room_for_the_next() {
+        let bench = Bench::new(false);
+        bench.wear_out().await;
+        bench.clock.pass(Micros::from_millis(1_260));
+        drop(bench.begin());
+        bench.told.tell(Ok(()));
+        assert_eq!(bench.ask().await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn no_call_waits_longer_than_the_deadline() {
+        let bench = Bench::new(false);
+        bench.told.hang();
+        assert_eq!(bench.ask().await, Err(Away { because: AwayCause::Deadline }));
+        assert_eq!(bench.guard.waiting.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn more_calls_than_may_wait_are_turned_away_at_once() {
+        let bench = Bench::new(false);
+        let waiting = [bench.begin(), bench.begin(), bench.begin()];
+        let Answer::Now(refused) = bench.begin() else { unreachable!("it must not wait") };
+        assert_eq!(refused, Err(Away { because: AwayCause::Crowded }));
+        bench.shows(r#"tollgate_store_failures_total{cause="crowded"} 1"#);
+        drop(waiting);
+        assert_eq!((bench.ask().await, bench.guard.health()), (Ok(()), Ok(())));
+    }
+
+    #[tokio::test]
+    async fn what_is_answered_at_once_passes_whatever_it_says() {
+        let bench = Bench::new(true);
+        bench.told.tell(Err(Away { because: AwayCause::Full }));
+        for _ in 0..10 {
+            let Answer::Now(answer) = bench.begin() else { unreachable!("it must not wait") };
+            assert_eq!(answer, Err(Away { because: AwayCause::Full }));
+        }
+        assert_eq!(bench.guard.health(), Ok(()));
+        bench.shows(r#"tollgate_store_failures_total{cause="full"} 10"#);
+        bench.shows("tollgate_store_calls_total 10");
+    }
+}

@@ -334,3 +334,157 @@ impl Drop for Reserved<'_> {
         self.room.give_back(self.places);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use std::thread;
+
+    use super::super::suite::{at, key, limit, request};
+    use super::*;
+    use crate::domain::exact_log::at_once;
+
+    const WINDOW: Micros = Micros::from_secs(32);
+    const START: Micros = Micros::from_secs(1_000);
+    const FULL: Away = Away { because: AwayCause::Full };
+
+    fn store(counters_max: usize) -> (MemoryStore, Telemetry) {
+        let telemetry = Telemetry::new().unwrap();
+        (MemoryStore::new(counters_max, &telemetry), telemetry)
+    }
+
+    fn ask(store: &MemoryStore, names: &[&str], units: u64, now: Micros) -> Result<Grants, Away> {
+        let limit = limit(10, WINDOW);
+        let requests: Requests = names.iter().map(|name| request(&limit, name, at_once(units))).collect();
+        match store.acquire(requests, Mode::Consume, at(now)) {
+            Answer::Now(answer) => answer,
+            Answer::Later(_) => unreachable!("memory answers at once"),
+        }
+    }
+
+    fn remaining(store: &MemoryStore, name: &str, now: Micros) -> u64 {
+        ask(store, &[name], 0, now).unwrap()[0].remaining
+    }
+
+    fn counters(store: &MemoryStore) -> usize {
+        store.room.counters.load(Ordering::Relaxed)
+    }
+
+    #[test]
+    fn a_full_store_refuses_new_counters_and_serves_those_it_has() {
+        let (store, telemetry) = store(100);
+        let names: Vec<String> = (0..100).map(|name| name.to_string()).collect();
+        for name in &names {
+            ask(&store, &[name], 1, START).unwrap();
+        }
+        for name in 100..300 {
+            assert_eq!(ask(&store, &[&name.to_string()], 1, START), Err(FULL));
+        }
+        for name in &names {
+            assert_eq!(ask(&store, &[name], 2, START + Micros(1)).unwrap()[0].remaining, 7);
+        }
+        assert!(telemetry.render().contains("tollgate_memory_counters 100"), "{}", telemetry.render());
+        // A look and a refusal need no place.
+        assert_eq!(remaining(&store, "new", START), 10);
+        assert_eq!(ask(&store, &["new"], 11, START).unwrap()[0].outcome, Outcome::Never);
+    }
+
+    #[test]
+    fn a_call_that_needs_more_places_than_there_are_takes_none_and_charges_nothing() {
+        let (store, _telemetry) = store(2);
+        ask(&store, &["old"], 1, START).unwrap();
+        assert_eq!(ask(&store, &["old", "new", "newer"], 1, START), Err(FULL));
+        assert_eq!(remaining(&store, "old", START), 9);
+        assert_eq!(counters(&store), 1);
+        ask(&store, &["old", "new"], 1, START).unwrap();
+        assert_eq!(counters(&store), 2);
+    }
+
+    #[test]
+    fn places_that_a_counter_named_twice_does_not_need_are_given_back() {
+        let (store, _telemetry) = store(10);
+        ask(&store, &["twin", "twin"], 1, START).unwrap();
+        assert_eq!(counters(&store), 1);
+    }
+
+    #[test]
+    fn a_counter_is_let_go_when_nothing_counts_any_more_and_not_before() {
+        let (store, telemetry) = store(50);
+        let names: Vec<String> = (0..50).map(|name| name.to_string()).collect();
+        for name in &names {
+            ask(&store, &[name], 1, START).unwrap();
+        }
+        // Half of them are used again later.
+        for name in &names[..25] {
+            ask(&store, &[name], 1, START + WINDOW).unwrap();
+        }
+        let idle_from = START + WINDOW + Micros(WINDOW.0 / 32);
+        assert_eq!(ask(&store, &["new"], 1, idle_from - Micros(1)), Err(FULL));
+        for new in 0..25 {
+            ask(&store, &[&format!("new-{new}")], 1, idle_from).unwrap();
+        }
+        assert_eq!(ask(&store, &["one-more"], 1, idle_from), Err(FULL));
+        for name in &names[..25] {
+            assert_eq!(remaining(&store, name, idle_from), 9);
+        }
+        assert!(telemetry.render().contains("tollgate_memory_counters 50"));
+    }
+
+    #[test]
+    fn places_are_used_again_without_end() {
+        let (store, _telemetry) = store(1_000_000);
+        for round in 0..200 {
+            let now = START + Micros(2 * WINDOW.0 * round);
+            for name in 0..100 {
+                ask(&store, &[&format!("{round}-{name}")], 1, now).unwrap();
+            }
+        }
+        // Cleaning keeps up with growth by itself.
+        assert!(counters(&store) <= 300, "{}", counters(&store));
+        let slots: usize = store.shards.iter().map(|shard| lock(shard).slots.len()).sum();
+        assert!(slots <= 64 * 16, "{slots}");
+    }
+
+    #[test]
+    fn a_counter_that_was_let_go_does_not_come_back_at_an_earlier_time() {
+        let (store, _telemetry) = store(1);
+        ask(&store, &["alice"], 10, START).unwrap();
+        let later = START + WINDOW + WINDOW;
+        // The only place is needed, so alice is let go.
+        ask(&store, &["bob"], 1, later).unwrap();
+        assert_eq!(counters(&store), 1);
+        let shard = shard_of(store.hash(key("alice").as_bytes()));
+        assert!(lock(&store.shards[shard]).floor >= later);
+    }
+
+    #[test]
+    fn threads_that_ask_in_different_orders_neither_block_nor_see_half_a_charge() {
+        let (store, _telemetry) = store(1_000);
+        let (ample, names) = (limit(1_000_000, WINDOW), ["a", "b", "c", "d", "e", "f"]);
+        let requests = |first: usize, units| -> Requests {
+            (0..names.len()).map(|n| request(&ample, names[(first + n) % names.len()], at_once(units))).collect()
+        };
+        thread::scope(|scope| {
+            for thread in 0..6 {
+                let (store, requests) = (&store, &requests);
+                scope.spawn(move || {
+                    for turn in 0..500 {
+                        let mode = if turn % 3 == 0 { Mode::Peek } else { Mode::Consume };
+                        let grants = store.acquire_now(&requests(thread + turn, 1), mode, START).unwrap();
+                        let first = grants[0].remaining;
+                        assert!(grants.iter().all(|grant| grant.remaining == first), "{grants:?}");
+                    }
+                });
+            }
+        });
+        let left = store.acquire_now(&requests(0, 1), Mode::Peek, START).unwrap()[0].remaining;
+        assert_eq!(left, 1_000_000 - 6 * 333);
+    }
+
+    #[test]
+    fn a_counter_takes_little_memory() {
+        // With its key's bytes, its share of the index and its due time that is below 200 bytes.
+        assert!(size_of::<Option<Slot>>() <= 80, "{}", size_of::<Option<Slot>>());
+    }
+}
