@@ -206,7 +206,7 @@ async fn secrets_are_in_no_log() {
     let file = folder.path().join("tollgate.yaml");
     let process = serve(&["--log", "trace", "--config", file.to_str().expect("the path is UTF-8")]);
     let url = format!("http://{}", logged(&process, "grpc").await);
-    for _ in 0..6 {
+    for _ in 0..3 {
         assert_eq!(run(&["decide", "--url", &url, "--token", token, "GET", "/one"]).0, 1);
     }
     poll(SOON, "the outage", async || process.complaints().contains("away").then_some(())).await;

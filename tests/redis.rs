@@ -29,14 +29,7 @@ rules:
 }
 
 async fn start(redis: &RedisServer) -> Tollgate {
-    let tollgate = Tollgate::start(&policy(&redis.url(), "")).await;
-    // The first connection is made in the background.
-    poll(SOON, "a connection to Redis", async || {
-        let peek = pb::DecideRequest { mode: pb::QuotaMode::Peek.into(), ..question("GET", "/strict", None) };
-        tollgate.decide(peek).await.allowed.then_some(())
-    })
-    .await;
-    tollgate
+    Tollgate::start(&policy(&redis.url(), "")).await
 }
 
 #[tokio::test]
@@ -148,4 +141,20 @@ async fn the_store_cannot_be_changed_by_a_reload() {
     let refused = tollgate.server.reload(configuration("rules: []")).expect_err("it needs a restart");
     assert!(refused.iter().any(|problem| problem.starts_with("store:")), "{refused:?}");
     assert_eq!(tollgate.verdict("GET", "/strict", None).await, "allow", "everything stays as it was");
+}
+
+#[tokio::test]
+async fn an_outage_shows_before_anyone_asks() {
+    let Some(mut redis) = RedisServer::start() else { return };
+    let tollgate = start(&redis).await;
+    let (_, text) = tollgate.page("/readyz").await;
+    assert!(text.contains(r#""status":"ok""#), "{text}");
+    redis.kill();
+    poll(SOON, "the outage", async || tollgate.page("/readyz").await.1.contains("degraded").then_some(())).await;
+    redis.restart();
+    poll(SOON, "the recovery", async || {
+        tollgate.clock.advance(Duration::from_millis(100));
+        tollgate.page("/readyz").await.1.contains(r#""status":"ok""#).then_some(())
+    })
+    .await;
 }

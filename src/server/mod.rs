@@ -16,6 +16,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio::time::{interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
@@ -55,6 +56,12 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_mins(1);
 /// How often samples are folded together, lest they pile up between scrapes.
 const FOLD_INTERVAL: Duration = Duration::from_secs(5);
 
+/// How often the store is asked for its own sake.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often a store that is being connected to is asked at the start.
+const CONNECT_INTERVAL: Duration = Duration::from_millis(20);
+
 /// Every service that has a status of its own.
 const SERVICES: [&str; 4] = ["", "tollgate.v1.DecisionService", "tollgate.v1.QuotaService", "tollgate.v1.TokenService"];
 
@@ -70,6 +77,7 @@ pub struct Server {
 
 /// What is shared between the ports.
 struct Parts {
+    clock: Arc<dyn Clock>,
     config: ArcSwap<Config>,
     telemetry: Arc<Telemetry>,
     decider: Arc<Decider>,
@@ -152,6 +160,9 @@ impl Server {
         });
         server.tasks.spawn(admin::serve(admin, Arc::clone(&parts)));
         server.tasks.spawn(fold(Arc::clone(&parts.telemetry)));
+        if let Some(store) = &parts.store {
+            server.tasks.spawn(probe(Arc::clone(store), Arc::clone(&parts.clock)));
+        }
         server.tasks.spawn(become_ready(parts));
         Ok(server)
     }
@@ -210,7 +221,7 @@ impl Parts {
         let tokens = Tokens::new(Arc::clone(&clock), Arc::clone(&telemetry), VERDICTS_MAX_DEFAULT);
         tokens.adopt(config.issuers.clone()).map_err(|problems| StartProblem::Configuration(problems.join("\n")))?;
         let decider = Arc::new(Decider::new(
-            clock,
+            Arc::clone(&clock),
             Arc::clone(&tokens) as _,
             Arc::new(NothingRevoked),
             Arc::new(QuotaDesk::new(counters)),
@@ -219,6 +230,7 @@ impl Parts {
         let admission = Admission::new(config.bounds.calls_in_flight, telemetry.counter(names::OVERLOAD, &[]));
         let policy = config.policy.clone();
         let parts = Self {
+            clock,
             config: ArcSwap::from_pointee(config),
             telemetry,
             decider,
@@ -289,18 +301,33 @@ fn local(key: &'static str, listener: &TcpListener) -> Result<SocketAddr, StartP
     listener.local_addr().map_err(|error| StartProblem::Listen { key, address, error })
 }
 
-/// Ready is whoever has asked for every issuer's keys once: waiting for an issuer that is away would turn its outage
-/// into ours.
+/// Ready is whoever has asked for every issuer's keys once, and has reached its store or given it up for the moment:
+/// waiting for one that is away would turn its outage into ours.
 async fn become_ready(parts: Arc<Parts>) {
     parts.tokens.first_fetch().await;
+    if let Some(store) = &parts.store {
+        while store.probe(parts.clock.now()).await.is_err() && store.health().is_ok() {
+            sleep(CONNECT_INTERVAL).await;
+        }
+    }
     if !parts.stopping.is_cancelled() {
         parts.say(ServingStatus::Serving).await;
         parts.ready.cancel();
     }
 }
 
+/// Keeps the store's state known without traffic.
+async fn probe(store: Arc<Guard>, clock: Arc<dyn Clock>) {
+    let mut ticks = interval(PROBE_INTERVAL);
+    loop {
+        ticks.tick().await;
+        // The guard logs and counts what becomes of it.
+        let _ = store.probe(clock.now()).await;
+    }
+}
+
 async fn fold(telemetry: Arc<Telemetry>) {
-    let mut ticks = tokio::time::interval(FOLD_INTERVAL);
+    let mut ticks = interval(FOLD_INTERVAL);
     loop {
         ticks.tick().await;
         telemetry.fold();
