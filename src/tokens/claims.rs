@@ -52,8 +52,7 @@ pub(super) fn judge(token: &Verified<'_>, issuer: &Issuer, name: &Arc<str>, now:
     };
     check_binding(claims)?;
     let (from, until) = dates.judge(issuer, now)?;
-    let is_ours = |audience: &Box<str>| issuer.audiences.iter().any(|own| **own == **audience);
-    if !identity.audiences.iter().any(is_ours) {
+    if !identity.audiences.iter().any(|audience| issuer.audiences.iter().any(|own| **own == **audience)) {
         return Err(Reason::WrongAudience);
     }
     if !issuer.required_claims.iter().all(|required| is_there(claims, required)) {
@@ -105,7 +104,7 @@ impl Dates {
     }
 }
 
-/// NumericDate (RFC 7519 §2): seconds since the epoch, fractions allowed. Before the epoch counts as the epoch: long ago.
+/// A numeric date (RFC 7519 §2): seconds since the epoch, fractions allowed. Before the epoch counts as the epoch: long ago.
 fn numeric_date(value: &Value<'_>) -> Result<Micros, Reason> {
     let Value::Number(number) = value else { return Err(Reason::MalformedToken) };
     match *number {
@@ -134,7 +133,7 @@ fn check_kind(token: &Verified<'_>, issuer: &Issuer) -> Result<(), Reason> {
     if accepted && (is_declared || !is_other_kind(&token.claims)) { Ok(()) } else { Err(Reason::WrongType) }
 }
 
-/// The marks of logout tokens and security events (RFC 8417), of ID tokens (OpenID Connect Core §2, §3.1.3.6), and
+/// The marks of logout tokens and security events (RFC 8417), of ID tokens (OIDC Core §2, §3.1.3.6), and
 /// what Keycloak (`typ`) and Cognito (`token_use`) call their tokens.
 fn is_other_kind(claims: &Object<'_>) -> bool {
     let says = |name, kinds: &[&str]| matches!(claims.get(name), Some(Value::String(kind)) if kinds.contains(&&**kind));
@@ -251,4 +250,240 @@ fn first_text(claims: &Object<'_>, names: [&str; 2]) -> Result<Option<Box<str>>,
 fn is_there(claims: &Object<'_>, name: &str) -> bool {
     !matches!(claims.get(name), None | Some(Value::Null))
         && !matches!(claims.get(name), Some(Value::String(text)) if text.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use serde_json::{Value, json};
+
+    use crate::domain::decision::Reason::{self, *};
+    use crate::domain::identity::Identity;
+    use crate::domain::issuer::{ClaimPath, Issuer};
+    use crate::domain::time::Micros;
+    use crate::tokens::mint::{Bench, NOW, Signer, claims, claims_with, issuer_of};
+
+    struct Fixture {
+        bench: Bench,
+        signer: Signer,
+    }
+
+    fn with(settings: impl FnOnce(&mut Issuer)) -> Fixture {
+        let signer = Signer::ec("k");
+        let mut issuer = issuer_of([&signer]);
+        settings(&mut issuer);
+        Fixture { bench: Bench::new(vec![issuer]), signer }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
+    fn seconds(whole: u64) -> f64 {
+        whole as f64
+    }
+
+    impl Fixture {
+        fn reason(&self, claims: &Value) -> Reason {
+            self.bench.reason(&self.signer.token(claims))
+        }
+
+        fn identity(&self, claims: &Value) -> std::sync::Arc<Identity> {
+            self.bench.at_once(&self.signer.token(claims)).0.unwrap()
+        }
+
+        /// A claim spelt as JSON text that `serde_json` would not write.
+        fn reason_of_text(&self, name: &str, text: &str) -> Reason {
+            let claims = claims_with(name, "@").to_string().replace("\"@\"", text);
+            self.bench.reason(&self.signer.compact(&self.signer.header().to_string(), &claims))
+        }
+    }
+
+    #[test]
+    fn the_identity_is_what_the_token_says() {
+        let mut claims = claims();
+        claims["aud"] = json!(["other", "orders"]);
+        claims["azp"] = json!("ignored");
+        claims["sid"] = json!("s-1");
+        claims["preferred_username"] = json!("Ann");
+        claims["nbf"] = json!(NOW - 5);
+        claims["iat"] = json!(seconds(NOW) - 9.5);
+        let identity = with(|_| {}).identity(&claims);
+        assert_eq!(&*identity.issuer, crate::tokens::mint::ISSUER);
+        assert_eq!(identity.subject.as_deref(), Some("ann"));
+        assert_eq!(identity.client.as_deref(), Some("shop"));
+        assert_eq!(identity.username.as_deref(), Some("Ann"));
+        assert_eq!(identity.token_id.as_deref(), Some("t-1"));
+        assert_eq!(identity.session.as_deref(), Some("s-1"));
+        assert_eq!(*identity.audiences, ["other", "orders"].map(Box::<str>::from));
+        assert_eq!(identity.expires_at, Some(Micros::from_secs(NOW + 300)));
+        assert_eq!(identity.not_before, Some(Micros::from_secs(NOW - 5)));
+        assert_eq!(identity.issued_at, Some(Micros::from_secs(NOW - 10)), "whole seconds");
+        let client = |claims: &Value| with(|_| {}).identity(claims).client.clone();
+        assert_eq!(client(&claims_with("client_id", Value::Null)), None);
+        let mut claims = claims_with("client_id", Value::Null);
+        claims["azp"] = json!("web");
+        assert_eq!(client(&claims).as_deref(), Some("web"));
+    }
+
+    #[test]
+    fn dates_are_numbers_or_the_token_is_malformed() {
+        let fixture = with(|_| {});
+        for name in ["exp", "nbf", "iat"] {
+            for text in [
+                "\"1800000000\"",
+                "true",
+                "null",
+                "[1800000000]",
+                "{}",
+                "1e400",
+                "NaN",
+                "253402300800",
+                "1800000000000",
+                "9007199254740993",
+                "9223372036854775808",
+                "18446744073709551616",
+                "1e300",
+                "-1e400",
+            ] {
+                assert_eq!(fixture.reason_of_text(name, text), MalformedToken, "{name} {text}");
+            }
+        }
+        for text in ["1800000100", "1.8000001e9", "1800000100.5", "18000001e2"] {
+            assert_eq!(fixture.reason_of_text("exp", text), Allowed, "{text}");
+        }
+        for text in ["0", "-1", "-1.5", "-9223372036854775808", "1e-300"] {
+            assert_eq!(fixture.reason_of_text("exp", text), Expired, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_good_from_its_first_moment_until_just_before_its_last() {
+        for leeway in [0, 60] {
+            let fixture = with(|issuer| issuer.leeway = Micros::from_secs(leeway));
+            let exp = |at: f64| fixture.reason(&claims_with("exp", at));
+            let now = seconds(NOW - leeway);
+            assert_eq!(exp(now), Expired);
+            assert_eq!(exp(now - 0.001), Expired);
+            assert_eq!(exp(now + 0.001), Allowed);
+            for name in ["nbf", "iat"] {
+                let at = |secs: f64| fixture.reason(&claims_with(name, secs));
+                assert_eq!(at(seconds(NOW + leeway)), Allowed, "{name}");
+                assert_eq!(at(seconds(NOW + leeway) + 1.0), NotYetValid, "{name}");
+            }
+            assert_eq!(fixture.reason(&claims_with("nbf", seconds(NOW + leeway) + 0.5)), NotYetValid);
+        }
+    }
+
+    #[test]
+    fn a_token_that_ends_before_it_begins_is_malformed() {
+        let mut claims = claims_with("nbf", NOW + 30);
+        claims["exp"] = json!(NOW + 20);
+        assert_eq!(with(|_| {}).reason(&claims), MalformedToken);
+    }
+
+    #[test]
+    fn a_tokens_whole_life_is_bounded_not_what_is_left_of_it() {
+        let fixture = with(|issuer| issuer.max_token_lifetime = Micros::from_secs(600));
+        let lived = |from: u64, to: u64| {
+            let mut claims = claims_with("iat", from);
+            claims["exp"] = json!(to);
+            fixture.reason(&claims)
+        };
+        assert_eq!(lived(NOW, NOW + 600), Allowed);
+        assert_eq!(lived(NOW, NOW + 601), LifetimeTooLong);
+        assert_eq!(lived(NOW - 10_000, NOW + 1), LifetimeTooLong, "waiting does not help");
+        let mut idle = claims_with("iat", Value::Null);
+        idle["nbf"] = json!(NOW - 1);
+        assert_eq!(fixture.reason(&idle), MissingClaim, "nbf does not stand in for iat");
+    }
+
+    #[test]
+    fn one_of_the_audiences_must_be_ours_exactly() {
+        let fixture = with(|issuer| issuer.audiences = vec!["orders".to_owned(), "https://api.example".to_owned()]);
+        for good in [json!("orders"), json!(["orders"]), json!(["a", "orders", "b"]), json!("https://api.example")] {
+            assert_eq!(fixture.reason(&claims_with("aud", good.clone())), Allowed, "{good}");
+        }
+        for other in [
+            json!(""),
+            json!([]),
+            json!("orders-admin"),
+            json!("order"),
+            json!("ORDERS"),
+            json!("orders/"),
+            json!("http://orders"),
+            json!(["a", "b"]),
+            json!("orders https://api.example"),
+            json!("https://api.example/"),
+        ] {
+            assert_eq!(fixture.reason(&claims_with("aud", other.clone())), WrongAudience, "{other}");
+        }
+        assert_eq!(fixture.reason(&claims_with("aud", Value::Null)), WrongAudience, "absent");
+        for wrong in ["null", "1", "[1]", "[\"orders\",1]", "{\"a\":1}", "[[\"orders\"]]"] {
+            assert_eq!(fixture.reason_of_text("aud", wrong), MalformedToken, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn scopes_are_whole_words_of_the_first_claim_that_is_there() {
+        let fixture = with(|_| {});
+        let scopes = |scope: Value| {
+            let identity = fixture.identity(&claims_with("scope", scope));
+            identity.scopes.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(scopes(json!("admin:read b")), ["admin:read", "b"]);
+        assert_eq!(scopes(json!(" a  b ")), ["a", "b"]);
+        assert_eq!(scopes(json!("a\tb\nc d")), ["a\tb\nc", "d"], "only spaces part them");
+        assert_eq!(scopes(json!(["a", "b c"])), ["a", "b c"]);
+        assert!(scopes(json!("")).is_empty() && scopes(json!([])).is_empty());
+        let mut both = claims_with("scp", json!(["x"]));
+        assert!(!fixture.identity(&both).has_scope("x"), "scope comes first");
+        both.as_object_mut().unwrap().remove("scope");
+        assert!(fixture.identity(&both).has_scope("x"));
+        for wrong in ["1", "null", "{}", "[1]", "true"] {
+            assert_eq!(fixture.reason_of_text("scope", wrong), MalformedToken, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn roles_are_gathered_from_every_claim_that_has_them() {
+        let fixture = with(|_| {});
+        let mut claims = claims_with("roles", "one role");
+        claims["realm_access"] = json!({"roles": ["ADMIN", "user"]});
+        claims["resource_access"] = json!({"a": {"roles": ["x"]}, "b.c": {"roles": ["y"]}, "d": {}, "e": 1});
+        let identity = fixture.identity(&claims);
+        assert_eq!(*identity.roles, ["one role", "ADMIN", "user", "x", "y"].map(Box::<str>::from));
+        assert!(identity.has_role("ADMIN") && !identity.has_role("admin") && !identity.has_role("one"));
+        for nothing in [json!("x"), json!(1), json!([]), json!({}), json!([{"roles": ["ADMIN"]}])] {
+            let claims = claims_with("realm_access", nothing.clone());
+            assert!(fixture.identity(&claims).roles.is_empty(), "{nothing}");
+        }
+        for wrong in [json!({"roles": 1}), json!({"roles": [1]}), json!({"roles": {"ADMIN": true}})] {
+            assert_eq!(fixture.reason(&claims_with("realm_access", wrong.clone())), MalformedToken, "{wrong}");
+        }
+        let path = ClaimPath(vec!["https://example/roles".to_owned(), "__proto__".to_owned()]);
+        let literal = with(|issuer| issuer.role_claims = vec![path]);
+        let claims = claims_with("https://example/roles", json!({"__proto__": ["z"]}));
+        assert!(literal.identity(&claims).has_role("z"), "names are taken literally");
+    }
+
+    #[test]
+    fn a_claim_of_a_wrong_type_is_no_absent_claim() {
+        let fixture = with(|_| {});
+        for name in ["sub", "client_id", "azp", "jti", "sid", "preferred_username", "username"] {
+            for wrong in ["1", "null", "[]", "{}", "true"] {
+                assert_eq!(fixture.reason_of_text(name, wrong), MalformedToken, "{name} {wrong}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_required_claim_must_say_something() {
+        let fixture = with(|issuer| issuer.required_claims = vec!["sub".to_owned(), "tenant".to_owned()]);
+        assert_eq!(fixture.reason(&claims()), MissingClaim);
+        assert_eq!(fixture.reason(&claims_with("tenant", "t")), Allowed);
+        assert_eq!(fixture.reason(&claims_with("tenant", "")), MissingClaim);
+        assert_eq!(fixture.reason_of_text("tenant", "null"), MissingClaim);
+        for absent in ["exp", "iat"] {
+            assert_eq!(with(|_| {}).reason(&claims_with(absent, Value::Null)), MissingClaim, "{absent}");
+        }
+    }
 }

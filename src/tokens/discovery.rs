@@ -1,4 +1,4 @@
-//! Where an issuer publishes its keys, as it says itself: OpenID Connect Discovery 1.0 §4, RFC 8414 §3.
+//! Where an issuer publishes its keys, as it says itself: OIDC Discovery 1.0 §4, RFC 8414 §3.
 
 use url::Url;
 

@@ -282,7 +282,7 @@ mod tests {
             r#"{"alg":1,"alg":1}"#.to_owned(),
             r#"{"alg":1,"\u0061lg":1}"#.to_owned(),
             r#"{"a":{"b":[{"c":1,"c":2}]}}"#.to_owned(),
-            format!("{{{}\"m7\":0}}", (0..40).map(|index| format!("\"m{index}\":0,")).collect::<String>()),
+            format!("{{{}\"m7\":0}}", (0..40).map(|index| format!("\"m{index}\":0,")).collect::<Vec<_>>().concat()),
         ] {
             assert_eq!(flaw(&text), Some(Flaw::Malformed), "{text}");
         }

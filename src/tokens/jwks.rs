@@ -1,25 +1,15 @@
 //! Key sets: the text of a JWK Set (RFC 7517 §5) in, usable keys out.
 //!
-//! One bad key does not spoil the others: it is left out and counted with its reason. What is usable was checked whole
-//! (type, curve, sizes, use, algorithm), so that verifying has nothing left to ask but which algorithms fit.
+//! One bad key does not spoil the others: it is left out and counted with its reason.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use aws_lc_rs::digest;
-use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256,
-    RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384,
-    RSA_PSS_2048_8192_SHA512, RsaParameters, RsaPublicKeyComponents,
-};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use aws_lc_rs::signature::ParsedPublicKey;
 use smallvec::SmallVec;
 
-use super::json::{self, Bounds, Flaw, Object, Value};
-use super::weak;
+use super::json::{self, Bounds, Flaw, Value};
+use super::jwk::{self, Key, Skip};
 use crate::domain::issuer::Algorithm;
 
 /// Usable keys of one set; those beyond are left out.
@@ -28,23 +18,7 @@ pub(super) const KEYS_MAX: usize = 100;
 /// Keys that are tried for a token that names none.
 const CANDIDATES_MAX: usize = 4;
 
-/// Bytes of a key's or a token's `kid`.
-pub(super) const KID_BYTES_MAX: usize = 256;
-
-/// RSA moduli that are accepted, in bits: below, they can be factored; above, one check costs too much.
-const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
-
 const BOUNDS: Bounds = Bounds { depth: 32, members: 16_384, name_bytes: 1024 };
-
-/// A public key that signatures are checked with.
-pub(super) struct Key {
-    kid: Option<Box<str>>,
-    thumbprint: [u8; 32],
-    /// What it can check, with the key made ready for each: parsing it again for every token costs an eighth of an
-    /// RSA check.
-    checks: Box<[(Algorithm, ParsedPublicKey)]>,
-    in_force: AtomicBool,
-}
 
 /// The usable keys of one issuer.
 #[derive(Default)]
@@ -64,27 +38,6 @@ pub(super) struct Reading {
     pub skipped: BTreeMap<Skip, usize>,
     /// How many of the usable ones were published with their private part.
     pub private: usize,
-}
-
-/// Why a key is left out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Skip {
-    /// Not an object, or a member of a wrong type.
-    Malformed,
-    /// A type, curve or algorithm that Tollgate does not verify with.
-    Unsupported,
-    /// A shared secret; whoever can read it can sign.
-    Symmetric,
-    /// `use`, `key_ops` or `alg` say that it is for something else, or do not fit its type.
-    WrongUse,
-    /// Too small, too large, or known to be weak.
-    Weak,
-    /// Its numbers do not make a key.
-    Invalid,
-    /// Another key has the same `kid` and algorithm.
-    Ambiguous,
-    /// There are more than [`KEYS_MAX`].
-    TooMany,
 }
 
 /// Why there is no key to check a token with.
@@ -108,11 +61,11 @@ pub(super) fn read(text: &[u8]) -> Result<Reading, &'static str> {
     let Some(Value::Array(list)) = set.get("keys") else { return Err("has no list `keys`") };
     let mut reading = Reading { listed: list.len(), ..Reading::default() };
     let mut keys: Vec<Key> = Vec::new();
-    for jwk in list {
-        match key(jwk) {
+    for member in list {
+        match jwk::read(member) {
             Ok(_) if keys.len() >= KEYS_MAX => reading.skip(Skip::TooMany),
             Ok(key) => {
-                reading.private += usize::from(matches!(jwk, Value::Object(jwk) if jwk.has("d")));
+                reading.private += usize::from(matches!(member, Value::Object(jwk) if jwk.has("d")));
                 keys.push(key);
             }
             Err(skip) => reading.skip(skip),
@@ -171,46 +124,9 @@ impl KeySet {
     pub(super) fn end_unless_in(&self, new: Option<&Self>) {
         for key in &self.keys {
             if !new.is_some_and(|new| new.keys.iter().any(|new| Arc::ptr_eq(key, new))) {
-                key.in_force.store(false, Ordering::Release);
+                key.end();
             }
         }
-    }
-}
-
-impl Key {
-    /// Whether its issuer still publishes it. Once false, false for ever: a key that comes back is another [`Key`].
-    pub(super) fn is_in_force(&self) -> bool {
-        self.in_force.load(Ordering::Acquire)
-    }
-
-    /// How to check signatures of that algorithm, where it is for that.
-    fn check(&self, algorithm: Algorithm) -> Option<&ParsedPublicKey> {
-        self.checks.iter().find(|(own, _)| *own == algorithm).map(|(_, check)| check)
-    }
-
-    fn is_same(&self, other: &Self) -> bool {
-        self.kid == other.kid
-            && self.thumbprint == other.thumbprint
-            && self.checks.iter().map(|(own, _)| own).eq(other.checks.iter().map(|(own, _)| own))
-    }
-
-    fn shares_algorithm(&self, other: &Self) -> bool {
-        self.checks.iter().any(|(own, _)| other.check(*own).is_some())
-    }
-}
-
-impl fmt::Display for Skip {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Malformed => "malformed",
-            Self::Unsupported => "of an unsupported kind",
-            Self::Symmetric => "symmetric",
-            Self::WrongUse => "for another use",
-            Self::Weak => "weak",
-            Self::Invalid => "not valid",
-            Self::Ambiguous => "with a `kid` that another has too",
-            Self::TooMany => "beyond the first 100",
-        })
     }
 }
 
@@ -224,8 +140,7 @@ fn without_ambiguities(mut keys: Vec<Key>, skipped: &mut BTreeMap<Skip, usize>) 
         .enumerate()
         .map(|(index, key)| {
             let others = keys.iter().enumerate().filter(|(other, _)| *other != index);
-            key.kid.is_some()
-                && others.into_iter().any(|(_, other)| other.kid == key.kid && other.shares_algorithm(key))
+            key.kid.is_some() && others.clone().any(|(_, other)| other.kid == key.kid && other.shares_algorithm(key))
         })
         .collect();
     let count = ambiguous.iter().filter(|is| **is).count();
@@ -236,152 +151,223 @@ fn without_ambiguities(mut keys: Vec<Key>, skipped: &mut BTreeMap<Skip, usize>) 
     KeySet { keys: sound.map(|(key, _)| Arc::new(key)).collect() }
 }
 
-/// Reads one key (RFC 7517 §4). Private members are never looked at.
-fn key(jwk: &Value<'_>) -> Result<Key, Skip> {
-    let Value::Object(jwk) = jwk else { return Err(Skip::Malformed) };
-    let text = |name| jwk.string(name).map_err(|_| Skip::Malformed);
-    let kid = text("kid")?;
-    if kid.is_some_and(|kid| kid.len() > KID_BYTES_MAX) {
-        return Err(Skip::Malformed);
-    }
-    let kty = text("kty")?.ok_or(Skip::Malformed)?;
-    if kty == "oct" {
-        return Err(Skip::Symmetric);
-    }
-    check_use(jwk)?;
-    let algorithm = match text("alg")? {
-        Some(name) => Some(Algorithm::from_name(name).ok_or(Skip::Unsupported)?),
-        None => None,
-    };
-    let (thumbprint, checks) = match kty {
-        "RSA" => rsa(jwk, algorithm)?,
-        "EC" => elliptic(jwk, algorithm)?,
-        "OKP" => edwards(jwk, algorithm)?,
-        _ => return Err(Skip::Unsupported),
-    };
-    Ok(Key { kid: kid.map(Into::into), thumbprint, checks, in_force: AtomicBool::new(true) })
-}
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-/// `use` and `key_ops`, where they are there, must say "verify signatures" (RFC 7517 §4.2, §4.3).
-fn check_use(jwk: &Object<'_>) -> Result<(), Skip> {
-    if jwk.string("use").map_err(|_| Skip::Malformed)?.is_some_and(|purpose| purpose != "sig") {
-        return Err(Skip::WrongUse);
-    }
-    match jwk.get("key_ops") {
-        None => Ok(()),
-        Some(Value::Array(ops)) if ops.iter().any(|op| matches!(op, Value::String(op) if op == "verify")) => Ok(()),
-        Some(Value::Array(_)) => Err(Skip::WrongUse),
-        Some(_) => Err(Skip::Malformed),
-    }
-}
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use serde_json::{Value as Json, json};
 
-type Material = ([u8; 32], Box<[(Algorithm, ParsedPublicKey)]>);
+    use super::*;
+    use crate::tokens::mint::{Signer, set};
 
-/// RFC 7518 §6.3.1. Leading zero octets, which some publishers leave in, are no part of the number.
-fn rsa(jwk: &Object<'_>, algorithm: Option<Algorithm>) -> Result<Material, Skip> {
-    let (modulus, exponent) = (octets(jwk, "n")?, octets(jwk, "e")?);
-    let (modulus, exponent) = (without_zeros(&modulus), without_zeros(&exponent));
-    let Some(first) = modulus.first() else { return Err(Skip::Invalid) };
-    let bits = modulus.len() * 8 - first.leading_zeros() as usize;
-    let is_odd = |number: &[u8]| number.last().is_some_and(|last| last % 2 == 1);
-    if !is_odd(modulus) || !is_odd(exponent) {
-        return Err(Skip::Invalid);
+    fn read_keys(keys: impl IntoIterator<Item = Json>) -> Reading {
+        read(set(keys).as_bytes()).unwrap()
     }
-    // Exponents are less than 2^32: larger ones only make each check slower.
-    if !RSA_BITS.contains(&bits) || exponent == [1] || exponent.len() > 4 || weak::is_roca(modulus) {
-        return Err(Skip::Weak);
-    }
-    let algorithms: &[Algorithm] = match &algorithm {
-        None => &RSA_ALGORITHMS,
-        Some(algorithm) => std::slice::from_ref(algorithm),
-    };
-    let key = RsaPublicKeyComponents { n: modulus, e: exponent };
-    let checks = algorithms.iter().map(|&algorithm| {
-        let parameters = rsa_parameters(algorithm).ok_or(Skip::WrongUse)?;
-        Ok((algorithm, key.to_parsed_public_key(parameters).map_err(|_| Skip::Invalid)?))
-    });
-    let canonical = format!(
-        r#"{{"e":"{}","kty":"RSA","n":"{}"}}"#,
-        URL_SAFE_NO_PAD.encode(exponent),
-        URL_SAFE_NO_PAD.encode(modulus)
-    );
-    Ok((thumbprint(&canonical), checks.collect::<Result<_, Skip>>()?))
-}
 
-/// What an RSA key can check that names no algorithm.
-const RSA_ALGORITHMS: [Algorithm; 6] =
-    [Algorithm::RS256, Algorithm::RS384, Algorithm::RS512, Algorithm::PS256, Algorithm::PS384, Algorithm::PS512];
-
-const fn rsa_parameters(algorithm: Algorithm) -> Option<&'static RsaParameters> {
-    match algorithm {
-        Algorithm::RS256 => Some(&RSA_PKCS1_2048_8192_SHA256),
-        Algorithm::RS384 => Some(&RSA_PKCS1_2048_8192_SHA384),
-        Algorithm::RS512 => Some(&RSA_PKCS1_2048_8192_SHA512),
-        Algorithm::PS256 => Some(&RSA_PSS_2048_8192_SHA256),
-        Algorithm::PS384 => Some(&RSA_PSS_2048_8192_SHA384),
-        Algorithm::PS512 => Some(&RSA_PSS_2048_8192_SHA512),
-        Algorithm::ES256 | Algorithm::ES384 | Algorithm::EdDSA => None,
+    /// Why a set of one key is left out; none if it is used.
+    fn skip(key: Json) -> Option<Skip> {
+        let reading = read_keys([key]);
+        assert_eq!(reading.keys.len(), usize::from(reading.skipped.is_empty()));
+        reading.skipped.into_keys().next()
     }
-}
 
-/// RFC 7518 §6.2.1: coordinates have their full length; the curve settles the algorithm (RFC 7518 §3.4).
-fn elliptic(jwk: &Object<'_>, algorithm: Option<Algorithm>) -> Result<Material, Skip> {
-    let curve = jwk.string("crv").map_err(|_| Skip::Malformed)?.ok_or(Skip::Malformed)?;
-    let (own, bytes, parameters) = match curve {
-        "P-256" => (Algorithm::ES256, 32, &ECDSA_P256_SHA256_FIXED),
-        "P-384" => (Algorithm::ES384, 48, &ECDSA_P384_SHA384_FIXED),
-        _ => return Err(Skip::Unsupported),
-    };
-    if algorithm.is_some_and(|algorithm| algorithm != own) {
-        return Err(Skip::WrongUse);
+    fn b64(bytes: &[u8]) -> String {
+        URL_SAFE_NO_PAD.encode(bytes)
     }
-    let (x, y) = (octets(jwk, "x")?, octets(jwk, "y")?);
-    if x.len() != bytes || y.len() != bytes {
-        return Err(Skip::Invalid);
-    }
-    // The uncompressed form (SEC 1 §2.3.3). Parsing checks that the point is on the curve.
-    let point = [&[4], &*x, &*y].concat();
-    let key = ParsedPublicKey::new(parameters, point).map_err(|_| Skip::Invalid)?;
-    let canonical = format!(
-        r#"{{"crv":"{curve}","kty":"EC","x":"{}","y":"{}"}}"#,
-        URL_SAFE_NO_PAD.encode(x),
-        URL_SAFE_NO_PAD.encode(y)
-    );
-    Ok((thumbprint(&canonical), Box::new([(own, key)])))
-}
 
-/// RFC 8037 §2: Ed25519 only.
-fn edwards(jwk: &Object<'_>, algorithm: Option<Algorithm>) -> Result<Material, Skip> {
-    let curve = jwk.string("crv").map_err(|_| Skip::Malformed)?.ok_or(Skip::Malformed)?;
-    if curve != "Ed25519" {
-        return Err(Skip::Unsupported);
+    #[test]
+    fn keys_of_every_kind_are_read_with_and_without_alg() {
+        for (signer, alg) in [
+            (Signer::ec("a"), "ES256"),
+            (Signer::ec384("b"), "ES384"),
+            (Signer::ed("c"), "EdDSA"),
+            (Signer::rsa("d", 0), "PS384"),
+        ] {
+            assert_eq!(skip(signer.jwk()), None);
+            assert_eq!(skip(signer.jwk_with("alg", alg)), None);
+            assert_eq!(skip(signer.jwk_with("use", "sig")), None);
+            assert_eq!(skip(signer.jwk_with("key_ops", json!(["verify", "sign"]))), None);
+            assert_eq!(skip(signer.jwk_with("x5c", json!(["MII"]))), None);
+        }
+        assert_eq!(skip(Signer::ed("c").jwk_with("alg", "Ed25519")), None);
     }
-    if algorithm.is_some_and(|algorithm| algorithm != Algorithm::EdDSA) {
-        return Err(Skip::WrongUse);
+
+    #[test]
+    fn a_text_that_is_no_key_set_is_refused_whole() {
+        for text in [
+            "",
+            "[]",
+            "{}",
+            "<html></html>",
+            "{\"keys\":{}}",
+            "{\"keys\":1}",
+            "{\"keys\":[]}x",
+            "{\"keys\":[],\"keys\":[]}",
+        ] {
+            assert!(read(text.as_bytes()).is_err(), "{text}");
+        }
+        let empty = read(b"{\"keys\":[],\"more\":1}").unwrap();
+        assert_eq!((empty.keys.len(), empty.listed), (0, 0));
     }
-    let x = <[u8; 32]>::try_from(octets(jwk, "x")?).map_err(|_| Skip::Invalid)?;
-    if weak::is_weak_ed25519(x) {
-        return Err(Skip::Weak);
+
+    #[test]
+    fn a_key_for_another_use_is_left_out() {
+        let signer = Signer::ec("k");
+        for (name, value, why) in [
+            ("use", json!("enc"), Skip::WrongUse),
+            ("use", json!(1), Skip::Malformed),
+            ("key_ops", json!(["sign"]), Skip::WrongUse),
+            ("key_ops", json!([]), Skip::WrongUse),
+            ("key_ops", json!("verify"), Skip::Malformed),
+            ("alg", json!("RS256"), Skip::WrongUse),
+            ("alg", json!("ES384"), Skip::WrongUse),
+            ("alg", json!("EdDSA"), Skip::WrongUse),
+            ("alg", json!("ES521"), Skip::Unsupported),
+            ("alg", json!("ECDH-ES"), Skip::Unsupported),
+            ("alg", json!("none"), Skip::Unsupported),
+            ("alg", json!("HS256"), Skip::Unsupported),
+            ("alg", json!(null), Skip::Malformed),
+            ("kid", json!(1), Skip::Malformed),
+            ("kid", json!("k".repeat(257)), Skip::Malformed),
+            ("kty", json!("oct"), Skip::Symmetric),
+            ("kty", json!("OKP"), Skip::Unsupported),
+            ("kty", json!("RSA"), Skip::Malformed),
+            ("kty", json!("ec"), Skip::Unsupported),
+            ("crv", json!("P-384"), Skip::Invalid),
+            ("crv", json!("P-521"), Skip::Unsupported),
+            ("crv", json!("secp256k1"), Skip::Unsupported),
+            ("crv", json!("Ed25519"), Skip::Unsupported),
+        ] {
+            assert_eq!(skip(signer.jwk_with(name, value.clone())), Some(why), "{name} {value}");
+        }
+        assert_eq!(skip(Signer::rsa("r", 0).jwk_with("alg", "RSA-OAEP")), Some(Skip::Unsupported));
+        assert_eq!(skip(Signer::rsa("r", 0).jwk_with("alg", "ES256")), Some(Skip::WrongUse));
+        assert_eq!(skip(Signer::ed("e").jwk_with("crv", "Ed448")), Some(Skip::Unsupported));
+        assert_eq!(skip(Signer::ed("e").jwk_with("crv", "P-256")), Some(Skip::Unsupported));
+        assert_eq!(skip(json!({"kty": "oct", "k": "AAAA", "alg": "HS256"})), Some(Skip::Symmetric));
+        for key in [json!(1), json!([]), json!({}), json!(null)] {
+            assert_eq!(skip(key), Some(Skip::Malformed));
+        }
     }
-    let key = ParsedPublicKey::new(&ED25519, x).map_err(|_| Skip::Invalid)?;
-    let canonical = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, URL_SAFE_NO_PAD.encode(x));
-    Ok((thumbprint(&canonical), Box::new([(Algorithm::EdDSA, key)])))
-}
 
-/// A member in base64url, strictly: no padding, no stray bits.
-fn octets(jwk: &Object<'_>, name: &str) -> Result<Vec<u8>, Skip> {
-    let text = jwk.string(name).map_err(|_| Skip::Malformed)?.ok_or(Skip::Malformed)?;
-    URL_SAFE_NO_PAD.decode(text).map_err(|_| Skip::Malformed)
-}
+    #[test]
+    fn points_that_are_not_on_their_curve_are_left_out() {
+        let signer = Signer::ec("k");
+        let x = URL_SAFE_NO_PAD.decode(signer.jwk()["x"].as_str().unwrap()).unwrap();
+        let mut moved = x.clone();
+        moved[31] ^= 1;
+        for (name, value) in [
+            ("x", b64(&[0; 32])),
+            ("x", b64(&[0xff; 32])),
+            ("y", b64(&x)),
+            ("x", b64(&x[1..])),
+            ("x", b64(&[&[0], &x[..]].concat())),
+            ("y", String::new()),
+        ] {
+            assert_eq!(skip(signer.jwk_with(name, value.clone())), Some(Skip::Invalid), "{name} {value}");
+        }
+        assert_eq!(skip(signer.jwk_with("x", format!("{}=", b64(&x)))), Some(Skip::Malformed));
+        assert_eq!(skip(Signer::ed("e").jwk_with("x", b64(&[1; 31]))), Some(Skip::Invalid));
+        let mut neutral = [0; 32];
+        neutral[0] = 1;
+        assert_eq!(skip(Signer::ed("e").jwk_with("x", b64(&neutral))), Some(Skip::Weak));
+    }
 
-fn without_zeros(number: &[u8]) -> &[u8] {
-    let zeros = number.iter().take_while(|byte| **byte == 0).count();
-    &number[zeros..]
-}
+    #[test]
+    fn rsa_keys_have_a_sound_size_and_exponent() {
+        let signer = Signer::rsa("r", 0);
+        let modulus = URL_SAFE_NO_PAD.decode(signer.jwk()["n"].as_str().unwrap()).unwrap();
+        for (exponent, why) in [
+            (&[1][..], Some(Skip::Weak)),
+            (&[0, 0, 1], Some(Skip::Weak)),
+            (&[2], Some(Skip::Invalid)),
+            (&[1, 0, 0], Some(Skip::Invalid)),
+            (&[], Some(Skip::Invalid)),
+            (&[0], Some(Skip::Invalid)),
+            (&[3], None),
+            (&[0, 1, 0, 1], None),
+            (&[1, 0, 0, 0, 1], Some(Skip::Weak)),
+        ] {
+            assert_eq!(skip(signer.jwk_with("e", b64(exponent))), why, "{exponent:?}");
+        }
+        let mut even = modulus.clone();
+        *even.last_mut().unwrap() &= 0xfe;
+        let large = vec![0xff; 1025];
+        for (modulus, why) in [
+            (&modulus[..], None),
+            (&[&[0], &modulus[..]].concat(), None),
+            (&modulus[1..], Some(Skip::Weak)),
+            (&[&[0], &modulus[1..]].concat(), Some(Skip::Weak)),
+            (&even, Some(Skip::Invalid)),
+            (&large, Some(Skip::Weak)),
+            (&[], Some(Skip::Invalid)),
+        ] {
+            assert_eq!(skip(signer.jwk_with("n", b64(modulus))), why, "{} bytes", modulus.len());
+        }
+    }
 
-/// RFC 7638 §3: of the members that make the key, in order.
-fn thumbprint(canonical: &str) -> [u8; 32] {
-    let mut bytes = [0; 32];
-    bytes.copy_from_slice(digest::digest(&digest::SHA256, canonical.as_bytes()).as_ref());
-    bytes
+    #[test]
+    fn a_bad_key_does_not_spoil_the_others() {
+        let reading =
+            read_keys([Signer::ec("a").jwk(), json!({"kty": "oct", "k": "AA"}), json!(7), Signer::ed("b").jwk()]);
+        assert_eq!(reading.keys.len(), 2);
+        assert_eq!(reading.listed, 4);
+        assert_eq!(reading.skipped, BTreeMap::from([(Skip::Malformed, 1), (Skip::Symmetric, 1)]));
+    }
+
+    #[test]
+    fn a_published_private_key_is_used_for_what_is_public_of_it_and_noticed() {
+        let reading = read_keys([Signer::ec("a").jwk_with("d", "c2VjcmV0")]);
+        assert_eq!((reading.keys.len(), reading.private), (1, 1));
+    }
+
+    #[test]
+    fn keys_that_cannot_be_told_apart_are_all_left_out() {
+        let (a, b) = (Signer::ec("k"), Signer::ec("k"));
+        let reading = read_keys([a.jwk(), b.jwk(), Signer::ec("other").jwk()]);
+        assert_eq!(reading.skipped, BTreeMap::from([(Skip::Ambiguous, 2)]));
+        assert_eq!(reading.keys.candidates(Some("k"), Algorithm::ES256).err(), Some(NoKey::Unknown));
+        assert!(reading.keys.candidates(Some("other"), Algorithm::ES256).is_ok());
+        // One key, listed twice, is one key.
+        assert_eq!(read_keys([a.jwk(), a.jwk()]).keys.len(), 1);
+        // The algorithm tells these apart.
+        let apart = read_keys([
+            a.jwk(),
+            Signer::ed("k").jwk(),
+            Signer::rsa("k", 0).jwk_with("alg", "RS256"),
+            Signer::rsa("k", 1).jwk_with("alg", "PS256"),
+        ]);
+        assert_eq!(apart.keys.len(), 4);
+        assert_eq!(apart.keys.candidates(Some("k"), Algorithm::EdDSA).unwrap().len(), 1);
+        assert_eq!(apart.keys.candidates(Some("k"), Algorithm::ES384).err(), Some(NoKey::Unfit));
+        let overlapping = read_keys([Signer::rsa("k", 0).jwk(), Signer::rsa("k", 1).jwk_with("alg", "PS256")]);
+        assert_eq!(overlapping.keys.len(), 0);
+    }
+
+    #[test]
+    fn a_set_holds_a_hundred_keys_at_most() {
+        let reading = read_keys((0..103).map(|index| Signer::ed(&format!("k{index}")).jwk()));
+        assert_eq!(reading.keys.len(), KEYS_MAX);
+        assert_eq!(reading.skipped, BTreeMap::from([(Skip::TooMany, 3)]));
+    }
+
+    #[test]
+    fn keys_that_stay_are_the_same_and_keys_that_go_end_for_good() {
+        let (a, b, c) = (Signer::ec("a"), Signer::ec("b"), Signer::ec("c"));
+        let first = read_keys([a.jwk(), b.jwk()]).keys;
+        let second = read_keys([b.jwk(), c.jwk()]).keys.succeeding(Some(&first));
+        first.end_unless_in(Some(&second));
+        let key = |set: &KeySet, kid: &str| Arc::clone(set.candidates(Some(kid), Algorithm::ES256).unwrap()[0].0);
+        assert!(!key(&first, "a").is_in_force());
+        assert!(key(&first, "b").is_in_force());
+        assert!(Arc::ptr_eq(&key(&first, "b"), &key(&second, "b")));
+        let third = read_keys([a.jwk()]).keys.succeeding(Some(&second));
+        assert!(key(&third, "a").is_in_force());
+        assert!(!key(&first, "a").is_in_force(), "a key that comes back is another");
+        // The same name for another key, or for another use, is another key.
+        let renamed = read_keys([Signer::ec("b").jwk()]).keys.succeeding(Some(&second));
+        assert!(!Arc::ptr_eq(&key(&renamed, "b"), &key(&second, "b")));
+    }
 }

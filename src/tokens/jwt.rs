@@ -15,7 +15,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::json::{self, Bounds, Flaw, Object, Value};
-use super::jwks::{KID_BYTES_MAX, Key, KeySet, NoKey};
+use super::jwk::{KID_BYTES_MAX, Key};
+use super::jwks::{KeySet, NoKey};
 use crate::domain::decision::Reason;
 use crate::domain::issuer::Algorithm;
 
@@ -45,11 +46,16 @@ pub(super) struct Decoded<'t> {
     signature: Range<usize>,
 }
 
-/// A well-formed token that anybody may have written.
-pub(super) struct Claimed<'d> {
+/// What the first part says. Good only for choosing a key and a way to check, within what is allowed.
+pub(super) struct Header {
     algorithm: Algorithm,
     kid: Option<Box<str>>,
     typ: Option<Box<str>>,
+}
+
+/// A well-formed token that anybody may have written.
+pub(super) struct Claimed<'d> {
+    header: Header,
     claims: Object<'d>,
     signature: &'d [u8],
     signing_input: &'d [u8],
@@ -117,6 +123,15 @@ fn is_encrypted(token: &str) -> bool {
 impl Decoded<'_> {
     /// Reads header and payload.
     pub(super) fn read(&self) -> Result<Claimed<'_>, Reason> {
+        Ok(Claimed {
+            header: self.header()?,
+            claims: json::object(&self.bytes[self.payload.clone()], BOUNDS)?,
+            signature: &self.bytes[self.signature.clone()],
+            signing_input: self.signing_input.as_bytes(),
+        })
+    }
+
+    fn header(&self) -> Result<Header, Reason> {
         let header = json::object(&self.bytes[self.header.clone()], BOUNDS)?;
         check_critical(&header)?;
         let algorithm = match header.get("alg") {
@@ -127,14 +142,16 @@ impl Decoded<'_> {
         if kid.is_some_and(|kid| kid.len() > KID_BYTES_MAX) {
             return Err(Reason::MalformedToken);
         }
-        Ok(Claimed {
-            algorithm,
-            kid: kid.map(Into::into),
-            typ: header.string("typ")?.map(Into::into),
-            claims: json::object(&self.bytes[self.payload.clone()], BOUNDS)?,
-            signature: &self.bytes[self.signature.clone()],
-            signing_input: self.signing_input.as_bytes(),
-        })
+        Ok(Header { algorithm, kid: kid.map(Into::into), typ: header.string("typ")?.map(Into::into) })
+    }
+}
+
+#[cfg(test)]
+impl Decoded<'_> {
+    /// Whether a signature is good, whatever was signed.
+    pub(super) fn is_signed_by(&self, allowed: &[Algorithm], keys: &KeySet) -> bool {
+        let signature = &self.bytes[self.signature.clone()];
+        self.header().is_ok_and(|header| header.signer(self.signing_input.as_bytes(), signature, allowed, keys).is_ok())
     }
 }
 
@@ -163,6 +180,20 @@ impl<'d> Claimed<'d> {
 
     /// Checks the signature with the issuer's keys; `allowed` are the algorithms that the issuer may use.
     pub(super) fn verify(self, allowed: &[Algorithm], keys: &KeySet) -> Result<Verified<'d>, Unverified> {
+        let key = self.header.signer(self.signing_input, self.signature, allowed, keys)?;
+        Ok(Verified { typ: self.header.typ, claims: self.claims, key })
+    }
+}
+
+impl Header {
+    /// The key that made the signature.
+    fn signer(
+        &self,
+        signing_input: &[u8],
+        signature: &[u8],
+        allowed: &[Algorithm],
+        keys: &KeySet,
+    ) -> Result<Arc<Key>, Unverified> {
         if !allowed.contains(&self.algorithm) {
             return Err(Unverified::Refused(Reason::BadAlgorithm));
         }
@@ -170,10 +201,12 @@ impl<'d> Claimed<'d> {
             NoKey::Unknown => Unverified::NoKey,
             NoKey::Unfit => Unverified::Refused(Reason::BadAlgorithm),
         })?;
-        let signer = candidates.iter().find(|(_, check)| check.verify_sig(self.signing_input, self.signature).is_ok());
-        // A known key whose signature is bad never leads to a refresh: floods of garbage must cost the issuer nothing.
-        let (key, _) = signer.ok_or(Unverified::Refused(Reason::BadSignature))?;
-        Ok(Verified { typ: self.typ, claims: self.claims, key: Arc::clone(key) })
+        let signer = candidates.iter().find(|(_, check)| check.verify_sig(signing_input, signature).is_ok());
+        // Where several keys might have signed it, nobody can say that this one's signature is bad.
+        let none = if candidates.len() > 1 { Reason::UnknownKey } else { Reason::BadSignature };
+        // Refused, not "no key": a known key whose signature is bad never leads to a refresh, else floods of garbage
+        // would cost the issuer.
+        signer.map(|(key, _)| Arc::clone(key)).ok_or(Unverified::Refused(none))
     }
 }
 

@@ -81,7 +81,7 @@ struct Progress {
 
 /// Where keys come from, ready to be asked.
 enum Origin {
-    Discovery(Discovery),
+    Discovery(Box<Discovery>),
     Url(Url),
     File(PathBuf),
     /// They came with the configuration and stay as they are.
@@ -106,7 +106,7 @@ impl Keys {
         telemetry: &Telemetry,
     ) -> Result<Self, String> {
         let origin = match &issuer.keys {
-            KeySource::Discovery => Origin::Discovery(Discovery::of(&issuer.issuer)?),
+            KeySource::Discovery => Origin::Discovery(Box::new(Discovery::of(&issuer.issuer)?)),
             KeySource::Url(url) => Origin::Url(fetch::address(url)?),
             KeySource::File(path) => Origin::File(path.clone()),
             KeySource::Inline(_) => Origin::Inline,
@@ -313,7 +313,7 @@ impl Shared {
                 tracing::warn!(issuer = %self.issuer, keys = private, "private keys are published; they are compromised");
             }
         }
-        self.replace(Some(new));
+        self.replace(Some(&new));
         let error = self.ledger().error.take();
         if error.is_some() {
             tracing::info!(issuer = %self.issuer, "an issuer's keys can be refreshed again");
@@ -322,20 +322,19 @@ impl Shared {
     }
 
     /// First the new keys, then the end of the old ones: a verdict that is made in between is still ended.
-    fn replace(&self, new: Option<Arc<KeySet>>) {
-        let old = self.current.swap(new.clone());
-        if let Some(old) = old {
-            old.end_unless_in(new.as_deref());
+    fn replace(&self, new: Option<&Arc<KeySet>>) {
+        if let Some(old) = self.current.swap(new.cloned()) {
+            old.end_unless_in(new.map(Arc::as_ref));
         }
     }
 
     /// Logged when it begins to fail, not each time.
     fn note_failure(&self, why: String) {
         let keys = self.current.load().as_ref().map_or(0, |keys| keys.len());
-        let before = self.ledger().error.replace(why.clone());
-        if before.is_none() {
+        if self.ledger().error.is_none() {
             tracing::warn!(issuer = %self.issuer, error = %why, keys, "an issuer's keys cannot be refreshed");
         }
+        self.ledger().error = Some(why);
         self.show(false);
     }
 

@@ -1,22 +1,31 @@
 //! Whose a token is: JSON Web Tokens, verified with the keys of the issuers that are configured.
 //!
 //! A remembered verdict ([`remembered`]), else the token is read ([`jwt`]), its signature checked with the keys in hand
-//! ([`keys`], [`jwks`]) and its claims judged ([`claims`]), all without waiting. Only a token whose key is not in hand
+//! ([`keys`], [`jwks`], [`jwk`]) and its claims judged ([`claims`]), all without waiting. Only a token whose key is not in hand
 //! waits, for at most a second, and only where a refresh of its issuer's keys is under way or may be asked for.
 //!
 //! Signatures are checked with aws-lc-rs itself, with keys that were parsed when they were fetched. jsonwebtoken would
 //! parse the key anew for each token (an eighth of an RS256 check), and reads headers and claims leniently.
 
+#[cfg(test)]
+mod attacks;
 mod claims;
 mod discovery;
 mod fetch;
 mod issuers;
 mod json;
+mod jwk;
 mod jwks;
 mod jwt;
 mod keys;
+#[cfg(test)]
+mod mint;
 mod remembered;
 mod schedule;
+#[cfg(test)]
+mod upkeep;
+#[cfg(test)]
+mod vectors;
 mod weak;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -123,14 +132,13 @@ impl Tokens {
         }
     }
 
-    /// Verifies a token with the keys in hand, and remembers the verdict if it is good: under the configuration that it
-    /// was made by, which may have been replaced since the token was looked up.
-    fn verify(&self, token: &str, fingerprint: Fingerprint, now: Moment) -> Outcome {
-        let issuers = self.issuers.load();
-        match verify(&issuers, token, now) {
+    /// Verifies a token with the keys in hand, and remembers the verdict if it is good. The fingerprint is of that token
+    /// under those very issuers.
+    fn verify(&self, issuers: &Issuers, token: &str, fingerprint: Fingerprint, now: Moment) -> Outcome {
+        match verify(issuers, token, now) {
             Ok(good) => {
                 let identity = Arc::clone(&good.identity);
-                self.remembered.remember(fingerprint.under(issuers.generation()), good, now);
+                self.remembered.remember(fingerprint, good, now);
                 Outcome::Settled(Ok(identity))
             }
             Err(Refusal::Final(reason)) => Outcome::Settled(Err(reason)),
@@ -138,15 +146,21 @@ impl Tokens {
         }
     }
 
+    /// Verifies a token once more, after waiting: under the issuers that are configured by now.
+    fn verify_again(&self, token: &str, now: Moment) -> Outcome {
+        let issuers = self.issuers.load();
+        self.verify(&issuers, token, Fingerprint::of(token, issuers.generation()), now)
+    }
+
     /// Waits for refreshes of the issuer's keys, as long as that is allowed and may help.
-    async fn verify_later(&self, token: &str, fingerprint: Fingerprint, trusted: Arc<Trusted>, now: Moment) -> Verdict {
+    async fn verify_later(&self, token: &str, trusted: Arc<Trusted>, now: Moment) -> Verdict {
         let waiting = async {
             let mut trusted = trusted;
             for _ in 0..REFRESHES_MAX {
                 if !trusted.keys.refreshed(now.steady).await {
                     break;
                 }
-                match self.verify(token, fingerprint, now) {
+                match self.verify_again(token, now) {
                     Outcome::Settled(verdict) => return verdict,
                     Outcome::NoKey(still) => trusted = still,
                 }
@@ -156,7 +170,7 @@ impl Tokens {
         match tokio::time::timeout(KEY_WAIT, waiting).await {
             Ok(verdict) => verdict,
             // Time is up: whatever has come in the meantime counts.
-            Err(_) => match self.verify(token, fingerprint, now) {
+            Err(_) => match self.verify_again(token, now) {
                 Outcome::Settled(verdict) => verdict,
                 Outcome::NoKey(trusted) => Err(keyless(&trusted)),
             },
@@ -171,14 +185,15 @@ impl TokenInspector for Tokens {
         if token.len() > TOKEN_BYTES_MAX {
             return Answer::Now(made(Err(Reason::TokenTooLarge)));
         }
-        let fingerprint = Fingerprint::of(token, self.issuers.load().generation());
+        let issuers = self.issuers.load();
+        let fingerprint = Fingerprint::of(token, issuers.generation());
         if let Some(identity) = self.remembered.recall(&fingerprint, now) {
             return Answer::Now(Inspected { verdict: Ok(identity), remembered: true });
         }
-        match self.verify(token, fingerprint, now) {
+        match self.verify(&issuers, token, fingerprint, now) {
             Outcome::Settled(verdict) => Answer::Now(made(verdict)),
             Outcome::NoKey(trusted) if trusted.keys.may_come(now.steady) => {
-                Answer::later(async move { made(self.verify_later(token, fingerprint, trusted, now).await) })
+                Answer::later(async move { made(self.verify_later(token, trusted, now).await) })
             }
             Outcome::NoKey(trusted) => Answer::Now(made(Err(keyless(&trusted)))),
         }

@@ -12,7 +12,7 @@ use metrics::{Counter, Gauge};
 use quick_cache::sync::Cache;
 use quick_cache::{Lifecycle, UnitWeighter};
 
-use super::jwks::Key;
+use super::jwk::Key;
 use crate::domain::identity::Identity;
 use crate::domain::time::{Micros, Moment};
 use crate::telemetry::{Telemetry, names};
@@ -63,11 +63,6 @@ impl Fingerprint {
         let mut bytes = [0; 32];
         bytes.copy_from_slice(digest::digest(&digest::SHA256, token.as_bytes()).as_ref());
         Self { generation, token: bytes }
-    }
-
-    /// Of the same token, under another configuration.
-    pub(super) const fn under(self, generation: u64) -> Self {
-        Self { generation, ..self }
     }
 }
 
@@ -177,5 +172,149 @@ impl Lifecycle<Fingerprint, Arc<Entry>> for Evictions {
     fn on_evict(&self, evicted: &mut Vec<Arc<Entry>>, _: Fingerprint, entry: Arc<Entry>) {
         self.0.increment(1);
         evicted.push(entry);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+    use crate::domain::identity::IdentityKind;
+    use crate::domain::issuer::Algorithm;
+    use crate::tokens::jwks::{self, KeySet};
+    use crate::tokens::mint::{Signer, set};
+
+    const NOW: Moment = Moment { wall: Micros::from_secs(1_800_000_000), steady: Micros::from_secs(50) };
+
+    struct Fixture {
+        remembered: Remembered,
+        telemetry: Telemetry,
+        keys: KeySet,
+        identity: Arc<Identity>,
+    }
+
+    fn fixture(verdicts_max: usize) -> Fixture {
+        let telemetry = Telemetry::new().unwrap();
+        let identity = Identity {
+            kind: IdentityKind::Jwt,
+            issuer: "https://issuer.example".into(),
+            subject: None,
+            client: None,
+            username: None,
+            scopes: Box::default(),
+            roles: Box::default(),
+            audiences: Box::default(),
+            token_id: None,
+            session: None,
+            expires_at: None,
+            not_before: None,
+            issued_at: None,
+        };
+        Fixture {
+            remembered: Remembered::new(verdicts_max, &telemetry),
+            telemetry,
+            keys: jwks::read(set([Signer::ec("k").jwk()]).as_bytes()).unwrap().keys,
+            identity: Arc::new(identity),
+        }
+    }
+
+    impl Fixture {
+        fn good(&self) -> Good {
+            Good {
+                identity: Arc::clone(&self.identity),
+                key: Arc::clone(self.keys.candidates(Some("k"), Algorithm::ES256).unwrap()[0].0),
+                from: NOW.wall - Micros::from_secs(10),
+                until: NOW.wall + Micros::from_secs(10_000),
+            }
+        }
+
+        fn remember(&self, token: &str) {
+            self.remembered.remember(Fingerprint::of(token, 1), self.good(), NOW);
+        }
+
+        fn recalls(&self, token: &str, now: Moment) -> bool {
+            self.remembered.recall(&Fingerprint::of(token, 1), now).is_some()
+        }
+    }
+
+    fn later(wall: i64, steady: u64) -> Moment {
+        let wall = Micros(NOW.wall.0.checked_add_signed(wall * 1_000_000).unwrap());
+        Moment { wall, steady: NOW.steady + Micros::from_secs(steady) }
+    }
+
+    #[test]
+    fn a_verdict_is_for_one_token_under_one_configuration() {
+        let fixture = fixture(100);
+        fixture.remember("a.b.c");
+        assert!(fixture.recalls("a.b.c", NOW));
+        for other in ["a.b.d", "a.b.c ", "", "a.b.cc", "A.b.c"] {
+            assert!(!fixture.recalls(other, NOW), "{other:?}");
+        }
+        assert!(fixture.remembered.recall(&Fingerprint::of("a.b.c", 2), NOW).is_none());
+        let text = fixture.telemetry.render();
+        assert!(text.contains(r#"tollgate_verdict_lookups_total{outcome="hit"} 1"#), "{text}");
+        assert!(text.contains(r#"tollgate_verdict_lookups_total{outcome="miss"} 6"#), "{text}");
+        assert!(text.contains("tollgate_verdicts_remembered 1"), "{text}");
+    }
+
+    #[test]
+    fn a_verdict_holds_for_five_minutes_however_the_wall_clock_is_set() {
+        let fixture = fixture(100);
+        fixture.remember("t");
+        assert!(fixture.recalls("t", later(299, 299)));
+        assert!(fixture.recalls("t", later(0, 299)));
+        assert!(!fixture.recalls("t", later(0, 300)));
+        assert!(!fixture.recalls("t", NOW), "what has ended does not come back");
+    }
+
+    #[test]
+    fn the_tokens_own_dates_are_held_against_the_wall_clock_each_time() {
+        for (wall, holds) in [(9_999, true), (10_000, false), (-10, true), (-11, false), (-3600, false)] {
+            let fixture = fixture(100);
+            fixture.remember("t");
+            assert_eq!(fixture.recalls("t", later(wall, 1)), holds, "{wall}");
+            assert_eq!(fixture.recalls("t", NOW), holds, "what has ended does not come back");
+        }
+    }
+
+    #[test]
+    fn a_verdict_dies_with_the_key_that_made_it() {
+        let fixture = fixture(100);
+        fixture.remember("t");
+        let late = fixture.good();
+        fixture.keys.end_unless_in(None);
+        assert!(!fixture.recalls("t", NOW));
+        // One that was being made meanwhile is not remembered.
+        fixture.remembered.remember(Fingerprint::of("t", 1), late, NOW);
+        assert_eq!(fixture.remembered.verdicts.len(), 0);
+        let text = fixture.telemetry.render();
+        assert!(text.contains(r#"tollgate_verdict_lookups_total{outcome="ended"} 1"#), "{text}");
+    }
+
+    #[test]
+    fn a_flood_of_tokens_that_are_used_once_pushes_out_nothing_that_is_in_use() {
+        const HOT: u64 = 10_000;
+        let fixture = fixture(100_000);
+        let fingerprint = |index: u64| Fingerprint::of(&index.to_string(), 1);
+        // Filled to the brim first, so that the hot ones come in when room is scarce.
+        for index in 1_000_000..1_100_000 {
+            fixture.remembered.remember(fingerprint(index), fixture.good(), NOW);
+        }
+        for index in 0..HOT {
+            // As in life: verified, remembered, used again, and verified again where it was pushed out in between.
+            for _ in 0..3 {
+                if fixture.remembered.recall(&fingerprint(index), NOW).is_none() {
+                    fixture.remembered.remember(fingerprint(index), fixture.good(), NOW);
+                }
+            }
+        }
+        for index in 2_000_000..3_000_000 {
+            fixture.remembered.remember(fingerprint(index), fixture.good(), NOW);
+        }
+        let left = (0..HOT).filter(|&index| fixture.remembered.recall(&fingerprint(index), NOW).is_some()).count();
+        assert!(left as u64 >= HOT * 99 / 100, "{left} of {HOT}");
+        assert!(fixture.remembered.verdicts.len() <= 100_000 + 64, "{}", fixture.remembered.verdicts.len());
+        assert!(!fixture.telemetry.render().contains("tollgate_verdict_evictions_total 0"));
     }
 }
