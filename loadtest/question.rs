@@ -17,9 +17,9 @@ pub(crate) struct Questions {
 impl Questions {
     /// Draws a key and makes a token with it.
     pub(crate) fn new(clock: SystemClock) -> Result<Self, String> {
-        let no_chance = |_| "the system has no randomness".to_owned();
-        let dev = DevIssuer::new().map_err(no_chance)?;
-        let token = dev.token("alice", "orders:read", clock.now().wall).map_err(no_chance)?;
+        let dev = DevIssuer::new().map_err(|_| "the system has no randomness".to_owned())?;
+        let token =
+            dev.token("alice", "orders:read", clock.now().wall).map_err(|error| format!("no token: {error}"))?;
         let config = dev::config(&dev).map_err(|problems| problems.to_string())?;
         let issuer = config.issuers.into_iter().next().ok_or("the first run has no issuer")?;
         let KeySource::Inline(jwks) = issuer.keys else { return Err("the first run's issuer has no keys".to_owned()) };

@@ -119,8 +119,9 @@ async fn a_batch_is_answered_in_order_and_a_bad_question_in_its_place() {
 async fn a_stream_answers_by_id_and_outlives_a_bad_question() {
     let bench = Bench::start().await;
     let paths = ["/public/x", "/a//b", "/nowhere"];
-    let mut questions: Vec<_> = (0..3000_u64)
-        .map(|id| pb::DecideStreamRequest { id, question: Some(question("GET", paths[id as usize % 3], None)) })
+    let mut questions: Vec<_> = (0..3000)
+        .zip(paths.into_iter().cycle())
+        .map(|(id, path)| pb::DecideStreamRequest { id, question: Some(question("GET", path, None)) })
         .collect();
     questions.push(pb::DecideStreamRequest { id: 3000, question: None });
     let answers = bench.tollgate.decisions().await.decide_stream(stream::iter(questions)).await.expect("it begins");

@@ -59,7 +59,7 @@ pub(super) fn run(arguments: Arguments) -> Done {
             let server = start(config, clock, &replica).await?;
             let token = issuer
                 .token("alice", "orders:read", clock.now().wall)
-                .map_err(|_| "the system has no randomness for a token".to_owned())?;
+                .map_err(|error| format!("cannot make a token: {error}"))?;
             server.ready().await;
             print::line(dev::welcome(&server, &token));
             life::run(server, None, &environment).await

@@ -5,6 +5,8 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 
 use super::Server;
@@ -31,8 +33,8 @@ const LIFETIME: Micros = Micros::from_secs(12 * 60 * 60);
 
 /// An issuer that lives as long as the process.
 pub struct DevIssuer {
-    key: EcdsaKeyPair,
-    random: SystemRandom,
+    signing: EncodingKey,
+    public: Vec<u8>,
 }
 
 impl DevIssuer {
@@ -41,14 +43,15 @@ impl DevIssuer {
     /// # Errors
     /// The system has no randomness.
     pub fn new() -> Result<Self, Unspecified> {
-        let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING)?;
-        Ok(Self { key, random: SystemRandom::new() })
+        let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())?;
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document.as_ref())?;
+        Ok(Self { signing: EncodingKey::from_ec_der(document.as_ref()), public: pair.public_key().as_ref().to_vec() })
     }
 
     /// Its public key, as a JWK (RFC 7518 §6.2.1).
     pub fn public_key(&self) -> Value {
         // An uncompressed point (SEC 1 §2.3.3): 4, x, y.
-        let (x, y) = self.key.public_key().as_ref()[1..].split_at(32);
+        let (x, y) = self.public[1..].split_at(32);
         json!({
             "kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig", "kid": KEY_ID,
             "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y),
@@ -59,17 +62,17 @@ impl DevIssuer {
     ///
     /// # Errors
     /// The system has no randomness.
-    pub fn token(&self, subject: &str, scope: &str, now: Micros) -> Result<String, Unspecified> {
-        let header = json!({ "alg": "ES256", "typ": "at+jwt", "kid": KEY_ID });
+    pub fn token(&self, subject: &str, scope: &str, now: Micros) -> Result<String, jsonwebtoken::errors::Error> {
         let mut id = [0; 12];
-        aws_lc_rs::rand::fill(&mut id)?;
+        aws_lc_rs::rand::fill(&mut id).map_err(|_| ErrorKind::Signing("no randomness".to_owned()))?;
         let claims = json!({
             "iss": ISSUER, "aud": AUDIENCE, "sub": subject, "client_id": "demo-client", "scope": scope,
             "jti": URL_SAFE_NO_PAD.encode(id), "iat": now.as_secs(), "exp": (now + LIFETIME).as_secs(),
         });
-        let signed = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string())).join(".");
-        let signature = self.key.sign(&self.random, signed.as_bytes())?;
-        Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
+        let mut header = Header::new(Algorithm::ES256);
+        header.typ = Some("at+jwt".to_owned());
+        header.kid = Some(KEY_ID.to_owned());
+        jsonwebtoken::encode(&header, &claims, &self.signing)
     }
 }
 
