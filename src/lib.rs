@@ -6,6 +6,7 @@ pub mod decide;
 pub mod domain;
 pub mod quotas;
 pub mod revocation;
+pub mod server;
 pub mod stores;
 pub mod telemetry;
 pub mod tokens;

@@ -273,16 +273,17 @@ pub fn log(format: LogFormat, filter: &str) -> Result<(), LogError> {
     use tracing_subscriber::util::SubscriberInitExt as _;
 
     let filter = EnvFilter::try_new(filter).map_err(|error| LogError::Filter { error: error.to_string() })?;
+    let terminal = std::io::stderr().is_terminal();
     let json = match format {
-        LogFormat::Auto => !std::io::stderr().is_terminal(),
+        LogFormat::Auto => !terminal,
         LogFormat::Text => false,
         LogFormat::Json => true,
     };
-    let builder = fmt::Subscriber::builder().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = fmt::Subscriber::builder().with_env_filter(filter).with_ansi(terminal).with_writer(std::io::stderr);
     if json {
-        builder.json().flatten_event(true).finish().try_init()?
+        builder.json().flatten_event(true).finish().try_init()?;
     } else {
-        builder.finish().try_init()?
+        builder.finish().try_init()?;
     }
     Ok(())
 }

@@ -1,2 +1,12 @@
-#[test]
-fn t() {}
+//! The one test binary: every test that needs more than the library's own values.
+
+#![expect(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod api;
+mod deploy;
+mod program;
+mod provider;
+mod redis;
+mod support;
+mod tidy;
+mod tokens;

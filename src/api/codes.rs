@@ -10,7 +10,7 @@ use crate::proto::DecisionReason;
 pub struct Codes {
     /// In the native API.
     pub native: DecisionReason,
-    /// Over HTTP, and through ext_authz.
+    /// Over HTTP, and through `ext_authz`.
     pub http: StatusCode,
 }
 

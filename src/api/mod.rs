@@ -1,5 +1,7 @@
-//! The façades: one file a protocol. Each turns a wire message into a [`Question`](crate::domain::question::Question),
-//! has it decided, and turns the [`Decision`](crate::domain::decision::Decision) into a wire message. Nothing is
-//! decided in here.
+//! The façades: one file or folder a protocol. Each turns a wire message into a
+//! [`Question`](crate::domain::question::Question), has it decided, and turns the
+//! [`Decision`](crate::domain::decision::Decision) into a wire message. Nothing is decided in here.
 
+pub mod codec;
 pub mod codes;
+pub mod native;

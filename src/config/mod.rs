@@ -1,15 +1,33 @@
 //! The configuration: one YAML file, read strictly, all problems at once.
+//!
+//! `yaml` makes a tree with positions of the text, `reader` has the words in which the sections read it, and each
+//! section makes checked values of its part. Nothing unchecked leaves this module.
 
 use std::fmt;
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 
 use crate::domain::issuer::Issuer;
-use crate::domain::policy::Policy;
+use crate::domain::policy::{Demand, Policy};
 use crate::domain::time::Micros;
 
+pub use problem::{Position, Problem, Problems, Severity};
+use reader::{Item, Reader};
+
+mod issuers;
+mod limits;
+mod order;
+mod problem;
+mod reader;
+mod rules;
+mod server;
+#[cfg(test)]
+mod tests;
+mod values;
+mod yaml;
+
 /// Everything that a server is told, checked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     /// Where it listens.
     pub listen: Listen,
@@ -21,6 +39,8 @@ pub struct Config {
     pub policy: Policy,
     /// How much is accepted at a time.
     pub bounds: Bounds,
+    /// The files that the configuration refers to: it is to be read again when one of them changes. Sorted.
+    pub files: Vec<PathBuf>,
 }
 
 /// Where the server listens.
@@ -33,9 +53,10 @@ pub struct Listen {
 }
 
 /// Where quotas are kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Store {
     /// In this process: the embedded default.
+    #[default]
     Memory,
     /// In Redis.
     Redis(Redis),
@@ -68,6 +89,114 @@ pub struct Bounds {
 /// A value that never reaches a log.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
+
+/// The JSON Schema (draft 2020-12) of the configuration, for editors.
+pub const SCHEMA: &str = include_str!("schema.json");
+
+/// Reads a configuration file. Its environment references are answered by `environment`; relative paths in it start at
+/// its folder. Answers the configuration and the warnings.
+///
+/// # Errors
+/// Every problem that there is, warnings included.
+pub fn load(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Result<(Config, Vec<Problem>), Problems> {
+    let name = path.display().to_string();
+    let bytes = reader::read_file(path, yaml::TEXT_BYTES_MAX as u64);
+    let text = bytes.map_err(|message| yaml::Flaw { at: None, message }).and_then(yaml::text);
+    match text {
+        Ok(text) => read(&text, path, environment),
+        Err(flaw) => Err(Problems::of(Problem {
+            severity: Severity::Error,
+            file: name,
+            position: flaw.at,
+            key: String::new(),
+            message: flaw.message,
+        })),
+    }
+}
+
+/// Reads a configuration from its text. `name` stands for the file in problems; relative paths start at its folder.
+///
+/// # Errors
+/// Every problem that there is, warnings included.
+pub fn parse(
+    text: &str,
+    name: &str,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<(Config, Vec<Problem>), Problems> {
+    read(text, Path::new(name), environment)
+}
+
+fn read(
+    text: &str,
+    path: &Path,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<(Config, Vec<Problem>), Problems> {
+    let mut reader = Reader::new(path, environment);
+    let config = match yaml::read(text) {
+        Ok(node) => config(&mut reader, &Item::root(&node)),
+        Err(flaw) => {
+            reader.flaw(flaw);
+            None
+        }
+    };
+    let (config, warnings, files) = reader.end(config)?;
+    Ok((Config { files, ..config }, warnings))
+}
+
+fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
+    let mut fields = reader.fields(root, "configuration")?;
+    let listen = fields.or(reader, "listen", Listen::default(), server::listen);
+    let store = fields.or(reader, "store", Store::Memory, server::store);
+    let issuers = fields.or(reader, "issuers", Vec::new(), issuers::issuers);
+    let limits = fields.or(reader, "limits", limits::Limits::new(), limits::limits).unwrap_or_default();
+    let rules = fields.or(reader, "rules", Vec::new(), |reader, item| rules::rules(reader, item, &limits));
+    let bounds = fields.or(reader, "bounds", Bounds::default(), server::bounds);
+    fields.finish(reader);
+    // By name, as a map of names is.
+    let limits = limits.into_values().flatten().collect();
+    let (issuers, rules) = (issuers?, rules?);
+    if rules.is_empty() && !reader.failed() {
+        reader.warning(root, "has no rule, so every call is denied; add `rules`");
+    }
+    if issuers.is_empty() && !reader.failed() && rules.iter().any(|rule| rule.demand != Demand::Anyone) {
+        reader.warning(root, "has no issuer, so every call that needs a caller is denied; add `issuers`");
+    }
+    let policy = Policy { version: 0, rules, limits };
+    Some(Config { listen: listen?, store: store?, issuers, policy, bounds: bounds?, files: Vec::new() })
+}
+
+impl Config {
+    /// What differs in `new` and takes effect only with a restart. A reload that needs one is to be refused whole.
+    pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
+        [
+            ("listen", self.listen != new.listen),
+            ("store", self.store != new.store),
+            ("bounds", self.bounds != new.bounds),
+        ]
+        .into_iter()
+        .filter_map(|(section, differs)| differs.then_some(section))
+        .collect()
+    }
+}
+
+impl Redis {
+    /// Below Envoy's 20 ms for an external check.
+    pub const DEADLINE: Micros = Micros::from_millis(12);
+}
+
+/// This machine only.
+impl Default for Listen {
+    fn default() -> Self {
+        let at = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+        Self { grpc: at(50051), admin: at(9464) }
+    }
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { calls_in_flight: 10_000, drain: Micros::from_secs(10) }
+    }
+}
 
 impl Secret {
     /// Hides `value`.

@@ -6,6 +6,8 @@
 //! stack.
 
 pub mod ports;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,7 +22,7 @@ use crate::domain::identity::Identity;
 use crate::domain::limit::{Attribute, CounterKey, Limit};
 use crate::domain::policy::{Demand, Policy, Rule, Unkeyed};
 use crate::domain::question::{Credential, Mode, Question};
-use crate::domain::time::Moment;
+use crate::domain::time::{Micros, Moment};
 use crate::telemetry::{Call, DecisionMeter, Facade, Telemetry};
 
 /// Makes decisions.
@@ -133,6 +135,11 @@ impl Decider {
         self.authenticate(journey)
     }
 
+    /// Counts a question that a façade could not even read.
+    pub fn turned_away(&self, facade: Facade) {
+        self.telemetry.call(facade, Micros::ZERO).malformed();
+    }
+
     fn authenticate<'a>(&'a self, mut journey: Journey<'a>) -> Answer<'a, Decided> {
         let now = journey.now;
         match journey.question.credential {
@@ -169,7 +176,7 @@ impl Decider {
             (Demand::Caller { .. }, None) => journey.rule().admits(identity.as_deref()).err(),
         };
         match refused {
-            Some(reason) => Answer::Now(self.conclude(journey, reason, identity, QuotaStates::new())),
+            Some(reason) => Answer::Now(Ok(self.conclude(journey, reason, identity, QuotaStates::new()))),
             None => self.charge(journey, identity),
         }
     }
@@ -178,7 +185,7 @@ impl Decider {
         let charges = match journey.charges(identity.as_deref()) {
             Ok(charges) => charges,
             Err(Unchargeable::Denied(reason)) => {
-                return Answer::Now(self.conclude(journey, reason, identity, QuotaStates::new()));
+                return Answer::Now(Ok(self.conclude(journey, reason, identity, QuotaStates::new())));
             }
             Err(Unchargeable::Undecidable(undecidable)) => {
                 journey.call.malformed();
@@ -186,7 +193,7 @@ impl Decider {
             }
         };
         if charges.is_empty() {
-            return Answer::Now(self.conclude(journey, Reason::Allowed, identity, QuotaStates::new()));
+            return Answer::Now(Ok(self.conclude(journey, Reason::Allowed, identity, QuotaStates::new())));
         }
         let now = journey.now;
         let payment = match journey.question.mode {
@@ -195,7 +202,7 @@ impl Decider {
         };
         payment.then(move |Payment { reason, states, asked }| {
             journey.explanation.quotas = Some(provenance(asked));
-            Answer::Now(self.conclude(journey, reason, identity, states))
+            Answer::Now(Ok(self.conclude(journey, reason, identity, states)))
         })
     }
 
@@ -205,7 +212,7 @@ impl Decider {
         reason: Reason,
         identity: Option<Arc<Identity>>,
         quotas: QuotaStates,
-    ) -> Decided {
+    ) -> Decision {
         let Journey { question, plan, call, rule, explanation, .. } = journey;
         let decision = Decision {
             reason,
@@ -216,7 +223,7 @@ impl Decider {
             policy: Arc::clone(&plan.policy),
         };
         plan.meter.conclude(call, &decision, self.clock.steady());
-        Ok(decision)
+        decision
     }
 
     /// Whose a token is, revocations considered; what introspection answers from.
@@ -257,6 +264,10 @@ impl Decider {
         for (index, charge) in charges.iter().enumerate() {
             let prefix = format!("charges[{index}].counter");
             match counter(&policy, &prefix, charge.limit, charge.key) {
+                Ok((_, key)) if paid.iter().any(|paid| paid.key == key) => violations.push(Violation {
+                    field: prefix,
+                    description: "is the counter of an earlier charge; add its units up".to_owned(),
+                }),
                 Ok((limit, key)) => paid.push(Charge { limit, key, units: charge.units }),
                 Err(violation) => violations.push(violation),
             }
@@ -316,7 +327,11 @@ impl Journey<'_> {
                     }],
                 }),
             })?;
-            charges.push(Charge { limit: Arc::clone(limit), key, units });
+            match charges.iter_mut().find(|charge| charge.key == key) {
+                // The question names a limit of the rule once more: one counter, both costs.
+                Some(charge) => charge.units = charge.units.saturating_add(units),
+                None => charges.push(Charge { limit: Arc::clone(limit), key, units }),
+            }
         }
         Ok(charges)
     }

@@ -109,13 +109,13 @@ pub trait Quotas: Send + Sync {
     /// cannot be asked, each limit's `when_away` decides, and the state says [`QuotaVerdict::Away`].
     ///
     /// [`QuotaVerdict::Away`]: crate::domain::decision::QuotaVerdict::Away
-    fn pay<'a>(&'a self, charges: Charges, now: Moment) -> Answer<'a, Payment>;
+    fn pay(&self, charges: Charges, now: Moment) -> Answer<'_, Payment>;
 
     /// Says what paying would lead to, without paying: the units left are those that are there now.
-    fn peek<'a>(&'a self, charges: Charges, now: Moment) -> Answer<'a, Payment>;
+    fn peek(&self, charges: Charges, now: Moment) -> Answer<'_, Payment>;
 
     /// Forgets what was charged to a counter.
-    fn reset<'a>(&'a self, limit: Arc<Limit>, key: CounterKey) -> Answer<'a, Result<(), Away>>;
+    fn reset(&self, limit: Arc<Limit>, key: CounterKey) -> Answer<'_, Result<(), Away>>;
 }
 
 /// Some units of one counter.
@@ -152,14 +152,14 @@ pub trait QuotaStore: Send + Sync {
     /// per request, in order, each saying what its own counter has to say. No counter is named twice.
     ///
     /// A refusal changes nothing, and neither does [`Mode::Peek`]; what is left is then what is left without the units.
-    fn acquire<'a>(&'a self, requests: Requests, mode: Mode, now: Moment) -> Answer<'a, Result<Grants, Away>>;
+    fn acquire(&self, requests: Requests, mode: Mode, now: Moment) -> Answer<'_, Result<Grants, Away>>;
 
     /// Ends leases: the units used move to the sub-window of the settling, the rest is released. A lease that is
     /// unknown, settled already or past its expiry is left as it is: spent whole.
-    fn settle<'a>(&'a self, settlements: Settlements, now: Moment) -> Answer<'a, Result<(), Away>>;
+    fn settle(&self, settlements: Settlements, now: Moment) -> Answer<'_, Result<(), Away>>;
 
     /// Forgets a counter.
-    fn reset<'a>(&'a self, limit: Arc<Limit>, key: CounterKey) -> Answer<'a, Result<(), Away>>;
+    fn reset(&self, limit: Arc<Limit>, key: CounterKey) -> Answer<'_, Result<(), Away>>;
 }
 
 /// Units asked of one counter.

@@ -229,7 +229,7 @@ impl QuotaVerdict {
 }
 
 /// How an answer came about.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Explanation {
     /// Where the token's verdict came from.
     pub token: Option<Provenance>,
@@ -252,18 +252,22 @@ impl Decision {
         self.rule.map(|index| self.policy.rules[index].name.as_str())
     }
 
-    /// The time after which asking again can succeed, where waiting helps at all: the longest wait among the quotas
-    /// that are short.
+    /// The time after which asking again can succeed, where waiting helps at all.
     pub fn retry_after(&self) -> Option<Micros> {
-        if self.quotas.iter().any(|quota| quota.verdict == QuotaVerdict::Never) {
-            return None;
-        }
-        self.quotas
-            .iter()
-            .filter_map(|quota| match quota.verdict {
-                QuotaVerdict::Short { retry_after } => Some(retry_after),
-                QuotaVerdict::Granted | QuotaVerdict::Never | QuotaVerdict::Away => None,
-            })
-            .max()
+        longest_wait(&self.quotas)
     }
+}
+
+/// The longest wait among the quotas that are short; none where waiting does not help.
+pub fn longest_wait(quotas: &QuotaStates) -> Option<Micros> {
+    if quotas.iter().any(|quota| quota.verdict == QuotaVerdict::Never) {
+        return None;
+    }
+    quotas
+        .iter()
+        .filter_map(|quota| match quota.verdict {
+            QuotaVerdict::Short { retry_after } => Some(retry_after),
+            QuotaVerdict::Granted | QuotaVerdict::Never | QuotaVerdict::Away => None,
+        })
+        .max()
 }

@@ -75,7 +75,7 @@ impl Limit {
                 Attribute::Host => key.push(Host::parse(value).map_err(unclear)?.as_str()),
                 Attribute::Path => key.push(Path::parse(value).map_err(unclear)?.as_str()),
                 Attribute::Issuer | Attribute::PathParameter(_) | Attribute::Resource(_) | Attribute::Rule => {
-                    key.push(value)
+                    key.push(value);
                 }
             }
         }

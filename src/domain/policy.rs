@@ -1,5 +1,6 @@
 //! Rules: which demands and limits a request meets. The first rule that matches decides; none: deny.
 
+use std::fmt;
 use std::sync::Arc;
 
 use super::decision::Reason;
@@ -181,6 +182,24 @@ impl Match {
             && self.host.as_ref().is_none_or(|pattern| host.is_some_and(|host| pattern.covers(host)))
             && self.path.as_ref().is_none_or(|pattern| target.path().is_some_and(|path| pattern.covers(path)))
     }
+
+    /// Whether it covers every request that `other` covers.
+    pub fn includes(&self, other: &Self) -> bool {
+        let covers_method = |method: &String| {
+            self.methods.contains(method) || (method == "HEAD" && self.methods.contains(&"GET".into()))
+        };
+        let methods = self.methods.is_empty() || (!other.methods.is_empty() && other.methods.iter().all(covers_method));
+        let host = |pattern: &HostPattern| other.host.as_ref().is_some_and(|other| pattern.includes(other));
+        let path = |pattern: &PathPattern| other.path.as_ref().is_some_and(|other| pattern.includes(other));
+        methods && self.host.as_ref().is_none_or(host) && self.path.as_ref().is_none_or(path)
+    }
+}
+
+impl Demand {
+    /// Whoever is authenticated.
+    pub const fn authenticated() -> Self {
+        Self::Caller { roles: Vec::new(), scopes: Vec::new() }
+    }
 }
 
 impl HostPattern {
@@ -198,6 +217,26 @@ impl HostPattern {
         match self {
             Self::Exact(name) => host.as_str() == name,
             Self::Below(suffix) => host.as_str().len() > suffix.len() && host.as_str().ends_with(suffix),
+        }
+    }
+
+    /// Whether it covers every host that `other` covers.
+    fn includes(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Exact(name), Self::Exact(other)) => name == other,
+            (Self::Exact(_), Self::Below(_)) => false,
+            (Self::Below(suffix), Self::Exact(other)) => other.len() > suffix.len() && other.ends_with(suffix),
+            (Self::Below(suffix), Self::Below(other)) => other.ends_with(suffix),
+        }
+    }
+}
+
+/// As it is written.
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(name) => f.write_str(name),
+            Self::Below(suffix) => write!(f, "*{suffix}"),
         }
     }
 }
@@ -268,6 +307,33 @@ impl PathPattern {
         patterns.next().is_none()
     }
 
+    /// Whether it covers every path that `other` covers.
+    pub fn includes(&self, other: &Self) -> bool {
+        let lengths_fit = if self.open {
+            self.segments.len() <= other.segments.len()
+        } else {
+            !other.open && self.segments.len() == other.segments.len()
+        };
+        let includes = |(pattern, other): (&SegmentPattern, &SegmentPattern)| match pattern {
+            SegmentPattern::Literal(_) => pattern == other,
+            SegmentPattern::Any | SegmentPattern::Named(_) => true,
+        };
+        lengths_fit && self.segments.iter().zip(&other.segments).all(includes)
+    }
+
+    /// The pattern of the path above, where the last segment is `*` or `{name}`: `/orders` for `/orders/{id}`.
+    pub fn above(&self) -> Option<Self> {
+        let (last, segments) = self.segments.split_last()?;
+        if self.open || matches!(last, SegmentPattern::Literal(_)) {
+            return None;
+        }
+        let text = match self.text.rsplit_once('/')?.0 {
+            "" => "/".to_owned(),
+            text => text.to_owned(),
+        };
+        Some(Self { segments: segments.to_vec(), open: false, text })
+    }
+
     /// The segment of `path` that `{name}` stands for.
     fn parameter<'p>(&self, name: &str, path: &'p Path<'_>) -> Option<&'p str> {
         let index = self
@@ -291,6 +357,8 @@ fn parameter_name(name: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use proptest::prelude::*;
 
     use super::*;
     use crate::domain::path::Unclear;
@@ -371,6 +439,57 @@ mod tests {
         let target = Target::Asterisk;
         for (method, covered) in [("GET", true), ("HEAD", true), ("POST", false), ("OPTIONS", false)] {
             assert_eq!(pattern.matches.covers(Method::parse(method).unwrap(), None, &target), covered, "{method}");
+        }
+    }
+
+    /// Small enough that patterns meet each other.
+    fn pattern() -> impl Strategy<Value = PathPattern> {
+        ("(/(a|b|\\*|\\{x\\})){0,3}", any::<bool>()).prop_filter_map("not canonical", |(text, open)| {
+            let text = if open { format!("{text}/**") } else { text };
+            PathPattern::parse(&text).ok()
+        })
+    }
+
+    fn matching() -> impl Strategy<Value = Match> {
+        let methods = prop::sample::subsequence(vec!["GET".to_owned(), "HEAD".to_owned(), "PUT".to_owned()], 0..3);
+        let host = prop::option::of(prop::sample::select(vec!["b.c", "a.b.c", "*.c", "*.b.c"]));
+        (methods, host, prop::option::of(pattern())).prop_map(|(methods, host, path)| {
+            let host = host.map(|host| HostPattern::parse(host).unwrap());
+            Match { methods, host, path }
+        })
+    }
+
+    /// Every request that the patterns above tell apart.
+    fn requests() -> Vec<(&'static str, &'static str, &'static str)> {
+        let paths = ["/", "/a", "/b", "/c", "/a/a", "/a/b", "/c/a", "/a/a/a", "/b/a/c", "/c/c/c", "/a/b/c/a", "*"];
+        let hosts = ["c", "b.c", "a.b.c", "x.b.c", "x.c"];
+        let methods = ["GET", "HEAD", "PUT", "OPTIONS"];
+        let pairs = methods.iter().flat_map(|&method| hosts.iter().map(move |&host| (method, host)));
+        pairs.flat_map(|(method, host)| paths.iter().map(move |&path| (method, host, path))).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn what_includes_another_covers_all_that_the_other_covers(one in matching(), other in matching()) {
+            prop_assert!(one.includes(&one));
+            let covers = |pattern: &Match, (method, host, path): (&str, &str, &str)| {
+                let method = Method::parse(method).unwrap();
+                let host = Host::parse(host).unwrap();
+                Target::parse(path, method, Some(&host)).is_ok_and(|target| pattern.covers(method, Some(&host), &target))
+            };
+            let all = requests().into_iter().all(|request| covers(&one, request) || !covers(&other, request));
+            prop_assert!(all || !one.includes(&other), "{one:?} {other:?}");
+        }
+
+        /// With one segment more, literal or not, the pattern above is the same again.
+        #[test]
+        fn the_pattern_above_lacks_the_last_segment(pattern in pattern()) {
+            let text = pattern.as_str();
+            let closed = if text == "/" { "" } else { text };
+            match PathPattern::parse(&format!("{closed}/{{last}}")) {
+                Ok(below) => prop_assert_eq!(below.above(), Some(pattern)),
+                Err(_) => prop_assert!(text.ends_with("**")),
+            }
         }
     }
 

@@ -14,10 +14,11 @@ use metrics::{Counter, Gauge};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use crate::decide::ports::{Answer, Away, AwayCause, Clock, Grants, QuotaStore, Requests, Settlements};
-use crate::domain::limit::{CounterKey, Limit};
+use crate::decide::ports::{Answer, Away, AwayCause, Clock, Grants, QuotaStore, Request, Requests, Settlements};
+use crate::domain::limit::{CounterKey, Limit, WhenAway};
 use crate::domain::question::Mode;
 use crate::domain::time::{Micros, Moment};
+use crate::domain::window::{LeaseId, Terms};
 use crate::telemetry::{Telemetry, names};
 
 /// How much is borne with.
@@ -38,7 +39,7 @@ impl Default for Bounds {
         Self {
             deadline: Micros::from_millis(12),
             waiting_max: 4_096,
-            failures_max: 5,
+            failures_max: 3,
             rest: Micros::from_millis(1_000),
         }
     }
@@ -69,6 +70,27 @@ impl Guard {
             State::Trusted => Ok(()),
             State::Resting { because, .. } | State::Tried { because } => Err(Away { because }),
         }
+    }
+
+    /// Asks the store something that changes nothing, to learn whether it answers; what it says counts like any other
+    /// call. For a store that nobody asks at the moment: its outage is known before the next question, and its return
+    /// too.
+    ///
+    /// # Errors
+    /// Why it does not answer.
+    pub async fn probe(&self, now: Moment) -> Result<(), Away> {
+        let limit = Arc::new(Limit {
+            name: "probe".to_owned(),
+            units: 1,
+            window: Micros::from_secs(1),
+            by: Vec::new(),
+            when_away: WhenAway::Deny,
+        });
+        let lease = LeaseId { replica: 0, serial: 0 };
+        let terms = Terms { at_least: 1, at_most: 1, hold: Micros::ZERO, lease };
+        // No configured limit has a name with a space, so no key begins like that.
+        let request = Request { limit, key: CounterKey::new(" probe"), terms };
+        self.acquire(Requests::from_iter([request]), Mode::Peek, now).get().await.map(|_| ())
     }
 
     fn pass<'a, T: Send + 'a>(&'a self, answer: Answer<'a, Result<T, Away>>) -> Answer<'a, Result<T, Away>> {

@@ -1,1 +1,233 @@
-//! tokens
+//! Whose a token is: JSON Web Tokens, verified with the keys of the issuers that are configured.
+//!
+//! A remembered verdict ([`remembered`]), else the token is read ([`jwt`]), its signature checked with the keys in hand
+//! ([`keys`], [`jwks`], [`jwk`]) and its claims judged ([`claims`]), all without waiting. Only a token whose key is not in hand
+//! waits, for at most a second, and only where a refresh of its issuer's keys is under way or may be asked for.
+//!
+//! Signatures are checked with aws-lc-rs itself, with keys that were parsed when they were fetched. jsonwebtoken would
+//! parse the key anew for each token (an eighth of an RS256 check), and reads headers and claims leniently.
+
+#[cfg(test)]
+mod attacks;
+mod claims;
+mod discovery;
+mod fetch;
+mod issuers;
+mod json;
+mod jwk;
+mod jwks;
+mod jwt;
+mod keys;
+#[cfg(test)]
+mod mint;
+mod remembered;
+mod schedule;
+#[cfg(test)]
+mod upkeep;
+#[cfg(test)]
+mod vectors;
+mod weak;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use self::fetch::Fetcher;
+pub use self::issuers::Prepared;
+use self::issuers::{Issuers, Trusted};
+use self::jwks::KeySet;
+use self::jwt::{Compact, TOKEN_BYTES_MAX, Unverified};
+pub use self::keys::IssuerHealth;
+use self::remembered::{Fingerprint, Good, Remembered};
+use crate::decide::ports::{Answer, Clock, Inspected, TokenInspector, Verdict};
+use crate::domain::decision::Reason;
+use crate::domain::issuer::Issuer;
+use crate::domain::time::Moment;
+use crate::telemetry::Telemetry;
+
+/// How many verdicts are remembered unless configured otherwise.
+pub const VERDICTS_MAX_DEFAULT: usize = 100_000;
+
+/// How long a token waits for a key that is not in hand. Callers that came with the first token of a new key are
+/// served; with longer waits, made-up keys would pile up questions.
+const KEY_WAIT: Duration = Duration::from_secs(1);
+
+/// How many refreshes a token waits for: the one that was under way when it came, and one that it asked for.
+const REFRESHES_MAX: usize = 2;
+
+/// Validates tokens. Dropping it stops the renewal of keys.
+pub struct Tokens {
+    clock: Arc<dyn Clock>,
+    telemetry: Arc<Telemetry>,
+    issuers: ArcSwap<Issuers>,
+    remembered: Remembered,
+    fetcher: Fetcher,
+    /// Held while the issuers are replaced, by one at a time.
+    replacing: Mutex<()>,
+}
+
+/// How far a token got with the keys in hand.
+enum Outcome {
+    Settled(Verdict),
+    NoKey(Arc<Trusted>),
+}
+
+impl Tokens {
+    /// Accepts no tokens until issuers are [adopted](Self::adopt). Remembers up to `verdicts_max` verdicts; see
+    /// [`VERDICTS_MAX_DEFAULT`].
+    pub fn new(clock: Arc<dyn Clock>, telemetry: Arc<Telemetry>, verdicts_max: usize) -> Arc<Self> {
+        Arc::new(Self {
+            remembered: Remembered::new(verdicts_max, &telemetry),
+            clock,
+            telemetry,
+            issuers: ArcSwap::default(),
+            fetcher: Fetcher::default(),
+            replacing: Mutex::new(()),
+        })
+    }
+
+    /// Accepts the tokens of these issuers from now on, or, if one of them cannot be used, of those so far; then each
+    /// error is a sentence that names an issuer. Must be called within a Tokio runtime.
+    pub fn adopt(&self, issuers: Vec<Issuer>) -> Result<(), Vec<String>> {
+        self.prepare(issuers).map(|prepared| self.commit(prepared))
+    }
+
+    /// The first half of [`adopt`](Self::adopt): checks the issuers and reads their key files, which may block for a
+    /// moment. Changes nothing. Whatever is prepared is to be committed or dropped before the next is prepared.
+    pub fn prepare(&self, issuers: Vec<Issuer>) -> Result<Prepared, Vec<String>> {
+        self.issuers.load().prepare(issuers, &self.clock, &self.telemetry)
+    }
+
+    /// The second half of [`adopt`](Self::adopt): puts prepared issuers into force and starts fetching the keys of new
+    /// ones. Must be called within a Tokio runtime.
+    pub fn commit(&self, prepared: Prepared) {
+        let _one_at_a_time = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = self.issuers.load_full();
+        let next = Arc::new(Issuers::succeeding(prepared, &old));
+        self.issuers.store(Arc::clone(&next));
+        for gone in old.gone(&next) {
+            gone.keys.end();
+        }
+        for trusted in next.iter() {
+            trusted.keys.start(&self.fetcher);
+        }
+    }
+
+    /// How each issuer's keys are, sorted by issuer.
+    pub fn health(&self) -> Vec<IssuerHealth> {
+        let now = self.clock.steady();
+        let mut health: Vec<_> = self.issuers.load().iter().map(|trusted| trusted.keys.health(now)).collect();
+        health.sort_by(|a, b| a.issuer.cmp(&b.issuer));
+        health
+    }
+
+    /// Waits until the first attempt to get keys has ended for each issuer that is configured now, well or not.
+    pub fn first_fetch(&self) -> impl Future<Output = ()> + Send + use<> {
+        let attempts: Vec<_> = self.issuers.load().iter().map(|trusted| trusted.keys.first_attempt()).collect();
+        async move {
+            for attempt in attempts {
+                attempt.await;
+            }
+        }
+    }
+
+    /// Verifies a token with the keys in hand, and remembers the verdict if it is good. The fingerprint is of that token
+    /// under those very issuers.
+    fn verify(&self, issuers: &Issuers, token: &str, fingerprint: Fingerprint, now: Moment) -> Outcome {
+        match verify(issuers, token, now) {
+            Ok(good) => {
+                let identity = Arc::clone(&good.identity);
+                self.remembered.remember(fingerprint, good, now);
+                Outcome::Settled(Ok(identity))
+            }
+            Err(Refusal::Final(reason)) => Outcome::Settled(Err(reason)),
+            Err(Refusal::NoKey(trusted)) => Outcome::NoKey(trusted),
+        }
+    }
+
+    /// Verifies a token once more, after waiting: under the issuers that are configured by now.
+    fn verify_again(&self, token: &str, now: Moment) -> Outcome {
+        let issuers = self.issuers.load();
+        self.verify(&issuers, token, Fingerprint::of(token, issuers.generation()), now)
+    }
+
+    /// Waits for refreshes of the issuer's keys, as long as that is allowed and may help.
+    async fn verify_later(&self, token: &str, trusted: Arc<Trusted>, now: Moment) -> Verdict {
+        let waiting = async {
+            let mut trusted = trusted;
+            for _ in 0..REFRESHES_MAX {
+                if !trusted.keys.refreshed(now.steady).await {
+                    break;
+                }
+                match self.verify_again(token, now) {
+                    Outcome::Settled(verdict) => return verdict,
+                    Outcome::NoKey(still) => trusted = still,
+                }
+            }
+            Err(keyless(&trusted))
+        };
+        match tokio::time::timeout(KEY_WAIT, waiting).await {
+            Ok(verdict) => verdict,
+            // Time is up: whatever has come in the meantime counts.
+            Err(_) => match self.verify_again(token, now) {
+                Outcome::Settled(verdict) => verdict,
+                Outcome::NoKey(trusted) => Err(keyless(&trusted)),
+            },
+        }
+    }
+}
+
+impl TokenInspector for Tokens {
+    fn inspect<'a>(&'a self, token: &'a str, now: Moment) -> Answer<'a, Inspected> {
+        let made = |verdict| Inspected { verdict, remembered: false };
+        // Before anything looks at all of it.
+        if token.len() > TOKEN_BYTES_MAX {
+            return Answer::Now(made(Err(Reason::TokenTooLarge)));
+        }
+        let issuers = self.issuers.load();
+        let fingerprint = Fingerprint::of(token, issuers.generation());
+        if let Some(identity) = self.remembered.recall(&fingerprint, now) {
+            return Answer::Now(Inspected { verdict: Ok(identity), remembered: true });
+        }
+        match self.verify(&issuers, token, fingerprint, now) {
+            Outcome::Settled(verdict) => Answer::Now(made(verdict)),
+            Outcome::NoKey(trusted) if trusted.keys.may_come(now.steady) => {
+                Answer::later(async move { made(self.verify_later(token, trusted, now).await) })
+            }
+            Outcome::NoKey(trusted) => Answer::Now(made(Err(keyless(&trusted)))),
+        }
+    }
+}
+
+/// Why a token was not accepted.
+enum Refusal {
+    Final(Reason),
+    NoKey(Arc<Trusted>),
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        Self::Final(reason)
+    }
+}
+
+fn verify(issuers: &Issuers, token: &str, now: Moment) -> Result<Good, Refusal> {
+    let decoded = Compact::split(token)?.decode()?;
+    let claimed = decoded.read()?;
+    let trusted = issuers.get(claimed.issuer()?).ok_or(Reason::UnknownIssuer)?;
+    let keys = trusted.keys.current();
+    let none = KeySet::default();
+    let keys = keys.as_deref().unwrap_or(&none);
+    let verified = claimed.verify(&trusted.settings.algorithms, keys).map_err(|why| match why {
+        Unverified::Refused(reason) => Refusal::Final(reason),
+        Unverified::NoKey => Refusal::NoKey(Arc::clone(trusted)),
+    })?;
+    let accepted = claims::judge(&verified, &trusted.settings, &trusted.name, now.wall)?;
+    Ok(Good { identity: Arc::new(accepted.identity), key: verified.key, from: accepted.from, until: accepted.until })
+}
+
+/// The reason where no key fits: the token's fault if the issuer's keys are known, else nobody can tell.
+fn keyless(trusted: &Trusted) -> Reason {
+    if trusted.keys.current().is_some() { Reason::UnknownKey } else { Reason::KeysAway }
+}

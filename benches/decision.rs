@@ -1,0 +1,91 @@
+//! The whole warm decision: a remembered token, two limits, the memory store.
+
+use std::sync::Arc;
+
+use divan::{Bencher, black_box};
+use futures_util::FutureExt as _;
+use prost::Message as _;
+use tokio_util::sync::CancellationToken;
+use tollgate::api::native::Decisions;
+use tollgate::decide::ports::Answer;
+use tollgate::domain::decision::Reason;
+use tollgate::proto as pb;
+use tollgate::proto::decision_service_server::DecisionService as _;
+use tollgate::telemetry::Facade;
+use tollgate::tokens::VERDICTS_MAX_DEFAULT;
+use tonic::Request;
+
+use crate::house::{self, House, Signer};
+
+/// From the question to the decision.
+#[divan::bench]
+fn warm(bencher: Bencher<'_, '_>) {
+    let house = House::new(Signer::es256(), VERDICTS_MAX_DEFAULT);
+    let token = house.token("alice");
+    let question = house::question(&token);
+    let decide = || match house.decider.decide(black_box(&question), Facade::Unary) {
+        Answer::Now(decided) => decided.unwrap(),
+        Answer::Later(_) => unreachable!("everything is in memory"),
+    };
+    assert_eq!(decide().reason, Reason::Allowed);
+    bencher.bench(decide);
+}
+
+/// From the wire message to the wire message, through the service: what remains is decoding, encoding and transport.
+#[divan::bench]
+fn warm_native(bencher: Bencher<'_, '_>) {
+    let (decisions, question) = native();
+    let decide = |question| decisions.decide(Request::new(question)).now_or_never().unwrap().unwrap().into_inner();
+    let answer = decide(question.clone());
+    assert!(answer.allowed && answer.quotas.len() == 2, "{answer:?}");
+    bencher.with_inputs(|| question.clone()).bench_values(decide);
+}
+
+/// The same for 64 questions in a message.
+#[divan::bench]
+fn warm_native_batch_of_64(bencher: Bencher<'_, '_>) {
+    let (decisions, question) = native();
+    let batch = pb::DecideBatchRequest { questions: vec![question; 64] };
+    let decide = |batch| decisions.decide_batch(Request::new(batch)).now_or_never().unwrap().unwrap().into_inner();
+    assert_eq!(decide(batch.clone()).outcomes.len(), 64);
+    bencher.with_inputs(|| batch.clone()).bench_values(decide);
+}
+
+/// What prost does for any service with these messages: it decodes the question and encodes the answer.
+#[divan::bench]
+fn messages_alone(bencher: Bencher<'_, '_>) {
+    let (decisions, question) = native();
+    let asked = question.encode_to_vec();
+    let answer = decisions.decide(Request::new(question)).now_or_never().unwrap().unwrap().into_inner();
+    let mut room = Vec::with_capacity(answer.encoded_len());
+    bencher.bench_local(|| {
+        room.clear();
+        let question = pb::DecideRequest::decode(black_box(asked.as_slice())).unwrap();
+        black_box(&answer).encode(&mut room).unwrap();
+        question
+    });
+}
+
+/// What the no-op of the load test does: it copies an answer.
+#[divan::bench]
+fn answer_copied(bencher: Bencher<'_, '_>) {
+    let (decisions, question) = native();
+    let answer = decisions.decide(Request::new(question)).now_or_never().unwrap().unwrap().into_inner();
+    bencher.bench(|| black_box(&answer).clone());
+}
+
+fn native() -> (Decisions, pb::DecideRequest) {
+    let house = House::new(Signer::es256(), VERDICTS_MAX_DEFAULT);
+    let token = house.token("alice");
+    let question = pb::DecideRequest {
+        credential: Some(pb::Credential { kind: Some(pb::credential::Kind::BearerToken(token)) }),
+        request: Some(pb::RequestAttributes {
+            method: "GET".to_owned(),
+            path: "/orders/1".to_owned(),
+            host: "shop.example.com".to_owned(),
+            source_address: "192.0.2.7".to_owned(),
+        }),
+        ..pb::DecideRequest::default()
+    };
+    (Decisions::new(Arc::clone(&house.decider), "bench", CancellationToken::new()), question)
+}

@@ -1,0 +1,136 @@
+//! Processes that end with the load test.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::Duration;
+
+use tollgate::decide::ports::Clock as _;
+use tollgate::domain::time::Micros;
+use tollgate::server::SystemClock;
+
+/// How long a server may take until it serves.
+pub(crate) const START_MAX: Duration = Duration::from_secs(20);
+
+/// How often a process that is to end by itself is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(5);
+
+/// How many of the last lines are shown when a process fails.
+const LINES_SHOWN_MAX: usize = 10;
+
+/// A process, killed by its id when dropped.
+pub(crate) struct Process {
+    name: String,
+    child: Child,
+    /// What it writes, line by line, to either output.
+    lines: Receiver<String>,
+    last: VecDeque<String>,
+    clock: SystemClock,
+}
+
+impl Process {
+    /// Starts `command`, called `name` in messages.
+    pub(crate) fn start(name: &str, mut command: Command) -> Result<Self, String> {
+        let started = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let mut child = started.map_err(|error| format!("{name} cannot be started: {error}"))?;
+        let (sender, lines) = mpsc::channel();
+        if let Some(stdout) = child.stdout.take() {
+            read(stdout, sender.clone());
+        }
+        if let Some(stderr) = child.stderr.take() {
+            read(stderr, sender);
+        }
+        Ok(Self { name: name.to_owned(), child, lines, last: VecDeque::new(), clock: SystemClock::start() })
+    }
+
+    /// Waits for the line in which `found` finds something.
+    pub(crate) fn wait_for<T>(&mut self, what: &str, found: impl Fn(&str) -> Option<T>) -> Result<T, String> {
+        let deadline = self.clock.steady() + START_MAX.into();
+        loop {
+            match self.lines.recv_timeout(deadline.since(self.clock.steady()).into()) {
+                Ok(line) => {
+                    if let Some(found) = found(&line) {
+                        return Ok(found);
+                    }
+                    self.keep(line);
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    return Err(self.failed(&format!("did not say within {START_MAX:?} {what}")));
+                }
+                Err(RecvTimeoutError::Disconnected) => return Err(self.failed(&format!("ended before it said {what}"))),
+            }
+        }
+    }
+
+    /// Waits until it ends by itself.
+    pub(crate) async fn ended(&mut self, within: Duration) -> Result<(), String> {
+        let deadline = self.clock.steady() + within.into();
+        while self.clock.steady() < deadline {
+            match self.child.try_wait() {
+                Ok(None) => tokio::time::sleep(LOOK_INTERVAL).await,
+                Ok(Some(status)) if status.success() => return Ok(()),
+                Ok(Some(status)) => return Err(self.failed(&ended_by(status))),
+                Err(error) => return Err(format!("{} cannot be waited for: {error}", self.name)),
+            }
+        }
+        Err(self.failed(&format!("did not end within {within:?}")))
+    }
+
+    /// The CPU time that it has used so far, in user space and in the kernel; steps of 10 ms on most machines.
+    pub(crate) fn cpu(&self) -> Result<Micros, String> {
+        let file = format!("/proc/{}/stat", self.child.id());
+        let text = fs::read_to_string(&file).map_err(|error| format!("{} is gone: {file}: {error}", self.name))?;
+        ticks(&text).map(|ticks| Micros(ticks * MICROS_PER_TICK)).ok_or_else(|| format!("{file} is not understood"))
+    }
+
+    fn keep(&mut self, line: String) {
+        if self.last.len() == LINES_SHOWN_MAX {
+            self.last.pop_front();
+        }
+        self.last.push_back(line);
+    }
+
+    /// What is told when it did something else than it should.
+    fn failed(&mut self, what: &str) -> String {
+        while let Ok(line) = self.lines.try_recv() {
+            self.keep(line);
+        }
+        let said: Vec<String> = self.last.iter().map(|line| format!("\n  {line}")).collect();
+        format!("{} {what}{}", self.name, said.concat())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended already; either way nothing is left to wait for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Linux counts CPU time for user space in hundredths of a second on every architecture (`USER_HZ`; proc(5)).
+const MICROS_PER_TICK: u64 = 10_000;
+
+/// `utime` + `stime` (proc(5), fields 14 and 15). The second field is a name in parentheses that may hold anything.
+fn ticks(stat: &str) -> Option<u64> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_ascii_whitespace().skip(11);
+    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
+}
+
+fn ended_by(status: ExitStatus) -> String {
+    format!("failed ({status})")
+}
+
+/// Hands on each line, so that the process never blocks on a full pipe.
+fn read(stream: impl Read + Send + 'static, lines: Sender<String>) {
+    thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            // Nobody listens any more; reading goes on.
+            let _ = lines.send(line);
+        }
+    });
+}

@@ -1,0 +1,86 @@
+//! The question that is asked all the time, and the configuration under which it is allowed for ever.
+
+use prost::Message as _;
+use tollgate::decide::ports::Clock as _;
+use tollgate::domain::issuer::KeySource;
+use tollgate::proto as pb;
+use tollgate::server::SystemClock;
+use tollgate::server::dev::{self, DevIssuer};
+
+/// One remembered token, two limits that never refuse.
+pub(crate) struct Questions {
+    /// The question.
+    pub question: pb::DecideRequest,
+    issuer: String,
+}
+
+impl Questions {
+    /// Draws a key and makes a token with it.
+    pub(crate) fn new(clock: SystemClock) -> Result<Self, String> {
+        let no_chance = |_| "the system has no randomness".to_owned();
+        let dev = DevIssuer::new().map_err(no_chance)?;
+        let token = dev.token("alice", "orders:read", clock.now().wall).map_err(no_chance)?;
+        let config = dev::config(&dev).map_err(|problems| problems.to_string())?;
+        let issuer = config.issuers.into_iter().next().ok_or("the first run has no issuer")?;
+        let KeySource::Inline(jwks) = issuer.keys else { return Err("the first run's issuer has no keys".to_owned()) };
+        let issuer = format!("issuer: {}, audiences: {:?}, jwks: {jwks}", issuer.issuer, issuer.audiences);
+        Ok(Self { question: question(token), issuer })
+    }
+
+    /// The configuration of a server: any free ports, and Redis at that port if there is one.
+    pub(crate) fn config(&self, redis: Option<u16>) -> String {
+        // A busy machine is not what is measured: the deadline is too long to be met by it.
+        let store = redis.map_or_else(String::new, |port| {
+            format!("store: {{ redis: {{ urls: [\"redis://127.0.0.1:{port}\"], deadline: 2s }} }}\n")
+        });
+        let issuer = &self.issuer;
+        format!(
+            r#"listen: {{ grpc: "127.0.0.1:0", admin: "127.0.0.1:0" }}
+{store}issuers:
+  - {{ {issuer} }}
+limits:
+  per-subject: {{ units: 1000000000000, window: 1m, by: [identity.subject] }}
+  all-orders: {{ units: 1000000000000, window: 1h }}
+rules:
+  - name: public
+    match: {{ path: /public/** }}
+    permit: anyone
+  - name: admin
+    match: {{ path: /admin/** }}
+    require: {{ roles: [ADMIN] }}
+  - name: orders
+    match: {{ path: /orders/** }}
+    require: {{ scopes: ["orders:read"] }}
+    limits: [per-subject, all-orders]
+"#
+        )
+    }
+
+    /// A call of `Decide`, encoded.
+    pub(crate) fn unary(&self) -> Vec<u8> {
+        self.question.encode_to_vec()
+    }
+
+    /// A call of `DecideBatch`, encoded.
+    pub(crate) fn batch(&self, questions: usize) -> Vec<u8> {
+        pb::DecideBatchRequest { questions: vec![self.question.clone(); questions] }.encode_to_vec()
+    }
+
+    /// A message of `DecideStream`, encoded, but for the id.
+    pub(crate) fn streamed(&self) -> Vec<u8> {
+        pb::DecideStreamRequest { id: 0, question: Some(self.question.clone()) }.encode_to_vec()
+    }
+}
+
+fn question(token: String) -> pb::DecideRequest {
+    pb::DecideRequest {
+        credential: Some(pb::Credential { kind: Some(pb::credential::Kind::BearerToken(token)) }),
+        request: Some(pb::RequestAttributes {
+            method: "GET".to_owned(),
+            path: "/orders/1".to_owned(),
+            host: "shop.example.com".to_owned(),
+            source_address: "192.0.2.7".to_owned(),
+        }),
+        ..pb::DecideRequest::default()
+    }
+}

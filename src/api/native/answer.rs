@@ -1,0 +1,176 @@
+//! Decisions to wire messages.
+
+use prost_types::{Duration, Timestamp};
+
+use crate::api::codes::{Codes, sentence};
+use crate::decide::ports::Payment;
+use crate::decide::{Undecidable, Violation};
+use crate::domain::decision::{Decision, Explanation, Provenance, QuotaState, QuotaVerdict, Reason, longest_wait};
+use crate::domain::identity::Identity;
+use crate::domain::policy::Demand;
+use crate::domain::time::Micros;
+use crate::proto as pb;
+
+/// The answer that carries `decision`; `replica` is who made it.
+pub(super) fn response(decision: &Decision, replica: &str) -> pb::DecideResponse {
+    let codes = Codes::of(decision.reason.class());
+    pb::DecideResponse {
+        allowed: decision.reason.allows(),
+        reason: codes.native.into(),
+        detail: decision.reason.name().to_owned(),
+        rule: rule_name(decision),
+        identity: decision.identity.as_deref().map(identity),
+        quotas: decision.quotas.iter().map(quota).collect(),
+        retry_after: decision.retry_after().map(duration),
+        required_scopes: required_scopes(decision),
+        explanation: decision.explanation.as_deref().map(|seen| explanation(decision, *seen, replica)),
+    }
+}
+
+/// What became of one of several questions.
+pub(super) fn outcome(decided: &Result<Decision, Undecidable>, replica: &str) -> pb::DecideOutcome {
+    use pb::decide_outcome::Kind;
+    let kind = match decided {
+        Ok(decision) => Kind::Decision(response(decision, replica)),
+        Err(Undecidable { violations }) => Kind::Error(question_error(violations)),
+    };
+    pb::DecideOutcome { kind: Some(kind) }
+}
+
+fn question_error(violations: &[Violation]) -> pb::QuestionError {
+    let violations: Vec<_> = violations
+        .iter()
+        .map(|Violation { field, description }| pb::FieldViolation {
+            field: field.clone(),
+            description: description.clone(),
+        })
+        .collect();
+    let message = violations.iter().map(|violation| format!("{} {}", violation.field, violation.description));
+    pb::QuestionError {
+        code: tonic::Code::InvalidArgument.into(),
+        message: message.collect::<Vec<_>>().join("; "),
+        violations,
+    }
+}
+
+/// What was consumed.
+pub(super) fn consumed(payment: &Payment) -> pb::ConsumeResponse {
+    pb::ConsumeResponse {
+        allowed: payment.reason.allows(),
+        quotas: payment.states.iter().map(quota).collect(),
+        retry_after: longest_wait(&payment.states).map(duration),
+    }
+}
+
+/// What consuming would answer now.
+pub(super) fn peeked(payment: &Payment) -> pb::PeekResponse {
+    let pb::ConsumeResponse { allowed, quotas, retry_after } = consumed(payment);
+    pb::PeekResponse { allowed, quotas, retry_after }
+}
+
+/// What is known of an active token (RFC 7662 §2.2).
+pub(super) fn active(identity: &Identity) -> pb::IntrospectResponse {
+    pb::IntrospectResponse {
+        active: true,
+        scope: identity.scopes.join(" "),
+        client_id: text(identity.client.as_deref()),
+        username: text(identity.username.as_deref()),
+        token_type: "Bearer".to_owned(),
+        exp: identity.expires_at.map(timestamp),
+        iat: identity.issued_at.map(timestamp),
+        nbf: identity.not_before.map(timestamp),
+        sub: text(identity.subject.as_deref()),
+        aud: texts(&identity.audiences),
+        iss: identity.issuer.to_string(),
+        jti: text(identity.token_id.as_deref()),
+    }
+}
+
+fn rule_name(decision: &Decision) -> String {
+    text(decision.rule_name())
+}
+
+fn identity(identity: &Identity) -> pb::Identity {
+    pb::Identity {
+        issuer: identity.issuer.to_string(),
+        subject: text(identity.subject.as_deref()),
+        client_id: text(identity.client.as_deref()),
+        username: text(identity.username.as_deref()),
+        scopes: texts(&identity.scopes),
+        roles: texts(&identity.roles),
+        audiences: texts(&identity.audiences),
+        token_id: text(identity.token_id.as_deref()),
+        session_id: text(identity.session.as_deref()),
+        expires_at: identity.expires_at.map(timestamp),
+        issued_at: identity.issued_at.map(timestamp),
+    }
+}
+
+fn quota(state: &QuotaState) -> pb::QuotaStatus {
+    let (outcome, retry_after) = match state.verdict {
+        QuotaVerdict::Granted => (pb::QuotaOutcome::Granted, None),
+        QuotaVerdict::Short { retry_after } => (pb::QuotaOutcome::Short, Some(duration(retry_after))),
+        QuotaVerdict::Never => (pb::QuotaOutcome::Never, None),
+        QuotaVerdict::Away => (pb::QuotaOutcome::Away, None),
+    };
+    pb::QuotaStatus {
+        limit: state.limit.name.clone(),
+        outcome: outcome.into(),
+        units: state.limit.units,
+        window: Some(duration(state.limit.window)),
+        remaining: state.remaining,
+        reset_after: Some(duration(state.reset_after)),
+        retry_after,
+    }
+}
+
+/// Told only to a caller who lacks one of them: it is what an honest caller has to ask its issuer for (RFC 6750 §3).
+fn required_scopes(decision: &Decision) -> Vec<String> {
+    let rule = decision.rule.and_then(|index| decision.policy.rules.get(index));
+    match (decision.reason, rule.map(|rule| &rule.demand)) {
+        (Reason::InsufficientScope, Some(Demand::Caller { scopes, .. })) => scopes.clone(),
+        _ => Vec::new(),
+    }
+}
+
+fn explanation(decision: &Decision, seen: Explanation, replica: &str) -> pb::Explanation {
+    pb::Explanation {
+        rule: rule_name(decision),
+        policy_version: decision.policy.version,
+        token: provenance(seen.token).into(),
+        quotas: provenance(seen.quotas).into(),
+        replica: replica.to_owned(),
+        text: sentence(decision.reason).to_owned(),
+    }
+}
+
+const fn provenance(provenance: Option<Provenance>) -> pb::Provenance {
+    match provenance {
+        None => pb::Provenance::Unspecified,
+        Some(Provenance::Memory) => pb::Provenance::Memory,
+        Some(Provenance::Asked) => pb::Provenance::Asked,
+    }
+}
+
+fn text(text: Option<&str>) -> String {
+    text.unwrap_or_default().to_owned()
+}
+
+fn texts(texts: &[Box<str>]) -> Vec<String> {
+    texts.iter().map(|text| String::from(&**text)).collect()
+}
+
+fn parts(micros: Micros) -> (i64, i32) {
+    let nanos = i32::try_from(micros.0 % 1_000_000 * 1_000).unwrap_or_default();
+    (i64::try_from(micros.as_secs()).unwrap_or(i64::MAX), nanos)
+}
+
+fn duration(micros: Micros) -> Duration {
+    let (seconds, nanos) = parts(micros);
+    Duration { seconds, nanos }
+}
+
+fn timestamp(micros: Micros) -> Timestamp {
+    let (seconds, nanos) = parts(micros);
+    Timestamp { seconds, nanos }
+}

@@ -1,0 +1,46 @@
+//! `tollgate config …`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use tollgate::config;
+
+use super::{environment, print};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Check a configuration file and say everything that is wrong with it. Exit code: 0 good, 1 not.
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Print the JSON Schema of configuration files, for editors.
+    Schema,
+}
+
+pub(super) fn run(command: Command) -> ExitCode {
+    match command {
+        Command::Check { file } => check(&file),
+        Command::Schema => {
+            print::line(config::SCHEMA.trim_end());
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn check(file: &Path) -> ExitCode {
+    match config::load(file, &environment) {
+        Ok((_, warnings)) => {
+            for warning in &warnings {
+                print::line(warning);
+            }
+            print::line(format_args!("{}: good", file.display()));
+            ExitCode::SUCCESS
+        }
+        Err(problems) => {
+            print::line(problems);
+            ExitCode::FAILURE
+        }
+    }
+}

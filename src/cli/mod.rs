@@ -1,0 +1,63 @@
+//! The command line.
+
+mod ask;
+mod config;
+mod print;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Decides on every request whether it may go on: token, rules and quotas in one gRPC call.
+#[derive(Debug, Parser)]
+#[command(version, about, propagate_version = true)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server.
+    Serve(serve::Arguments),
+    /// Ask a server for a decision. Exit code: 0 allow, 1 deny, 2 could not ask.
+    Decide(ask::Arguments),
+    /// Look at configurations.
+    #[command(subcommand)]
+    Config(config::Command),
+}
+
+/// Exit code of commands that could not do what was asked.
+const COULD_NOT: u8 = 2;
+
+/// Does what was asked.
+pub(crate) fn run(arguments: Arguments) -> ExitCode {
+    let done = match arguments.command {
+        Command::Serve(arguments) => serve::run(arguments),
+        Command::Decide(arguments) => ask::run(arguments),
+        Command::Config(command) => Ok(config::run(command)),
+    };
+    done.unwrap_or_else(|problem| {
+        print::error(&problem);
+        ExitCode::from(COULD_NOT)
+    })
+}
+
+/// What the user is told when a command could not do what was asked: a sentence, or several lines.
+type Done = Result<ExitCode, String>;
+
+/// The environment, for references in configurations.
+#[expect(clippy::disallowed_methods, reason = "this is where the environment enters")]
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Runs `future` on a runtime of its own.
+fn block_on<T>(
+    builder: &mut tokio::runtime::Builder,
+    future: impl Future<Output = Result<T, String>>,
+) -> Result<T, String> {
+    let runtime = builder.enable_all().build().map_err(|error| format!("cannot start the runtime: {error}"))?;
+    runtime.block_on(future)
+}

@@ -1,0 +1,16 @@
+//! Writing to the terminal. A reader that went away (`| head`) ends the writing, not the program.
+
+use std::fmt::Display;
+use std::io::{self, Write as _};
+
+/// Writes a line to standard output.
+pub(super) fn line(text: impl Display) {
+    // Nobody is left to be told.
+    let _ = writeln!(io::stdout().lock(), "{text}");
+}
+
+/// Writes a problem to standard error.
+pub(super) fn error(text: impl Display) {
+    // Nobody is left to be told.
+    let _ = writeln!(io::stderr().lock(), "tollgate: {text}");
+}

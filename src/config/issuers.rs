@@ -1,0 +1,249 @@
+//! The section `issuers`.
+
+use serde_json::{Map, Value as Json};
+
+use super::reader::{Fields, Item, Reader};
+use super::values::{discoverable, duration, fetchable, word};
+use crate::domain::issuer::{Algorithm, ClaimPath, Issuer, KeySource};
+use crate::domain::time::Micros;
+
+/// The longest key set: what may be fetched, too.
+const JWKS_BYTES_MAX: u64 = 512 * 1024;
+
+/// The longest name of an issuer, audience or claim.
+const TEXT_BYTES_MAX: usize = 1024;
+
+/// Types of tokens that are no access tokens, whatever an operator says (RFC 8725 §3.11).
+const FOREIGN_TYPES: [&str; 6] =
+    ["dpop+jwt", "logout+jwt", "secevent+jwt", "token-introspection+jwt", "statuslist+jwt", "oauth-authz-req+jwt"];
+
+/// Members of a JWK that only the holder of the private key has (RFC 7518 §6.2.2, §6.3.2).
+const PRIVATE_MEMBERS: [&str; 7] = ["d", "p", "q", "dp", "dq", "qi", "oth"];
+
+/// Defaults of an issuer's settings.
+pub(super) mod defaults {
+    use super::Micros;
+
+    /// As most peers have it.
+    pub(crate) const LEEWAY: Micros = Micros::from_secs(60);
+    /// So that a revocation is remembered for a day at most.
+    pub(crate) const MAX_TOKEN_LIFETIME: Micros = Micros::from_secs(24 * 60 * 60);
+    /// Long enough to mend a provider, short enough that a stolen key does not serve for ever.
+    pub(crate) const STALE_FOR: Micros = Micros::from_secs(24 * 60 * 60);
+    /// Unknown key ids come from attackers too.
+    pub(crate) const REFRESH_COOLDOWN: Micros = Micros::from_secs(30);
+}
+
+pub(super) fn issuers(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Vec<Issuer>> {
+    let items = reader.items(item)?;
+    let mut issuers: Vec<Issuer> = Vec::new();
+    for item in &items {
+        let Some(issuer) = issuer(reader, item) else { continue };
+        if issuers.iter().any(|other| other.issuer == issuer.issuer) {
+            reader.error(item, "has the same `issuer` as an earlier one; a token's `iss` must lead to one of them");
+            continue;
+        }
+        issuers.push(issuer);
+    }
+    (issuers.len() == items.len()).then_some(issuers)
+}
+
+fn issuer(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Issuer> {
+    let mut fields = reader.fields(item, "issuer")?;
+    let keys = fields.or(reader, "jwks", KeySource::Discovery, jwks);
+    let name = fields.required(reader, "issuer", |reader, item| match keys {
+        Some(KeySource::Discovery) => reader.parse(item, discoverable),
+        _ => reader.parse(item, word("the tokens' `iss`", TEXT_BYTES_MAX)),
+    });
+    let audiences = fields.required(reader, "audiences", |reader, item| words(reader, item, "an audience"));
+    let algorithms = fields.or(reader, "algorithms", Algorithm::ALL.to_vec(), |reader, item| {
+        reader.some(item, |reader, item| reader.parse(item, algorithm))
+    });
+    let (types, untyped) = types(reader, &mut fields);
+    let leeway = time(reader, &mut fields, "leeway", defaults::LEEWAY, (Micros::ZERO, Micros::from_secs(300)));
+    let days = |days: u64| Micros::from_secs(days * 24 * 60 * 60);
+    let lifetimes = (Micros::from_secs(1), days(366));
+    let max_token_lifetime = time(reader, &mut fields, "max_token_lifetime", defaults::MAX_TOKEN_LIFETIME, lifetimes);
+    let required_claims = fields.or(reader, "required_claims", Vec::new(), |reader, item| {
+        reader.list(item, |reader, item| reader.parse(item, word("a claim's name", TEXT_BYTES_MAX)))
+    });
+    let scope_claims = fields.or(reader, "scope_claims", scope_claims(), claim_paths);
+    let of_audiences = role_claims(audiences.as_deref().unwrap_or_default());
+    let role_claims = fields.or(reader, "role_claims", of_audiences, claim_paths);
+    let stale_for = time(reader, &mut fields, "stale_for", defaults::STALE_FOR, (Micros::ZERO, days(30)));
+    let cooldowns = (Micros::from_secs(1), Micros::from_secs(3600));
+    let refresh_cooldown = time(reader, &mut fields, "refresh_cooldown", defaults::REFRESH_COOLDOWN, cooldowns);
+    fields.finish(reader);
+    Some(Issuer {
+        issuer: name?,
+        audiences: audiences?,
+        algorithms: algorithms?,
+        types: types?,
+        untyped: untyped?,
+        leeway: leeway?,
+        max_token_lifetime: max_token_lifetime?,
+        required_claims: required_claims?,
+        scope_claims: scope_claims?,
+        role_claims: role_claims?,
+        keys: keys?,
+        stale_for: stale_for?,
+        refresh_cooldown: refresh_cooldown?,
+    })
+}
+
+fn time(
+    reader: &mut Reader<'_>,
+    fields: &mut Fields<'_>,
+    key: &'static str,
+    default: Micros,
+    (shortest, longest): (Micros, Micros),
+) -> Option<Micros> {
+    fields.or(reader, key, default, |reader, item| reader.parse(item, duration(shortest..=longest)))
+}
+
+fn words(reader: &mut Reader<'_>, item: &Item<'_>, what: &'static str) -> Option<Vec<String>> {
+    reader.some(item, |reader, item| reader.parse(item, word(what, TEXT_BYTES_MAX)))
+}
+
+fn algorithm(text: &str) -> Result<Algorithm, String> {
+    Algorithm::from_name(text).ok_or_else(|| {
+        let names = Algorithm::ALL.map(Algorithm::name).join(", ");
+        format!(
+            "must be one of {names}; symmetric algorithms and `none` are refused, since whoever verifies could forge"
+        )
+    })
+}
+
+/// The accepted types, and whether a token may have none. Whoever lists types wants one of them to be there.
+fn types(reader: &mut Reader<'_>, fields: &mut Fields<'_>) -> (Option<Vec<String>>, Option<bool>) {
+    let mut listed = false;
+    let usual = vec!["at+jwt".to_owned(), "jwt".to_owned()];
+    let types = fields.or(reader, "types", usual, |reader, item| {
+        listed = true;
+        reader.some(item, |reader, item| reader.parse(item, token_type))
+    });
+    let untyped = fields.or(reader, "untyped", !listed, |reader, item| reader.flag(item));
+    (types, untyped)
+}
+
+/// A media type of tokens, compared without case and `application/` (RFC 7515 §4.1.9).
+fn token_type(text: &str) -> Result<String, String> {
+    let name = text.to_ascii_lowercase();
+    let name = name.strip_prefix("application/").unwrap_or(&name);
+    if FOREIGN_TYPES.contains(&name) {
+        return Err("must be a type of access tokens, such as at+jwt or JWT".to_owned());
+    }
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&byte);
+    if (1..=127).contains(&name.len()) && name.bytes().all(allowed) {
+        return Ok(name.to_owned());
+    }
+    Err("must be the value of a `typ` header, such as at+jwt or JWT".to_owned())
+}
+
+/// OAuth's own claim, then the one of some providers.
+pub(super) fn scope_claims() -> Vec<ClaimPath> {
+    [["scope"], ["scp"]].map(|names| ClaimPath(names.map(str::to_owned).to_vec())).to_vec()
+}
+
+/// The plain claim, Keycloak's realm roles, and Keycloak's roles of the clients that the token is meant for. Not those
+/// of every client: the ADMIN of one service is not the ADMIN of another.
+pub(super) fn role_claims(audiences: &[String]) -> Vec<ClaimPath> {
+    let path = |names: &[&str]| ClaimPath(names.iter().map(|&name| name.to_owned()).collect());
+    let of_clients = audiences.iter().map(|audience| path(&["resource_access", audience, "roles"]));
+    [path(&["roles"]), path(&["realm_access", "roles"])].into_iter().chain(of_clients).collect()
+}
+
+fn claim_paths(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Vec<ClaimPath>> {
+    reader.list(item, claim_path)
+}
+
+/// A name, or names from the outside in.
+fn claim_path(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<ClaimPath> {
+    if item.is_list() {
+        let names: Vec<Item<'_>> = reader.items(item)?;
+        if names.is_empty() {
+            reader.error(item, "is empty; name a claim");
+            return None;
+        }
+        let read: Vec<Option<String>> =
+            names.iter().map(|item| reader.parse(item, word("a claim's name", TEXT_BYTES_MAX))).collect();
+        return read.into_iter().collect::<Option<Vec<String>>>().map(ClaimPath);
+    }
+    let name = reader.parse(item, word("a claim's name", TEXT_BYTES_MAX))?;
+    // Names such as `https://example.com/roles` have dots of their own.
+    if name.contains('.') && !name.contains('/') {
+        let path = name.replace('.', ", ");
+        reader.warning(
+            item,
+            format!("is the name of one claim, dots included; for a claim inside another write [{path}]"),
+        );
+    }
+    Some(ClaimPath(vec![name]))
+}
+
+fn jwks(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<KeySource> {
+    let mut fields = reader.fields(item, "jwks")?;
+    let url = fields.optional(reader, "url", |reader, item| {
+        reader.parse(item, |text| fetchable(text).map(|_| KeySource::Url(text.to_owned())))
+    });
+    let file = fields.optional(reader, "file", key_file);
+    let keys = fields.optional(reader, "keys", inline_keys);
+    fields.finish(reader);
+    let sources: Vec<KeySource> = [url?, file?, keys?].into_iter().flatten().collect();
+    if let Ok([source]) = <[KeySource; 1]>::try_from(sources) {
+        return Some(source);
+    }
+    reader.error(item, "must have exactly one of `url`, `file` and `keys`");
+    None
+}
+
+fn key_file(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<KeySource> {
+    let (path, bytes) = reader.file(item, JWKS_BYTES_MAX)?;
+    match serde_json::from_slice::<Json>(&bytes)
+        .map_err(|error| format!("is not JSON: {error}"))
+        .and_then(|set| key_set(&set))
+    {
+        Ok(()) => Some(KeySource::File(path)),
+        Err(why) => {
+            reader.error(item, format!("the file {why}; it must hold a JWK Set, `{{\"keys\": [...]}}`"));
+            None
+        }
+    }
+}
+
+/// What a JWK Set must be before it is looked at closely (RFC 7517 §5). Says nothing of values.
+fn key_set(set: &Json) -> Result<(), String> {
+    let keys = set.get("keys").and_then(Json::as_array).ok_or("has no list `keys`")?;
+    if keys.is_empty() {
+        return Err("has no key".to_owned());
+    }
+    keys.iter().enumerate().try_for_each(|(index, key)| {
+        let key = key.as_object().ok_or_else(|| format!("has a key (number {index}) that is no object"))?;
+        public_key(key).map_err(|why| format!("has a key (number {index}) that {why}"))
+    })
+}
+
+fn public_key(key: &Map<String, Json>) -> Result<(), String> {
+    match key.get("kty").and_then(Json::as_str) {
+        None => Err("has no `kty`".to_owned()),
+        Some("oct") => Err("is symmetric: whoever verifies with it could forge".to_owned()),
+        Some(_) => match PRIVATE_MEMBERS.iter().find(|member| key.contains_key(**member)) {
+            Some(member) => Err(format!("has the private part `{member}`; only the public part belongs here")),
+            None => Ok(()),
+        },
+    }
+}
+
+fn inline_keys(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<KeySource> {
+    let keys = reader.some(item, |reader, item| {
+        let Json::Object(key) = reader.json(item)? else {
+            reader.error(item, "must be a JWK: a mapping with `kty` and the public key's members");
+            return None;
+        };
+        public_key(&key).map_err(|why| reader.error(item, why)).ok()?;
+        Some(Json::Object(key))
+    })?;
+    let mut set = Map::new();
+    set.insert("keys".to_owned(), Json::Array(keys));
+    Some(KeySource::Inline(Json::Object(set).to_string()))
+}

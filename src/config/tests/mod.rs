@@ -1,0 +1,226 @@
+//! Configurations to values and to problems, and the schema and the reference held to what is read.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod files;
+mod problems;
+mod schema;
+mod texts;
+
+use super::*;
+use crate::domain::issuer::{Algorithm, ClaimPath, KeySource};
+use crate::domain::limit::{Attribute, WhenAway};
+
+/// The environment of the tests.
+fn environment(name: &str) -> Option<String> {
+    match name {
+        "AUDIENCE" => Some("orders".to_owned()),
+        "UNITS" => Some("7".to_owned()),
+        "PASSWORD" => Some("hunter2".to_owned()),
+        "EMPTY" => Some(String::new()),
+        "WORDS" => Some("a, b]: ${AUDIENCE}".to_owned()),
+        _ => None,
+    }
+}
+
+fn read(yaml: &str) -> Result<(Config, Vec<Problem>), Problems> {
+    parse(yaml, "t.yaml", &environment)
+}
+
+/// The configuration, without a warning.
+#[track_caller]
+fn good(yaml: &str) -> Config {
+    match read(yaml) {
+        Ok((config, warnings)) if warnings.is_empty() => config,
+        Ok((_, warnings)) => panic!("{yaml}\n{warnings:?}"),
+        Err(problems) => panic!("{yaml}\n{problems}"),
+    }
+}
+
+/// Every problem, or every warning, one a line, without the file's name.
+fn said(yaml: &str) -> String {
+    let listed = match read(yaml) {
+        Ok((_, warnings)) => warnings,
+        Err(problems) => problems.listed,
+    };
+    let lines: Vec<String> =
+        listed.iter().map(|problem| problem.to_string().strip_prefix("t.yaml:").unwrap().to_owned()).collect();
+    lines.join("\n")
+}
+
+/// Every key that there is, at least once.
+const EVERYTHING: &str = r#"
+listen: { grpc: "0.0.0.0:1", admin: "[::1]:2" }
+store:
+  redis:
+    urls: [rediss://redis.example.com:6380/3]
+    username: tollgate
+    password: ${PASSWORD}
+    deadline: 8ms
+issuers:
+  - issuer: https://auth.example.com/realms/myapp
+    audiences: [orders, "${AUDIENCE}-${AUDIENCE}"]
+  - issuer: partner
+    audiences: [orders]
+    algorithms: [ES256, Ed25519]
+    types: [application/AT+JWT]
+    untyped: true
+    leeway: 0s
+    max_token_lifetime: 1h
+    required_claims: [sub]
+    scope_claims: [permissions]
+    role_claims: [[resource_access, "*", roles], groups]
+    jwks:
+      keys:
+        - { kty: OKP, crv: Ed25519, x: 11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo, key_ops: [verify], ext: true }
+    stale_for: 2d
+    refresh_cooldown: 1m
+  - issuer: https://other.example.com
+    audiences: [orders]
+    jwks: { url: "http://localhost:3000/jwks?x=y" }
+limits:
+  per-subject: { units: 1000000000000, window: 366d, by: [identity.subject, path.id], when_away: allow }
+  all: { units: 1, window: 100ms }
+  from-the-environment: { units: "${UNITS}", window: 1m }
+rules:
+  - name: one order
+    match: { method: [PUT, POST], host: "*.example.com", path: "/orders/{id}" }
+    require: { roles: [ADMIN, OWNER], scopes: ["orders:read"] }
+    limits: [per-subject, all]
+  - match: { method: GET, path: /public/** }
+    permit: anyone
+  - match: { host: example.com }
+bounds: { calls_in_flight: 5, drain: 1m }
+"#;
+
+#[test]
+fn everything_that_can_be_said_is_heard() {
+    let config = good(EVERYTHING);
+    assert_eq!(config.listen.grpc.to_string(), "0.0.0.0:1");
+    assert_eq!(config.listen.admin.to_string(), "[::1]:2");
+    let Store::Redis(redis) = &config.store else { panic!("{:?}", config.store) };
+    assert_eq!(redis.url.reveal(), "rediss://redis.example.com:6380/3");
+    assert_eq!(redis.username.as_deref(), Some("tollgate"));
+    assert_eq!(redis.password.as_ref().map(Secret::reveal), Some("hunter2"));
+    assert_eq!(redis.deadline, Micros::from_millis(8));
+    assert_eq!(config.bounds, Bounds { calls_in_flight: 5, drain: Micros::from_secs(60) });
+
+    let limits: Vec<_> = config.policy.limits.iter().map(|limit| (limit.name.as_str(), limit.units)).collect();
+    assert_eq!(limits, [("all", 1), ("from-the-environment", 7), ("per-subject", 1_000_000_000_000)]);
+    let per_subject = config.policy.limit("per-subject").unwrap();
+    assert_eq!(per_subject.by, [Attribute::Subject, Attribute::PathParameter("id".into())]);
+    assert_eq!(per_subject.when_away, WhenAway::Allow);
+    assert_eq!(config.policy.limit("all").unwrap().when_away, WhenAway::Deny);
+
+    let names: Vec<_> = config.policy.rules.iter().map(|rule| rule.name.as_str()).collect();
+    assert_eq!(names, ["one order", "GET /public/**", "example.com"]);
+    let [order, public, rest] = config.policy.rules.as_slice() else { panic!() };
+    assert_eq!(order.matches.methods, ["PUT", "POST"]);
+    assert_eq!(order.limits.iter().map(|limit| limit.name.as_str()).collect::<Vec<_>>(), ["per-subject", "all"]);
+    let demand = Demand::Caller { roles: vec!["ADMIN".into(), "OWNER".into()], scopes: vec!["orders:read".into()] };
+    assert_eq!(order.demand, demand);
+    assert_eq!(public.demand, Demand::Anyone);
+    assert_eq!(rest.demand, Demand::authenticated());
+}
+
+#[test]
+fn issuers_have_the_defaults_that_the_design_names() {
+    let config = good(EVERYTHING);
+    let [discovered, partner, other] = config.issuers.as_slice() else { panic!() };
+    assert_eq!(discovered.audiences, ["orders", "orders-orders"]);
+    assert_eq!(discovered.algorithms, Algorithm::ALL);
+    assert_eq!((discovered.types.as_slice(), discovered.untyped), (["at+jwt".into(), "jwt".into()].as_slice(), true));
+    assert_eq!(discovered.leeway, Micros::from_secs(60));
+    assert_eq!(discovered.max_token_lifetime, Micros::from_secs(86_400));
+    assert_eq!(discovered.stale_for, Micros::from_secs(86_400));
+    assert_eq!(discovered.refresh_cooldown, Micros::from_secs(30));
+    assert_eq!(discovered.keys, KeySource::Discovery);
+    let path = |names: &[&str]| ClaimPath(names.iter().map(|&name| name.to_owned()).collect());
+    assert_eq!(discovered.scope_claims, [path(&["scope"]), path(&["scp"])]);
+    let roles = [
+        path(&["roles"]),
+        path(&["realm_access", "roles"]),
+        path(&["resource_access", "orders", "roles"]),
+        path(&["resource_access", "orders-orders", "roles"]),
+    ];
+    assert_eq!(discovered.role_claims, roles);
+
+    assert_eq!(partner.algorithms, [Algorithm::ES256, Algorithm::EdDSA]);
+    assert_eq!((partner.types.as_slice(), partner.untyped), (["at+jwt".into()].as_slice(), true));
+    assert_eq!(partner.role_claims, [path(&["resource_access", "*", "roles"]), path(&["groups"])]);
+    let KeySource::Inline(set) = &partner.keys else { panic!() };
+    let set: serde_json::Value = serde_json::from_str(set).unwrap();
+    assert_eq!(set["keys"][0]["ext"], true);
+    assert_eq!(set["keys"][0]["key_ops"][0], "verify");
+    assert_eq!(other.keys, KeySource::Url("http://localhost:3000/jwks?x=y".into()));
+}
+
+#[test]
+fn whoever_lists_types_gets_no_untyped_tokens() {
+    let config = good(
+        "issuers: [{ issuer: https://a.example, audiences: [a], types: [at+jwt] }]\nrules: [{ match: { path: /** } }]",
+    );
+    assert!(!config.issuers[0].untyped);
+}
+
+#[test]
+fn nothing_said_is_memory_loopback_and_deny() {
+    let (config, warnings) = read("{}").unwrap();
+    assert_eq!(config, Config::default());
+    assert_eq!(config.store, Store::Memory);
+    assert!(config.listen.grpc.ip().is_loopback() && config.listen.admin.ip().is_loopback());
+    assert!(config.policy.rules.is_empty());
+    assert_eq!(warnings.len(), 1);
+}
+
+#[test]
+fn the_example_has_no_problem() {
+    let text = include_str!("../../../deploy/tollgate.example.yaml");
+    let config = good(text);
+    assert_eq!(config.policy.rules.len(), 7);
+    // What is commented out is good, too.
+    let uncommented: String = text
+        .lines()
+        .map(|line| line.strip_prefix("# ").filter(|rest| is_store(rest)).unwrap_or(line).to_owned() + "\n")
+        .collect();
+    let text = uncommented.replace("REDIS_PASSWORD", "PASSWORD");
+    assert!(matches!(good(&text).store, Store::Redis(_)));
+}
+
+/// Whether a comment of the example is a part of the section `store`.
+fn is_store(comment: &str) -> bool {
+    ["store:", "  redis:", "    urls", "    username", "    password"].iter().any(|start| comment.starts_with(start))
+}
+
+#[test]
+fn rules_without_a_name_get_one_that_is_theirs_alone() {
+    let yaml = "
+issuers: [{ issuer: https://a.example, audiences: [a] }]
+rules:
+  - match: { method: GET, path: /a }
+  - { name: 'GET /a #2', match: { method: POST } }
+  - match: { method: GET, path: /a }
+  - match: { method: GET, path: /a }
+  - match: { method: [PUT, PATCH], host: '*.example.com', path: '/b/{id}' }
+";
+    let (config, _) = read(yaml).unwrap();
+    let names: Vec<_> = config.policy.rules.iter().map(|rule| rule.name.as_str()).collect();
+    assert_eq!(names, ["GET /a", "GET /a #2", "GET /a #3", "GET /a #4", "PUT,PATCH *.example.com/b/{id}"]);
+}
+
+#[test]
+fn what_cannot_change_while_running_is_named() {
+    let old = Config::default();
+    assert_eq!(old.needs_restart(&good(EVERYTHING)), ["listen", "store", "bounds"]);
+    let mut new = old.clone();
+    new.policy.version = 7;
+    new.issuers = good(EVERYTHING).issuers;
+    assert!(old.needs_restart(&new).is_empty());
+}
+
+#[test]
+fn secrets_are_not_printed() {
+    let config = good(EVERYTHING);
+    let printed = format!("{config:?}");
+    assert!(!printed.contains("hunter2") && !printed.contains("redis.example.com"), "{printed}");
+}

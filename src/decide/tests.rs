@@ -1,0 +1,329 @@
+//! The path, with ports that answer what they are told and remember what they were asked.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures_util::FutureExt as _;
+
+use super::*;
+use crate::domain::decision::{QuotaState, QuotaVerdict};
+use crate::domain::identity::IdentityKind;
+use crate::domain::limit::WhenAway;
+use crate::domain::path::{Method, Target};
+use crate::domain::policy::{Match, PathPattern};
+use crate::domain::question::{ExtraCharge, Pairs};
+
+/// Every port at once.
+#[derive(Default)]
+struct World {
+    verdicts: Mutex<BTreeMap<String, Verdict>>,
+    revoked: AtomicBool,
+    /// The limit that refuses.
+    short: Mutex<Option<String>>,
+    /// Whether tokens have to be asked for.
+    cold: AtomicBool,
+    asked: Mutex<Vec<String>>,
+}
+
+impl World {
+    fn note(&self, what: impl Into<String>) {
+        self.asked.lock().unwrap().push(what.into());
+    }
+}
+
+impl Clock for World {
+    fn now(&self) -> Moment {
+        Moment { wall: Micros(1), steady: Micros(1) }
+    }
+}
+
+impl TokenInspector for World {
+    fn inspect<'a>(&'a self, token: &'a str, _now: Moment) -> Answer<'a, Inspected> {
+        self.note(format!("token {token}"));
+        let verdict = self.verdicts.lock().unwrap().get(token).cloned().unwrap_or(Err(Reason::BadSignature));
+        let cold = self.cold.load(Ordering::Relaxed);
+        let inspected = Inspected { verdict, remembered: !cold };
+        if cold { Answer::later(async move { inspected }) } else { Answer::Now(inspected) }
+    }
+}
+
+impl RevocationView for World {
+    fn standing<'a>(&'a self, _identity: &Arc<Identity>, _now: Moment) -> Answer<'a, Standing> {
+        self.note("revocations");
+        Answer::Now(if self.revoked.load(Ordering::Relaxed) { Standing::Revoked } else { Standing::Good })
+    }
+}
+
+impl Quotas for World {
+    fn pay(&self, charges: Charges, _now: Moment) -> Answer<'_, Payment> {
+        let short = self.short.lock().unwrap().clone();
+        let mut states = QuotaStates::new();
+        for Charge { limit, key, units } in charges {
+            self.note(format!("pay {units} of {key:?}"));
+            let verdict = if short.as_deref() == Some(&limit.name) {
+                QuotaVerdict::Short { retry_after: Micros(7) }
+            } else {
+                QuotaVerdict::Granted
+            };
+            states.push(QuotaState { limit, verdict, remaining: 0, reset_after: Micros::ZERO });
+        }
+        let reason = if short.is_some() { Reason::QuotaExceeded } else { Reason::Allowed };
+        Answer::Now(Payment { reason, states, asked: false })
+    }
+
+    fn peek(&self, charges: Charges, now: Moment) -> Answer<'_, Payment> {
+        self.note("peek");
+        self.pay(charges, now)
+    }
+
+    fn reset(&self, _limit: Arc<Limit>, key: CounterKey) -> Answer<'_, Result<(), ports::Away>> {
+        self.note(format!("reset {key:?}"));
+        Answer::Now(Ok(()))
+    }
+}
+
+fn identity(scopes: &[&str]) -> Arc<Identity> {
+    Arc::new(Identity {
+        kind: IdentityKind::Jwt,
+        issuer: "https://i".into(),
+        subject: Some("ann".into()),
+        client: None,
+        username: None,
+        scopes: scopes.iter().map(|&scope| scope.into()).collect(),
+        roles: [].into(),
+        audiences: [].into(),
+        token_id: None,
+        session: None,
+        expires_at: None,
+        not_before: None,
+        issued_at: None,
+    })
+}
+
+fn limit(name: &str, by: &[&str]) -> Arc<Limit> {
+    Arc::new(Limit {
+        name: name.to_owned(),
+        units: 10,
+        window: Micros::from_secs(1),
+        by: by.iter().map(|name| Attribute::from_name(name).unwrap()).collect(),
+        when_away: WhenAway::Deny,
+    })
+}
+
+/// `/open` is for anyone, `/orders/{id}` for the scope `read` at a price, `/clients` counts by client.
+fn policy() -> Policy {
+    let per_subject = limit("per-subject", &["identity.subject"]);
+    let per_order = limit("per-order", &["path.id"]);
+    let per_client = limit("per-client", &["identity.client"]);
+    let per_address = limit("per-address", &["source.address"]);
+    let rule = |path: &str, demand, limits: &[&Arc<Limit>]| Rule {
+        name: path.to_owned(),
+        matches: Match { path: Some(PathPattern::parse(path).unwrap()), ..Match::default() },
+        demand,
+        limits: limits.iter().copied().cloned().collect(),
+    };
+    let caller = |scopes: &[&str]| Demand::Caller {
+        roles: Vec::new(),
+        scopes: scopes.iter().map(|s| (*s).to_owned()).collect(),
+    };
+    Policy {
+        version: 3,
+        rules: vec![
+            rule("/open", Demand::Anyone, &[]),
+            rule("/orders/{id}", caller(&["read"]), &[&per_subject, &per_order]),
+            rule("/clients", caller(&[]), &[&per_client]),
+        ],
+        limits: vec![per_address, per_client, per_order, per_subject],
+    }
+}
+
+struct Bench {
+    world: Arc<World>,
+    decider: Decider,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let world = Arc::new(World::default());
+        world.verdicts.lock().unwrap().extend([
+            ("reader".to_owned(), Ok(identity(&["read"]))),
+            ("nobody".to_owned(), Ok(identity(&[]))),
+            ("expired".to_owned(), Err(Reason::Expired)),
+            ("unknown".to_owned(), Err(Reason::KeysAway)),
+        ]);
+        let telemetry = Arc::new(Telemetry::new().unwrap());
+        let decider = Decider::new(
+            Arc::clone(&world) as _,
+            Arc::clone(&world) as _,
+            Arc::clone(&world) as _,
+            Arc::clone(&world) as _,
+            telemetry,
+        );
+        decider.adopt(policy());
+        Self { world, decider }
+    }
+
+    /// The reason, and everything that was asked on the way to it.
+    fn decide(&self, question: &Question<'_>) -> (Reason, Vec<String>) {
+        let decision = self.decider.decide(question, Facade::Unary).get().now_or_never().unwrap().unwrap();
+        (decision.reason, std::mem::take(&mut self.world.asked.lock().unwrap()))
+    }
+}
+
+fn question<'a>(path: &'a str, token: Option<&'a str>) -> Question<'a> {
+    let method = Method::parse("GET").unwrap();
+    Question {
+        credential: token.map_or(Credential::None, Credential::Bearer),
+        method,
+        host: None,
+        target: Target::parse(path, method, None).unwrap(),
+        source: None,
+        resource: Pairs::new(),
+        extra: Vec::new(),
+        units: 1,
+        mode: Mode::Consume,
+        explain: false,
+    }
+}
+
+const PAID: [&str; 2] = ["pay 1 of \"per-subject 9:https://i 3:ann\"", "pay 1 of \"per-order 1:7\""];
+
+#[test]
+fn the_steps_come_in_order_and_stop_at_the_first_refusal() {
+    let bench = Bench::new();
+    let paid: Vec<&str> = ["token reader", "revocations"].into_iter().chain(PAID).collect();
+    for (path, token, reason, asked) in [
+        ("/elsewhere", Some("reader"), Reason::NoRule, vec![]),
+        ("/orders/7", None, Reason::NoCredential, vec![]),
+        ("/orders/7", Some("expired"), Reason::Expired, vec!["token expired"]),
+        ("/orders/7", Some("unknown"), Reason::KeysAway, vec!["token unknown"]),
+        ("/orders/7", Some("nobody"), Reason::InsufficientScope, vec!["token nobody", "revocations"]),
+        ("/orders/7", Some("reader"), Reason::Allowed, paid),
+    ] {
+        let (got, steps) = bench.decide(&question(path, token));
+        assert_eq!((got, steps), (reason, asked.into_iter().map(str::to_owned).collect()), "{path} {token:?}");
+    }
+}
+
+#[test]
+fn the_revocations_are_asked_after_a_remembered_verdict_too() {
+    let bench = Bench::new();
+    assert_eq!(bench.decide(&question("/orders/7", Some("reader"))).0, Reason::Allowed);
+    bench.world.revoked.store(true, Ordering::Relaxed);
+    let (reason, asked) = bench.decide(&question("/orders/7", Some("reader")));
+    assert_eq!((reason, asked), (Reason::Revoked, vec!["token reader".to_owned(), "revocations".to_owned()]));
+}
+
+#[test]
+fn anyone_may_with_a_bad_credential_and_is_nobody_then() {
+    let bench = Bench::new();
+    for token in [None, Some("expired"), Some("unknown")] {
+        let decided = bench.decider.decide(&question("/open", token), Facade::Unary).get().now_or_never().unwrap();
+        let decision = decided.unwrap();
+        assert_eq!((decision.reason, decision.identity), (Reason::Allowed, None), "{token:?}");
+    }
+    bench.world.revoked.store(true, Ordering::Relaxed);
+    assert_eq!(bench.decide(&question("/open", Some("reader"))).0, Reason::Allowed);
+}
+
+#[test]
+fn a_counter_is_never_shared_by_callers_without_the_claim_it_counts_by() {
+    let bench = Bench::new();
+    let (reason, asked) = bench.decide(&question("/clients", Some("reader")));
+    assert_eq!((reason, asked.len()), (Reason::MissingClaim, 2), "nothing is paid");
+}
+
+#[test]
+fn a_question_without_what_a_limit_counts_by_is_malformed() {
+    let bench = Bench::new();
+    let extra = vec![ExtraCharge { limit: "per-address", units: 1 }, ExtraCharge { limit: "no\nlimit", units: 1 }];
+    let asked = Question { extra, ..question("/open", None) };
+    let Answer::Now(Err(undecidable)) = bench.decider.decide(&asked, Facade::Unary) else { unreachable!() };
+    assert_eq!(
+        undecidable.violations,
+        [Violation {
+            field: "limits[1].limit".to_owned(),
+            description: "`no\\nlimit` is no limit of the configuration".to_owned()
+        }]
+    );
+    let extra = vec![ExtraCharge { limit: "per-address", units: 1 }];
+    let asked = Question { extra, ..question("/open", None) };
+    let Answer::Now(Err(undecidable)) = bench.decider.decide(&asked, Facade::Unary) else { unreachable!() };
+    assert_eq!(undecidable.violations[0].field, "request.source_address");
+}
+
+#[test]
+fn a_limit_that_is_named_once_more_is_charged_once_with_both_costs() {
+    let bench = Bench::new();
+    let extra = vec![ExtraCharge { limit: "per-subject", units: 4 }];
+    let (reason, asked) = bench.decide(&Question { extra, units: 2, ..question("/orders/7", Some("reader")) });
+    assert_eq!(reason, Reason::Allowed);
+    assert_eq!(asked[2..], ["pay 6 of \"per-subject 9:https://i 3:ann\"", "pay 2 of \"per-order 1:7\""]);
+}
+
+#[test]
+fn a_peek_peeks() {
+    let bench = Bench::new();
+    let (_, asked) = bench.decide(&Question { mode: Mode::Peek, ..question("/orders/7", Some("reader")) });
+    assert_eq!(asked[2], "peek");
+}
+
+#[test]
+fn the_longest_wait_counts() {
+    let bench = Bench::new();
+    *bench.world.short.lock().unwrap() = Some("per-order".to_owned());
+    let asked = question("/orders/7", Some("reader"));
+    let decision = bench.decider.decide(&asked, Facade::Unary).get().now_or_never().unwrap().unwrap();
+    assert_eq!((decision.reason, decision.retry_after()), (Reason::QuotaExceeded, Some(Micros(7))));
+}
+
+#[test]
+fn a_warm_decision_is_there_at_once_and_a_cold_one_comes_later() {
+    let bench = Bench::new();
+    let asked = question("/orders/7", Some("reader"));
+    assert!(matches!(bench.decider.decide(&asked, Facade::Unary), Answer::Now(Ok(_))));
+    bench.world.cold.store(true, Ordering::Relaxed);
+    let asked = Question { explain: true, ..asked };
+    let answer = bench.decider.decide(&asked, Facade::Unary);
+    assert!(matches!(answer, Answer::Later(_)));
+    let decision = answer.get().now_or_never().unwrap().unwrap();
+    let seen = Explanation { token: Some(Provenance::Asked), quotas: Some(Provenance::Memory) };
+    assert_eq!((decision.reason, decision.explanation.as_deref()), (Reason::Allowed, Some(&seen)));
+}
+
+#[test]
+fn operators_need_the_scope() {
+    let bench = Bench::new();
+    let ask = |credential| bench.decider.permit_operator(credential, "read").get().now_or_never().unwrap().err();
+    assert_eq!(ask(Credential::Bearer("reader")), None);
+    assert_eq!(ask(Credential::Bearer("nobody")), Some(Reason::InsufficientScope));
+    assert_eq!(ask(Credential::Bearer("expired")), Some(Reason::Expired));
+    assert_eq!(ask(Credential::None), Some(Reason::NoCredential));
+    assert_eq!(ask(Credential::Unreadable), Some(Reason::MalformedToken));
+    bench.world.revoked.store(true, Ordering::Relaxed);
+    assert_eq!(ask(Credential::Bearer("reader")), Some(Reason::Revoked));
+}
+
+#[test]
+fn counters_are_named_by_exactly_their_attributes() {
+    let bench = Bench::new();
+    let key = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    };
+    let fields = |keys: &[BTreeMap<String, String>]| {
+        let charges: Vec<_> = keys.iter().map(|key| CounterCharge { limit: "per-subject", key, units: 1 }).collect();
+        match bench.decider.consume(&charges, Mode::Consume).get().now_or_never().unwrap() {
+            Ok(_) => Vec::new(),
+            Err(Undecidable { violations }) => violations.into_iter().map(|violation| violation.field).collect(),
+        }
+    };
+    let ann = key(&[("identity.issuer", "https://i"), ("identity.subject", "ann")]);
+    assert_eq!(fields(std::slice::from_ref(&ann)), Vec::<String>::new());
+    assert_eq!(bench.world.asked.lock().unwrap().as_slice(), [PAID[0]], "the counter that decisions pay from");
+    for wrong in [key(&[]), key(&[("identity.subject", "ann")]), key(&[("identity.issuer", "x"), ("rule", "y")])] {
+        assert_eq!(fields(&[wrong]), ["charges[0].counter.key"]);
+    }
+    assert_eq!(fields(&[ann.clone(), ann]), ["charges[1].counter"]);
+}

@@ -1,0 +1,335 @@
+//! The composition root: builds everything from a configuration, serves it, swaps what a reload changes, and drains.
+
+mod admin;
+mod clock;
+pub mod dev;
+mod layers;
+pub mod life;
+mod watch;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::{interval, sleep};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpIncoming;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+pub use self::clock::SystemClock;
+use self::layers::Admission;
+use crate::api::native::{Decisions, QuotaApi, TokenApi};
+use crate::config::{Config, Store};
+use crate::decide::Decider;
+use crate::decide::ports::{Clock, QuotaStore};
+use crate::domain::policy::Policy;
+use crate::proto::DESCRIPTORS;
+use crate::proto::decision_service_server::DecisionServiceServer;
+use crate::proto::quota_service_server::QuotaServiceServer;
+use crate::proto::token_service_server::TokenServiceServer;
+use crate::quotas::QuotaDesk;
+use crate::revocation::NothingRevoked;
+use crate::stores::guard::{self, Guard};
+use crate::stores::memory::{self, MemoryStore};
+use crate::stores::redis::{self, RedisStore};
+use crate::telemetry::{Telemetry, names};
+use crate::tokens::{Tokens, VERDICTS_MAX_DEFAULT};
+
+/// The largest gRPC message that is read. A batch of 1,000 questions with tokens of 4 KiB fits.
+pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// The largest header list of a call.
+const HEADER_BYTES_MAX: u32 = 32 * 1024;
+
+/// The most calls at a time on one connection; more wait at the asker's end.
+const STREAMS_MAX: u32 = 1_024;
+
+/// A connection that is silent for this long is asked whether it is still there.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_mins(1);
+
+/// How often samples are folded together, lest they pile up between scrapes.
+const FOLD_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How often the store is asked for its own sake.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often a store that is being connected to is asked at the start.
+const CONNECT_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Every service that has a status of its own.
+const SERVICES: [&str; 4] = ["", "tollgate.v1.DecisionService", "tollgate.v1.QuotaService", "tollgate.v1.TokenService"];
+
+/// A server that runs.
+pub struct Server {
+    /// Where gRPC is served.
+    pub grpc: SocketAddr,
+    /// Where metrics and probes are served.
+    pub admin: SocketAddr,
+    parts: Arc<Parts>,
+    tasks: JoinSet<()>,
+}
+
+/// What is shared between the ports.
+struct Parts {
+    clock: Arc<dyn Clock>,
+    config: ArcSwap<Config>,
+    telemetry: Arc<Telemetry>,
+    decider: Arc<Decider>,
+    tokens: Arc<Tokens>,
+    /// None: the memory store, which is never away.
+    store: Option<Arc<Guard>>,
+    admission: Admission,
+    health: HealthReporter,
+    policy_version: AtomicU64,
+    ready: CancellationToken,
+    /// Cancelled when a stop was asked for: streams end, no more connections are accepted.
+    stopping: CancellationToken,
+    /// Cancelled when the last call has ended.
+    stopped: CancellationToken,
+}
+
+/// Why a server could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartProblem {
+    /// A port cannot be listened on.
+    #[error("listen.{key}: cannot listen on {address}: {error}")]
+    Listen {
+        /// Which.
+        key: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
+    /// Something in the configuration turned out not to work.
+    #[error("{0}")]
+    Configuration(String),
+}
+
+impl Server {
+    /// Starts to serve what `config` says. `replica` names this process in explanations. Port 0 stands for any free one.
+    ///
+    /// # Errors
+    /// A port is taken, or a key file cannot be used. A Redis or an issuer that is away is no error: it is waited for.
+    pub async fn start(config: Config, clock: Arc<dyn Clock>, replica: &str) -> Result<Self, StartProblem> {
+        let grpc = listen("grpc", config.listen.grpc).await?;
+        let admin = listen("admin", config.listen.admin).await?;
+        let (health, health_service) = tonic_health::server::health_reporter();
+        let parts = Arc::new(Parts::build(config, clock, health)?);
+        parts.say(ServingStatus::NotServing).await;
+
+        let mut server = Self {
+            grpc: local("grpc", &grpc)?,
+            admin: local("admin", &admin)?,
+            parts: Arc::clone(&parts),
+            tasks: JoinSet::new(),
+        };
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1()
+            .map_err(|error| StartProblem::Configuration(format!("reflection: {error}")))?;
+        let decisions = Decisions::new(Arc::clone(&parts.decider), replica, parts.stopping.clone());
+        let router = transport()
+            .layer(parts.admission.clone())
+            .add_service(DecisionServiceServer::new(decisions).max_decoding_message_size(MESSAGE_BYTES_MAX))
+            .add_service(
+                QuotaServiceServer::new(QuotaApi::new(Arc::clone(&parts.decider)))
+                    .max_decoding_message_size(MESSAGE_BYTES_MAX),
+            )
+            .add_service(
+                TokenServiceServer::new(TokenApi::new(Arc::clone(&parts.decider)))
+                    .max_decoding_message_size(MESSAGE_BYTES_MAX),
+            )
+            .add_service(health_service)
+            .add_service(reflection);
+        let incoming = TcpIncoming::from(grpc).with_nodelay(Some(true));
+        let ending = Arc::clone(&parts);
+        server.tasks.spawn(async move {
+            let stopping = ending.stopping.clone().cancelled_owned();
+            if let Err(error) = router.serve_with_incoming_shutdown(incoming, stopping).await {
+                tracing::error!(%error, "the gRPC port failed");
+            }
+            ending.stopped.cancel();
+        });
+        server.tasks.spawn(admin::serve(admin, Arc::clone(&parts)));
+        server.tasks.spawn(fold(Arc::clone(&parts.telemetry)));
+        if let Some(store) = &parts.store {
+            server.tasks.spawn(probe(Arc::clone(store), Arc::clone(&parts.clock)));
+        }
+        server.tasks.spawn(become_ready(parts));
+        Ok(server)
+    }
+
+    /// Goes over to `config`, all or nothing; requests on their way are decided by what they began with.
+    ///
+    /// # Errors
+    /// Sentences that say what cannot be taken over. Everything stays as it was then.
+    pub fn reload(&self, config: Config) -> Result<(), Vec<String>> {
+        let parts = &self.parts;
+        let fixed = parts.config.load().needs_restart(&config);
+        if !fixed.is_empty() {
+            return Err(fixed.iter().map(|key| format!("{key}: can only be changed by a restart")).collect());
+        }
+        parts.tokens.adopt(config.issuers.clone())?;
+        parts.adopt_policy(config.policy.clone());
+        parts.config.store(Arc::new(config));
+        Ok(())
+    }
+
+    /// Completes when every issuer's keys were asked for once, whatever came of it.
+    pub async fn ready(&self) {
+        self.parts.ready.cancelled().await;
+    }
+
+    /// Stops: says so to health checks, ends streams, lets calls in flight finish within the configured time. Whether
+    /// all of them did.
+    pub async fn stop(mut self) -> bool {
+        let parts = &self.parts;
+        parts.say(ServingStatus::NotServing).await;
+        parts.stopping.cancel();
+        let drain = Duration::from(parts.config.load().bounds.drain);
+        let drained = tokio::time::timeout(drain, parts.stopped.cancelled()).await.is_ok();
+        if !drained {
+            tracing::warn!(
+                calls = parts.admission.in_flight(),
+                "calls were cut off: they took longer than bounds.drain"
+            );
+        }
+        self.tasks.shutdown().await;
+        drained
+    }
+}
+
+impl Parts {
+    fn build(config: Config, clock: Arc<dyn Clock>, health: HealthReporter) -> Result<Self, StartProblem> {
+        let telemetry = Telemetry::new().map_err(|error| StartProblem::Configuration(format!("metrics: {error}")))?;
+        let telemetry = Arc::new(telemetry);
+        let (counters, store): (Arc<dyn QuotaStore>, _) = match &config.store {
+            Store::Memory => (Arc::new(MemoryStore::new(memory::COUNTERS_MAX, &telemetry)), None),
+            Store::Redis(settings) => {
+                let guard = Arc::new(guarded_redis(settings, &clock, &telemetry)?);
+                (Arc::clone(&guard) as _, Some(guard))
+            }
+        };
+        let tokens = Tokens::new(Arc::clone(&clock), Arc::clone(&telemetry), VERDICTS_MAX_DEFAULT);
+        tokens.adopt(config.issuers.clone()).map_err(|problems| StartProblem::Configuration(problems.join("\n")))?;
+        let decider = Arc::new(Decider::new(
+            Arc::clone(&clock),
+            Arc::clone(&tokens) as _,
+            Arc::new(NothingRevoked),
+            Arc::new(QuotaDesk::new(counters)),
+            Arc::clone(&telemetry),
+        ));
+        let admission = Admission::new(config.bounds.calls_in_flight, telemetry.counter(names::OVERLOAD, &[]));
+        let policy = config.policy.clone();
+        let parts = Self {
+            clock,
+            config: ArcSwap::from_pointee(config),
+            telemetry,
+            decider,
+            tokens,
+            store,
+            admission,
+            health,
+            policy_version: AtomicU64::new(0),
+            ready: CancellationToken::new(),
+            stopping: CancellationToken::new(),
+            stopped: CancellationToken::new(),
+        };
+        parts.adopt_policy(policy);
+        Ok(parts)
+    }
+
+    fn adopt_policy(&self, policy: Policy) {
+        let version = self.policy_version.fetch_add(1, Ordering::Relaxed) + 1;
+        self.decider.adopt(Policy { version, ..policy });
+    }
+
+    fn count_reload(&self, done: bool) {
+        self.telemetry.counter(names::RELOADS, &[("outcome", if done { "done" } else { "refused" })]).increment(1);
+    }
+
+    /// Tells health checks, service by service.
+    async fn say(&self, status: ServingStatus) {
+        for service in SERVICES {
+            self.health.set_service_status(service, status).await;
+        }
+    }
+}
+
+fn guarded_redis(
+    settings: &crate::config::Redis,
+    clock: &Arc<dyn Clock>,
+    telemetry: &Telemetry,
+) -> Result<Guard, StartProblem> {
+    let crate::config::Redis { url, username, password, ca, deadline } = settings;
+    let settings = redis::Settings {
+        url: url.reveal().to_owned(),
+        username: username.clone(),
+        password: password.as_ref().map(|password| password.reveal().to_owned()),
+        ca: ca.clone(),
+        time: redis::TimeSource::default(),
+    };
+    let store = RedisStore::connect(&settings)
+        .map_err(|problem| StartProblem::Configuration(format!("store.redis: {problem}")))?;
+    let bounds = guard::Bounds { deadline: *deadline, ..guard::Bounds::default() };
+    Ok(Guard::new(Arc::new(store), Arc::clone(clock), bounds, telemetry))
+}
+
+/// HTTP/2 and gRPC with the bounds that every connection is held to. Here for the load test too, whose floor stands on
+/// it.
+pub fn transport() -> tonic::transport::Server {
+    tonic::transport::Server::builder()
+        .max_concurrent_streams(STREAMS_MAX)
+        .http2_max_header_list_size(HEADER_BYTES_MAX)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+}
+
+async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartProblem> {
+    TcpListener::bind(address).await.map_err(|error| StartProblem::Listen { key, address, error })
+}
+
+fn local(key: &'static str, listener: &TcpListener) -> Result<SocketAddr, StartProblem> {
+    let address = SocketAddr::from(([0; 4], 0));
+    listener.local_addr().map_err(|error| StartProblem::Listen { key, address, error })
+}
+
+/// Ready is whoever has asked for every issuer's keys once, and has reached its store or given it up for the moment:
+/// waiting for one that is away would turn its outage into ours.
+async fn become_ready(parts: Arc<Parts>) {
+    parts.tokens.first_fetch().await;
+    if let Some(store) = &parts.store {
+        while store.probe(parts.clock.now()).await.is_err() && store.health().is_ok() {
+            sleep(CONNECT_INTERVAL).await;
+        }
+    }
+    if !parts.stopping.is_cancelled() {
+        parts.say(ServingStatus::Serving).await;
+        parts.ready.cancel();
+    }
+}
+
+/// Keeps the store's state known without traffic.
+async fn probe(store: Arc<Guard>, clock: Arc<dyn Clock>) {
+    let mut ticks = interval(PROBE_INTERVAL);
+    loop {
+        ticks.tick().await;
+        // The guard logs and counts what becomes of it.
+        let _ = store.probe(clock.now()).await;
+    }
+}
+
+async fn fold(telemetry: Arc<Telemetry>) {
+    let mut ticks = interval(FOLD_INTERVAL);
+    loop {
+        ticks.tick().await;
+        telemetry.fold();
+    }
+}

@@ -1,0 +1,489 @@
+//! What a verified token says, held against what its issuer's tokens must say.
+//!
+//! A claim of a wrong type is a refusal, never "not there": else a malformed `exp` would make a token immortal.
+
+use std::sync::Arc;
+
+use super::json::{Number, Object, Value};
+use super::jwt::Verified;
+use crate::domain::decision::Reason;
+use crate::domain::identity::{Identity, IdentityKind};
+use crate::domain::issuer::{ClaimPath, Issuer};
+use crate::domain::time::Micros;
+
+/// The last second of the year 9999: dates beyond are mistakes (milliseconds, mostly).
+const DATE_MAX: u64 = 253_402_300_799;
+
+/// `typ`s of tokens that are something else than access tokens, whatever an issuer is said to accept: RFC 9449 §4.2,
+/// OIDC Back-Channel Logout §2.4, RFC 8417 §2.3, RFC 9701 §5, Token Status List, RFC 9101 §10.8.
+const NEVER_ACCESS_TOKENS: [&str; 6] =
+    ["dpop+jwt", "logout+jwt", "secevent+jwt", "token-introspection+jwt", "statuslist+jwt", "oauth-authz-req+jwt"];
+
+/// What is held against a token.
+pub(super) struct Accepted {
+    /// Whose it is.
+    pub identity: Identity,
+    /// The first moment of the wall clock at which it is accepted.
+    pub from: Micros,
+    /// The first one at which it no longer is.
+    pub until: Micros,
+}
+
+/// Judges a token at `now`, by the wall clock. `name` is the issuer's, shared by all of its identities.
+pub(super) fn judge(token: &Verified<'_>, issuer: &Issuer, name: &Arc<str>, now: Micros) -> Result<Accepted, Reason> {
+    let claims = &token.claims;
+    check_kind(token, issuer)?;
+    let dates = Dates::read(claims)?;
+    let audiences = list(claims.get("aud"))?;
+    let identity = Identity {
+        kind: IdentityKind::Jwt,
+        issuer: Arc::clone(name),
+        subject: text(claims, "sub")?,
+        client: first_text(claims, ["client_id", "azp"])?,
+        username: first_text(claims, ["preferred_username", "username"])?,
+        scopes: scopes(claims, &issuer.scope_claims)?,
+        roles: roles(claims, &issuer.role_claims)?,
+        audiences,
+        token_id: text(claims, "jti")?,
+        session: text(claims, "sid")?,
+        expires_at: dates.expires_at,
+        not_before: dates.not_before,
+        issued_at: dates.issued_at,
+    };
+    check_binding(claims)?;
+    let (from, until) = dates.judge(issuer, now)?;
+    if !identity.audiences.iter().any(|audience| issuer.audiences.iter().any(|own| **own == **audience)) {
+        return Err(Reason::WrongAudience);
+    }
+    if !issuer.required_claims.iter().all(|required| is_there(claims, required)) {
+        return Err(Reason::MissingClaim);
+    }
+    Ok(Accepted { identity, from, until })
+}
+
+/// The dates of a token (RFC 7519 §4.1.4 to §4.1.6).
+struct Dates {
+    expires_at: Option<Micros>,
+    not_before: Option<Micros>,
+    issued_at: Option<Micros>,
+}
+
+impl Dates {
+    fn read(claims: &Object<'_>) -> Result<Self, Reason> {
+        let date = |name| claims.get(name).map(numeric_date).transpose();
+        Ok(Self {
+            expires_at: date("exp")?,
+            not_before: date("nbf")?,
+            // Cut-offs ("everything issued before") count in whole seconds.
+            issued_at: date("iat")?.map(|at| Micros::from_secs(at.as_secs())),
+        })
+    }
+
+    /// From when until when the token is accepted, where that is now. `iat` must be there: without it there is no
+    /// telling how long the token has lived, and a revocation could be forgotten before the token ends. (RFC 9068 §2.2
+    /// demands it too. `nbf` cannot stand in for it: a token can lie idle until then, and so outlive its revocation.)
+    fn judge(&self, issuer: &Issuer, now: Micros) -> Result<(Micros, Micros), Reason> {
+        let (Some(expires_at), Some(issued_at)) = (self.expires_at, self.issued_at) else {
+            return Err(Reason::MissingClaim);
+        };
+        let until = expires_at + issuer.leeway;
+        if now >= until {
+            return Err(Reason::Expired);
+        }
+        let from = self.not_before.unwrap_or(issued_at).max(issued_at).since(issuer.leeway);
+        if now < from {
+            return Err(Reason::NotYetValid);
+        }
+        if self.not_before.is_some_and(|not_before| expires_at < not_before) {
+            return Err(Reason::MalformedToken);
+        }
+        if expires_at.since(issued_at) > issuer.max_token_lifetime {
+            return Err(Reason::LifetimeTooLong);
+        }
+        Ok((from, until))
+    }
+}
+
+/// A numeric date (RFC 7519 §2): seconds since the epoch, fractions allowed. Before the epoch counts as the epoch: long ago.
+fn numeric_date(value: &Value<'_>) -> Result<Micros, Reason> {
+    let Value::Number(number) = value else { return Err(Reason::MalformedToken) };
+    match *number {
+        Number::Unsigned(secs) if secs <= DATE_MAX => Ok(Micros::from_secs(secs)),
+        Number::Negative(_) => Ok(Micros::ZERO),
+        #[expect(clippy::cast_precision_loss, reason = "DATE_MAX is far below 2^53")]
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and DATE_MAX seconds")]
+        Number::Float(secs) if secs <= DATE_MAX as f64 => Ok(Micros((secs.max(0.0) * 1e6) as u64)),
+        Number::Unsigned(_) | Number::Float(_) => Err(Reason::MalformedToken),
+    }
+}
+
+/// Whether it is an access token at all: by `typ`, and by the marks of tokens that are something else.
+fn check_kind(token: &Verified<'_>, issuer: &Issuer) -> Result<(), Reason> {
+    let typ = token.typ.as_deref().map(|typ| {
+        let typ = typ.to_ascii_lowercase();
+        // RFC 7515 §4.1.9: the prefix may be left out where no other `/` follows.
+        typ.strip_prefix("application/").filter(|rest| !rest.contains('/')).map(ToOwned::to_owned).unwrap_or(typ)
+    });
+    let accepted = match &typ {
+        None => issuer.untyped,
+        Some(typ) => issuer.types.contains(typ) && !NEVER_ACCESS_TOKENS.contains(&typ.as_str()),
+    };
+    // RFC 9068 §2.1: this type says it all; no other kind of token has it.
+    let is_declared = typ.as_deref() == Some("at+jwt");
+    if accepted && (is_declared || !is_other_kind(&token.claims)) { Ok(()) } else { Err(Reason::WrongType) }
+}
+
+/// The marks of logout tokens and security events (RFC 8417), of ID tokens (OIDC Core §2, §3.1.3.6), and
+/// what Keycloak (`typ`) and Cognito (`token_use`) call their tokens.
+fn is_other_kind(claims: &Object<'_>) -> bool {
+    let says = |name, kinds: &[&str]| matches!(claims.get(name), Some(Value::String(kind)) if kinds.contains(&&**kind));
+    if claims.has("events") || says("typ", &["ID", "Refresh", "Offline", "Logout"]) {
+        return true;
+    }
+    if says("token_use", &["id", "id_token", "refresh", "refresh_token"]) {
+        return true;
+    }
+    // Keycloak before 25 copies `nonce` into access tokens, which it marks as such.
+    !says("typ", &["Bearer", "DPoP"]) && ["nonce", "at_hash", "c_hash"].into_iter().any(|name| claims.has(name))
+}
+
+/// A token that is bound to a key (RFC 7800, RFC 8705, RFC 9449) is good only with a proof of possession, which is not
+/// checked yet. To take it without would turn it into a plain bearer token.
+fn check_binding(claims: &Object<'_>) -> Result<(), Reason> {
+    match claims.get("cnf") {
+        None => Ok(()),
+        Some(Value::Object(_)) => Err(Reason::UnsupportedExtension),
+        Some(_) => Err(Reason::MalformedToken),
+    }
+}
+
+/// Scopes of the first claim that is there. One string holds several, with single spaces between (RFC 6749 §3.3); in an
+/// array each string is one.
+fn scopes(claims: &Object<'_>, places: &[ClaimPath]) -> Result<Box<[Box<str>]>, Reason> {
+    for place in places {
+        let mut scopes = Vec::new();
+        let mut found = false;
+        visit(claims, &place.0, &mut |value| {
+            found = true;
+            match value {
+                Value::String(text) => {
+                    scopes.extend(text.split(' ').filter(|scope| !scope.is_empty()).map(Into::into));
+                    Ok(())
+                }
+                value => strings(value, &mut scopes),
+            }
+        })?;
+        if found {
+            return Ok(scopes.into());
+        }
+    }
+    Ok(Box::default())
+}
+
+/// Roles of every claim that is there. A string is one role.
+fn roles(claims: &Object<'_>, places: &[ClaimPath]) -> Result<Box<[Box<str>]>, Reason> {
+    let mut roles = Vec::new();
+    for place in places {
+        visit(claims, &place.0, &mut |value| match value {
+            Value::String(role) => {
+                roles.push((**role).into());
+                Ok(())
+            }
+            value => strings(value, &mut roles),
+        })?;
+    }
+    Ok(roles.into())
+}
+
+/// Shows every value at a place. What is on the way there and no object leads nowhere.
+fn visit<'c, 'a>(
+    object: &'c Object<'a>,
+    names: &[String],
+    show: &mut impl FnMut(&'c Value<'a>) -> Result<(), Reason>,
+) -> Result<(), Reason> {
+    let Some((name, inner)) = names.split_first() else { return Ok(()) };
+    let mut step = |value: &'c Value<'a>| match value {
+        value if inner.is_empty() => show(value),
+        Value::Object(object) => visit(object, inner, show),
+        _ => Ok(()),
+    };
+    if name == "*" {
+        return object.values().try_for_each(step);
+    }
+    object.get(name).map_or(Ok(()), &mut step)
+}
+
+/// `aud` (RFC 7519 §4.1.3): one string, or several.
+fn list(value: Option<&Value<'_>>) -> Result<Box<[Box<str>]>, Reason> {
+    match value {
+        None => Ok(Box::default()),
+        Some(Value::String(one)) => Ok(Box::new([(**one).into()])),
+        Some(value) => {
+            let mut list = Vec::new();
+            strings(value, &mut list)?;
+            Ok(list.into())
+        }
+    }
+}
+
+/// Adds the strings of an array; anything else is malformed.
+fn strings(value: &Value<'_>, list: &mut Vec<Box<str>>) -> Result<(), Reason> {
+    let Value::Array(items) = value else { return Err(Reason::MalformedToken) };
+    list.reserve_exact(items.len());
+    for item in items {
+        let Value::String(text) = item else { return Err(Reason::MalformedToken) };
+        list.push((**text).into());
+    }
+    Ok(())
+}
+
+fn text(claims: &Object<'_>, name: &str) -> Result<Option<Box<str>>, Reason> {
+    Ok(claims.string(name)?.map(Into::into))
+}
+
+fn first_text(claims: &Object<'_>, names: [&str; 2]) -> Result<Option<Box<str>>, Reason> {
+    let [first, second] = names.map(|name| text(claims, name));
+    Ok(first?.or(second?))
+}
+
+/// A claim that says nothing is as good as none.
+fn is_there(claims: &Object<'_>, name: &str) -> bool {
+    !matches!(claims.get(name), None | Some(Value::Null))
+        && !matches!(claims.get(name), Some(Value::String(text)) if text.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use serde_json::{Value, json};
+
+    use crate::domain::decision::Reason::{self, *};
+    use crate::domain::identity::Identity;
+    use crate::domain::issuer::{ClaimPath, Issuer};
+    use crate::domain::time::Micros;
+    use crate::tokens::mint::{Bench, NOW, Signer, claims, claims_with, issuer_of};
+
+    struct Fixture {
+        bench: Bench,
+        signer: Signer,
+    }
+
+    fn with(settings: impl FnOnce(&mut Issuer)) -> Fixture {
+        let signer = Signer::ec("k");
+        let mut issuer = issuer_of([&signer]);
+        settings(&mut issuer);
+        Fixture { bench: Bench::new(vec![issuer]), signer }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
+    fn seconds(whole: u64) -> f64 {
+        whole as f64
+    }
+
+    impl Fixture {
+        fn reason(&self, claims: &Value) -> Reason {
+            self.bench.reason(&self.signer.token(claims))
+        }
+
+        fn identity(&self, claims: &Value) -> std::sync::Arc<Identity> {
+            self.bench.at_once(&self.signer.token(claims)).0.unwrap()
+        }
+
+        /// A claim spelt as JSON text that `serde_json` would not write.
+        fn reason_of_text(&self, name: &str, text: &str) -> Reason {
+            let claims = claims_with(name, "@").to_string().replace("\"@\"", text);
+            self.bench.reason(&self.signer.compact(&self.signer.header().to_string(), &claims))
+        }
+    }
+
+    #[test]
+    fn the_identity_is_what_the_token_says() {
+        let mut claims = claims();
+        claims["aud"] = json!(["other", "orders"]);
+        claims["azp"] = json!("ignored");
+        claims["sid"] = json!("s-1");
+        claims["preferred_username"] = json!("Ann");
+        claims["nbf"] = json!(NOW - 5);
+        claims["iat"] = json!(seconds(NOW) - 9.5);
+        let identity = with(|_| {}).identity(&claims);
+        assert_eq!(&*identity.issuer, crate::tokens::mint::ISSUER);
+        assert_eq!(identity.subject.as_deref(), Some("ann"));
+        assert_eq!(identity.client.as_deref(), Some("shop"));
+        assert_eq!(identity.username.as_deref(), Some("Ann"));
+        assert_eq!(identity.token_id.as_deref(), Some("t-1"));
+        assert_eq!(identity.session.as_deref(), Some("s-1"));
+        assert_eq!(*identity.audiences, ["other", "orders"].map(Box::<str>::from));
+        assert_eq!(identity.expires_at, Some(Micros::from_secs(NOW + 300)));
+        assert_eq!(identity.not_before, Some(Micros::from_secs(NOW - 5)));
+        assert_eq!(identity.issued_at, Some(Micros::from_secs(NOW - 10)), "whole seconds");
+        let client = |claims: &Value| with(|_| {}).identity(claims).client.clone();
+        assert_eq!(client(&claims_with("client_id", Value::Null)), None);
+        let mut claims = claims_with("client_id", Value::Null);
+        claims["azp"] = json!("web");
+        assert_eq!(client(&claims).as_deref(), Some("web"));
+    }
+
+    #[test]
+    fn dates_are_numbers_or_the_token_is_malformed() {
+        let fixture = with(|_| {});
+        for name in ["exp", "nbf", "iat"] {
+            for text in [
+                "\"1800000000\"",
+                "true",
+                "null",
+                "[1800000000]",
+                "{}",
+                "1e400",
+                "NaN",
+                "253402300800",
+                "1800000000000",
+                "9007199254740993",
+                "9223372036854775808",
+                "18446744073709551616",
+                "1e300",
+                "-1e400",
+            ] {
+                assert_eq!(fixture.reason_of_text(name, text), MalformedToken, "{name} {text}");
+            }
+        }
+        for text in ["1800000100", "1.8000001e9", "1800000100.5", "18000001e2"] {
+            assert_eq!(fixture.reason_of_text("exp", text), Allowed, "{text}");
+        }
+        for text in ["0", "-1", "-1.5", "-9223372036854775808", "1e-300"] {
+            assert_eq!(fixture.reason_of_text("exp", text), Expired, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_good_from_its_first_moment_until_just_before_its_last() {
+        for leeway in [0, 60] {
+            let fixture = with(|issuer| issuer.leeway = Micros::from_secs(leeway));
+            let exp = |at: f64| fixture.reason(&claims_with("exp", at));
+            let now = seconds(NOW - leeway);
+            assert_eq!(exp(now), Expired);
+            assert_eq!(exp(now - 0.001), Expired);
+            assert_eq!(exp(now + 0.001), Allowed);
+            for name in ["nbf", "iat"] {
+                let at = |secs: f64| fixture.reason(&claims_with(name, secs));
+                assert_eq!(at(seconds(NOW + leeway)), Allowed, "{name}");
+                assert_eq!(at(seconds(NOW + leeway) + 1.0), NotYetValid, "{name}");
+            }
+            assert_eq!(fixture.reason(&claims_with("nbf", seconds(NOW + leeway) + 0.5)), NotYetValid);
+        }
+    }
+
+    #[test]
+    fn a_token_that_ends_before_it_begins_is_malformed() {
+        let mut claims = claims_with("nbf", NOW + 30);
+        claims["exp"] = json!(NOW + 20);
+        assert_eq!(with(|_| {}).reason(&claims), MalformedToken);
+    }
+
+    #[test]
+    fn a_tokens_whole_life_is_bounded_not_what_is_left_of_it() {
+        let fixture = with(|issuer| issuer.max_token_lifetime = Micros::from_secs(600));
+        let lived = |from: u64, to: u64| {
+            let mut claims = claims_with("iat", from);
+            claims["exp"] = json!(to);
+            fixture.reason(&claims)
+        };
+        assert_eq!(lived(NOW, NOW + 600), Allowed);
+        assert_eq!(lived(NOW, NOW + 601), LifetimeTooLong);
+        assert_eq!(lived(NOW - 10_000, NOW + 1), LifetimeTooLong, "waiting does not help");
+        let mut idle = claims_with("iat", Value::Null);
+        idle["nbf"] = json!(NOW - 1);
+        assert_eq!(fixture.reason(&idle), MissingClaim, "nbf does not stand in for iat");
+    }
+
+    #[test]
+    fn one_of_the_audiences_must_be_ours_exactly() {
+        let fixture = with(|issuer| issuer.audiences = vec!["orders".to_owned(), "https://api.example".to_owned()]);
+        for good in [json!("orders"), json!(["orders"]), json!(["a", "orders", "b"]), json!("https://api.example")] {
+            assert_eq!(fixture.reason(&claims_with("aud", good.clone())), Allowed, "{good}");
+        }
+        for other in [
+            json!(""),
+            json!([]),
+            json!("orders-admin"),
+            json!("order"),
+            json!("ORDERS"),
+            json!("orders/"),
+            json!("http://orders"),
+            json!(["a", "b"]),
+            json!("orders https://api.example"),
+            json!("https://api.example/"),
+        ] {
+            assert_eq!(fixture.reason(&claims_with("aud", other.clone())), WrongAudience, "{other}");
+        }
+        assert_eq!(fixture.reason(&claims_with("aud", Value::Null)), WrongAudience, "absent");
+        for wrong in ["null", "1", "[1]", "[\"orders\",1]", "{\"a\":1}", "[[\"orders\"]]"] {
+            assert_eq!(fixture.reason_of_text("aud", wrong), MalformedToken, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn scopes_are_whole_words_of_the_first_claim_that_is_there() {
+        let fixture = with(|_| {});
+        let scopes = |scope: Value| {
+            let identity = fixture.identity(&claims_with("scope", scope));
+            identity.scopes.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(scopes(json!("admin:read b")), ["admin:read", "b"]);
+        assert_eq!(scopes(json!(" a  b ")), ["a", "b"]);
+        assert_eq!(scopes(json!("a\tb\nc d")), ["a\tb\nc", "d"], "only spaces part them");
+        assert_eq!(scopes(json!(["a", "b c"])), ["a", "b c"]);
+        assert!(scopes(json!("")).is_empty() && scopes(json!([])).is_empty());
+        let mut both = claims_with("scp", json!(["x"]));
+        assert!(!fixture.identity(&both).has_scope("x"), "scope comes first");
+        both.as_object_mut().unwrap().remove("scope");
+        assert!(fixture.identity(&both).has_scope("x"));
+        for wrong in ["1", "null", "{}", "[1]", "true"] {
+            assert_eq!(fixture.reason_of_text("scope", wrong), MalformedToken, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn roles_are_gathered_from_every_claim_that_has_them() {
+        let fixture = with(|_| {});
+        let mut claims = claims_with("roles", "one role");
+        claims["realm_access"] = json!({"roles": ["ADMIN", "user"]});
+        claims["resource_access"] = json!({"a": {"roles": ["x"]}, "b.c": {"roles": ["y"]}, "d": {}, "e": 1});
+        let identity = fixture.identity(&claims);
+        assert_eq!(*identity.roles, ["one role", "ADMIN", "user", "x", "y"].map(Box::<str>::from));
+        assert!(identity.has_role("ADMIN") && !identity.has_role("admin") && !identity.has_role("one"));
+        for nothing in [json!("x"), json!(1), json!([]), json!({}), json!([{"roles": ["ADMIN"]}])] {
+            let claims = claims_with("realm_access", nothing.clone());
+            assert!(fixture.identity(&claims).roles.is_empty(), "{nothing}");
+        }
+        for wrong in [json!({"roles": 1}), json!({"roles": [1]}), json!({"roles": {"ADMIN": true}})] {
+            assert_eq!(fixture.reason(&claims_with("realm_access", wrong.clone())), MalformedToken, "{wrong}");
+        }
+        let path = ClaimPath(vec!["https://example/roles".to_owned(), "__proto__".to_owned()]);
+        let literal = with(|issuer| issuer.role_claims = vec![path]);
+        let claims = claims_with("https://example/roles", json!({"__proto__": ["z"]}));
+        assert!(literal.identity(&claims).has_role("z"), "names are taken literally");
+    }
+
+    #[test]
+    fn a_claim_of_a_wrong_type_is_no_absent_claim() {
+        let fixture = with(|_| {});
+        for name in ["sub", "client_id", "azp", "jti", "sid", "preferred_username", "username"] {
+            for wrong in ["1", "null", "[]", "{}", "true"] {
+                assert_eq!(fixture.reason_of_text(name, wrong), MalformedToken, "{name} {wrong}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_required_claim_must_say_something() {
+        let fixture = with(|issuer| issuer.required_claims = vec!["sub".to_owned(), "tenant".to_owned()]);
+        assert_eq!(fixture.reason(&claims()), MissingClaim);
+        assert_eq!(fixture.reason(&claims_with("tenant", "t")), Allowed);
+        assert_eq!(fixture.reason(&claims_with("tenant", "")), MissingClaim);
+        assert_eq!(fixture.reason_of_text("tenant", "null"), MissingClaim);
+        for absent in ["exp", "iat"] {
+            assert_eq!(with(|_| {}).reason(&claims_with(absent, Value::Null)), MissingClaim, "{absent}");
+        }
+    }
+}

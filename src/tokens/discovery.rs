@@ -1,0 +1,143 @@
+//! Where an issuer publishes its keys, as it says itself: OIDC Discovery 1.0 §4, RFC 8414 §3.
+
+use url::Url;
+
+use super::fetch::{self, FetchError, Fetched, Fetcher};
+use super::json::{self, Bounds};
+use crate::domain::time::Micros;
+
+/// How long an address that was found is used before the issuer is asked for it again.
+const REMEMBERED_FOR: Micros = Micros::from_secs(3600);
+
+const BOUNDS: Bounds = Bounds { depth: 32, members: 2048, name_bytes: 1024 };
+
+/// Finds an issuer's key set.
+pub(super) struct Discovery {
+    issuer: String,
+    openid: Url,
+    oauth: Url,
+    found: Option<Found>,
+}
+
+struct Found {
+    keys: Url,
+    at: Micros,
+}
+
+impl Discovery {
+    /// For the issuer of that name, which must be an address.
+    pub(super) fn of(issuer: &str) -> Result<Self, String> {
+        let base = fetch::address(issuer)?;
+        if base.query().is_some() {
+            return Err(format!("`{issuer}` must have no query, for its metadata to have a place"));
+        }
+        let path = base.path().trim_end_matches('/').to_owned();
+        let below = |path: &str| {
+            let mut url = base.clone();
+            url.set_path(path);
+            url
+        };
+        let openid = below(&format!("{path}/.well-known/openid-configuration"));
+        let oauth = below(&format!("/.well-known/oauth-authorization-server{path}"));
+        Ok(Self { issuer: issuer.to_owned(), openid, oauth, found: None })
+    }
+
+    /// Fetches the key set from where the issuer says it is.
+    pub(super) async fn fetch(&mut self, fetcher: &Fetcher, now: Micros) -> Result<Fetched, FetchError> {
+        let keys = match self.found.take() {
+            Some(found) if now.since(found.at) < REMEMBERED_FOR => found,
+            _ => Found { keys: self.ask(fetcher).await?, at: now },
+        };
+        // Where that fails the place may have changed: it is asked for again next time.
+        let answer = fetcher.fetch(&keys.keys).await?;
+        self.found = Some(keys);
+        Ok(answer)
+    }
+
+    async fn ask(&self, fetcher: &Fetcher) -> Result<Url, FetchError> {
+        let answer = match fetcher.fetch(&self.openid).await {
+            Err(absent) if absent.is_absent => fetcher.fetch(&self.oauth).await?,
+            answer => answer?,
+        };
+        self.read(&answer.body).map_err(|sentence| FetchError { sentence, is_absent: false })
+    }
+
+    /// The address in a metadata document. That must be about this very issuer (RFC 8414 §3.3): else whoever can place
+    /// a document somewhere could vouch for others.
+    fn read(&self, document: &[u8]) -> Result<Url, String> {
+        let document = json::object(document, BOUNDS).map_err(|_| "its metadata is no JSON object".to_owned())?;
+        match document.string("issuer") {
+            Ok(Some(issuer)) if issuer == self.issuer => {}
+            Ok(Some(issuer)) => {
+                let issuer: String = issuer.chars().take(200).flat_map(char::escape_default).collect();
+                return Err(format!("its metadata is about another issuer, `{issuer}`"));
+            }
+            Ok(None) | Err(_) => return Err("its metadata names no issuer".to_owned()),
+        }
+        let Ok(Some(keys)) = document.string("jwks_uri") else {
+            return Err("its metadata has no `jwks_uri`".to_owned());
+        };
+        let keys =
+            fetch::address(keys).map_err(|why| format!("its metadata has a `jwks_uri` that cannot be used: {why}"))?;
+        if fetch::is_loopback(&keys) && !fetch::is_loopback(&self.openid) {
+            return Err("its metadata has a `jwks_uri` on this machine, which is not where the issuer is".to_owned());
+        }
+        Ok(keys)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    #[test]
+    fn metadata_is_looked_for_where_openid_and_then_where_oauth_puts_it() {
+        for (issuer, openid, oauth) in [
+            (
+                "https://a.example",
+                "https://a.example/.well-known/openid-configuration",
+                "https://a.example/.well-known/oauth-authorization-server",
+            ),
+            (
+                "https://a.example/realms/x",
+                "https://a.example/realms/x/.well-known/openid-configuration",
+                "https://a.example/.well-known/oauth-authorization-server/realms/x",
+            ),
+            (
+                "https://a.example/realms/x/",
+                "https://a.example/realms/x/.well-known/openid-configuration",
+                "https://a.example/.well-known/oauth-authorization-server/realms/x",
+            ),
+        ] {
+            let discovery = Discovery::of(issuer).unwrap();
+            assert_eq!((discovery.openid.as_str(), discovery.oauth.as_str()), (openid, oauth));
+        }
+        assert!(Discovery::of("https://a.example/?x=y").is_err());
+        assert!(Discovery::of("a.example").is_err());
+    }
+
+    #[test]
+    fn metadata_must_be_about_the_very_issuer_and_name_a_safe_place() {
+        let discovery = Discovery::of("https://a.example/x").unwrap();
+        let read = |issuer: &str, keys: &str| {
+            discovery.read(format!(r#"{{"issuer":"{issuer}","jwks_uri":"{keys}"}}"#).as_bytes())
+        };
+        assert_eq!(read("https://a.example/x", "https://keys.example/").unwrap().as_str(), "https://keys.example/");
+        for issuer in
+            ["https://a.example/x/", "https://A.example/x", "https://a.example:443/x", "https://b.example/x", ""]
+        {
+            assert!(read(issuer, "https://keys.example/").unwrap_err().contains("another issuer"), "{issuer}");
+        }
+        for keys in
+            ["http://a.example/", "file:///x", "https://u@a.example/", "http://127.0.0.1/", "https://localhost/", ""]
+        {
+            assert!(read("https://a.example/x", keys).unwrap_err().contains("jwks_uri"), "{keys}");
+        }
+        for document in ["", "[]", "{}", r#"{"issuer":["https://a.example/x"]}"#, r#"{"issuer":"https://a.example/x"}"#]
+        {
+            assert!(discovery.read(document.as_bytes()).is_err(), "{document}");
+        }
+    }
+}

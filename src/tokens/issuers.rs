@@ -1,0 +1,100 @@
+//! The issuers whose tokens are accepted, found by `iss`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+
+use super::keys::Keys;
+use crate::decide::ports::Clock;
+use crate::domain::issuer::Issuer;
+use crate::telemetry::Telemetry;
+
+/// The issuers of one configuration. Replaced whole, never changed.
+#[derive(Default)]
+pub(super) struct Issuers {
+    /// Which configuration this is; another one whenever anything about any issuer is another.
+    generation: u64,
+    by_name: HashMap<Arc<str>, Arc<Trusted>, RandomState>,
+}
+
+/// An issuer whose tokens are accepted.
+pub(super) struct Trusted {
+    /// What is demanded of its tokens.
+    pub settings: Issuer,
+    /// `iss`, shared by all identities that it vouches for.
+    pub name: Arc<str>,
+    /// Its keys. They outlive a change of the other settings.
+    pub keys: Arc<Keys>,
+}
+
+/// Issuers that were checked, and whose files were read, but that are not in force yet.
+#[must_use = "issuers are in force once they are committed"]
+pub struct Prepared(Issuers);
+
+impl Issuers {
+    /// The issuer of that name. Bytes are compared: no folding, no trailing slash forgiven.
+    pub(super) fn get(&self, name: &str) -> Option<&Arc<Trusted>> {
+        self.by_name.get(name)
+    }
+
+    /// Which configuration this is.
+    pub(super) const fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// All of them, in no order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Trusted>> {
+        self.by_name.values()
+    }
+
+    /// Checks the issuers that are to follow these. Keys of issuers that stay, stay. Errors are sentences that name
+    /// the issuer, one for each that cannot be used.
+    pub(super) fn prepare(
+        &self,
+        issuers: Vec<Issuer>,
+        clock: &Arc<dyn Clock>,
+        telemetry: &Telemetry,
+    ) -> Result<Prepared, Vec<String>> {
+        let mut next = Self::default();
+        let mut problems = Vec::new();
+        for settings in issuers {
+            if next.by_name.contains_key(settings.issuer.as_str()) {
+                problems.push(format!("issuer `{}`: is configured twice", settings.issuer));
+                continue;
+            }
+            let trusted = match self.get(&settings.issuer).filter(|old| old.keys.serve(&settings)) {
+                Some(old) => Ok(Trusted { settings, name: Arc::clone(&old.name), keys: Arc::clone(&old.keys) }),
+                None => Trusted::prepare(settings, clock, telemetry),
+            };
+            match trusted {
+                Ok(trusted) => drop(next.by_name.insert(Arc::clone(&trusted.name), Arc::new(trusted))),
+                Err(problem) => problems.push(problem),
+            }
+        }
+        if problems.is_empty() { Ok(Prepared(next)) } else { Err(problems) }
+    }
+
+    /// These issuers as the successors of `old`.
+    pub(super) fn succeeding(prepared: Prepared, old: &Self) -> Self {
+        let Prepared(mut next) = prepared;
+        let is_same = next.by_name.len() == old.by_name.len()
+            && next.iter().all(|new| old.get(&new.name).is_some_and(|old| old.settings == new.settings));
+        next.generation = if is_same { old.generation } else { old.generation + 1 };
+        next
+    }
+
+    /// Those whose keys `next` no longer uses.
+    pub(super) fn gone(&self, next: &Self) -> impl Iterator<Item = &Arc<Trusted>> {
+        self.iter().filter(|old| !next.get(&old.name).is_some_and(|new| Arc::ptr_eq(&new.keys, &old.keys)))
+    }
+}
+
+impl Trusted {
+    fn prepare(settings: Issuer, clock: &Arc<dyn Clock>, telemetry: &Telemetry) -> Result<Self, String> {
+        let name: Arc<str> = settings.issuer.as_str().into();
+        let keys = Keys::prepare(&settings, &name, clock, telemetry)
+            .map_err(|why| format!("issuer `{}`: {why}", settings.issuer))?;
+        Ok(Self { settings, name, keys: Arc::new(keys) })
+    }
+}

@@ -1,0 +1,358 @@
+//! Strict JSON: what stands in tokens and key sets is read once, into a tree, or refused.
+//!
+//! I-JSON (RFC 7493) and then some: no member twice in one object, however it is spelt; no NUL, no lone surrogates,
+//! nothing after the value; depth, members and the length of names bounded. So no two readers of one text can
+//! disagree on what it says.
+
+use std::borrow::Cow;
+use std::cell::Cell;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+
+/// How much a text may hold.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// Objects and arrays in one another.
+    pub depth: usize,
+    /// Members of all objects together.
+    pub members: usize,
+    /// Bytes of one member's name.
+    pub name_bytes: usize,
+}
+
+/// A JSON value; strings are borrowed where they hold no escapes.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Value<'a> {
+    Null,
+    Bool(bool),
+    Number(Number),
+    String(Cow<'a, str>),
+    Array(Vec<Value<'a>>),
+    Object(Object<'a>),
+}
+
+/// A JSON number, as precisely as it was written where it is whole and fits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Number {
+    /// Zero or more, without fraction and exponent.
+    Unsigned(u64),
+    /// Less than zero, without fraction and exponent.
+    Negative(i64),
+    /// Any other; always finite.
+    Float(f64),
+}
+
+/// A JSON object; each name once.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Object<'a>(Vec<(Cow<'a, str>, Value<'a>)>);
+
+/// Why a text is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flaw {
+    /// Not JSON, or not strict JSON.
+    Malformed,
+    /// More members, or a longer name, than is read.
+    TooLarge,
+}
+
+/// Up to this many members, comparing each with each is quicker than sorting.
+const FEW: usize = 12;
+
+/// Reads one object and nothing after it.
+pub(super) fn object(text: &[u8], bounds: Bounds) -> Result<Object<'_>, Flaw> {
+    let text = std::str::from_utf8(text).map_err(|_| Flaw::Malformed)?;
+    let reading = Reading { bounds, members: Cell::new(0), too_large: Cell::new(false) };
+    let mut json = serde_json::Deserializer::from_str(text);
+    let read = Level { reading: &reading, depth: 0 }.deserialize(&mut json).and_then(|value| {
+        json.end()?;
+        Ok(value)
+    });
+    match read {
+        Ok(Value::Object(object)) => Ok(object),
+        Err(_) if reading.too_large.get() => Err(Flaw::TooLarge),
+        Ok(_) | Err(_) => Err(Flaw::Malformed),
+    }
+}
+
+impl<'a> Object<'a> {
+    /// The value of that member.
+    pub(super) fn get(&self, name: &str) -> Option<&Value<'a>> {
+        self.0.iter().find(|(given, _)| given == name).map(|(_, value)| value)
+    }
+
+    /// Whether there is such a member, whatever its value.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.get(name).is_some()
+    }
+
+    /// The values of all members, in the text's order.
+    pub(super) fn values(&self) -> impl Iterator<Item = &Value<'a>> {
+        self.0.iter().map(|(_, value)| value)
+    }
+
+    /// The string in that member: none where there is no such member, [`Flaw::Malformed`] where it holds another type.
+    pub(super) fn string(&self, name: &str) -> Result<Option<&str>, Flaw> {
+        match self.get(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(Flaw::Malformed),
+        }
+    }
+
+    fn has_duplicates(&self) -> bool {
+        if self.0.len() <= FEW {
+            return self.0.iter().enumerate().any(|(index, (name, _))| self.0[..index].iter().any(|(n, _)| n == name));
+        }
+        let mut names: Vec<&str> = self.0.iter().map(|(name, _)| &**name).collect();
+        names.sort_unstable();
+        names.windows(2).any(|pair| pair[0] == pair[1])
+    }
+}
+
+/// What has been read so far.
+struct Reading {
+    bounds: Bounds,
+    members: Cell<usize>,
+    too_large: Cell<bool>,
+}
+
+/// A value at some depth.
+#[derive(Clone, Copy)]
+struct Level<'r> {
+    reading: &'r Reading,
+    depth: usize,
+}
+
+impl Level<'_> {
+    fn below<E: serde::de::Error>(self) -> Result<Self, E> {
+        if self.depth >= self.reading.bounds.depth {
+            return Err(E::custom("nested too deeply"));
+        }
+        Ok(Self { reading: self.reading, depth: self.depth + 1 })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Level<'_> {
+    type Value = Value<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value<'de>, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Level<'_> {
+    type Value = Value<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value<'de>, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value<'de>, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value<'de>, E> {
+        Ok(Value::Number(Number::Unsigned(value)))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value<'de>, E> {
+        Ok(Value::Number(u64::try_from(value).map_or(Number::Negative(value), Number::Unsigned)))
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value<'de>, E> {
+        if !value.is_finite() {
+            return Err(E::custom("number out of range"));
+        }
+        Ok(Value::Number(Number::Float(value)))
+    }
+
+    fn visit_borrowed_str<E: serde::de::Error>(self, text: &'de str) -> Result<Value<'de>, E> {
+        without_nul(Cow::Borrowed(text)).map(Value::String)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Value<'de>, E> {
+        without_nul(Cow::Owned(text.to_owned())).map(Value::String)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value<'de>, A::Error> {
+        let below = self.below()?;
+        let mut array = Vec::new();
+        while let Some(item) = items.next_element_seed(below)? {
+            array.push(item);
+        }
+        Ok(Value::Array(array))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value<'de>, A::Error> {
+        let below = self.below()?;
+        let mut object = Object(Vec::with_capacity(8));
+        while let Some(name) = members.next_key_seed(Name(self.reading))? {
+            object.0.push((name, members.next_value_seed(below)?));
+        }
+        if object.has_duplicates() {
+            return Err(A::Error::custom("a member stands there twice"));
+        }
+        Ok(Value::Object(object))
+    }
+}
+
+/// A member's name.
+struct Name<'r>(&'r Reading);
+
+impl Name<'_> {
+    fn check<'de, E: serde::de::Error>(&self, name: Cow<'de, str>) -> Result<Cow<'de, str>, E> {
+        let members = self.0.members.get() + 1;
+        self.0.members.set(members);
+        if members > self.0.bounds.members || name.len() > self.0.bounds.name_bytes {
+            self.0.too_large.set(true);
+            return Err(E::custom("too many members, or too long a name"));
+        }
+        without_nul(name)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Name<'_> {
+    type Value = Cow<'de, str>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Cow<'de, str>, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Name<'_> {
+    type Value = Cow<'de, str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a member's name")
+    }
+
+    fn visit_borrowed_str<E: serde::de::Error>(self, name: &'de str) -> Result<Cow<'de, str>, E> {
+        self.check(Cow::Borrowed(name))
+    }
+
+    fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Cow<'de, str>, E> {
+        self.check(Cow::Owned(name.to_owned()))
+    }
+}
+
+/// NUL would cut strings short in whatever is written in C, and break log lines.
+fn without_nul<E: serde::de::Error>(text: Cow<'_, str>) -> Result<Cow<'_, str>, E> {
+    if text.as_bytes().contains(&0) {
+        return Err(E::custom("holds a NUL"));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds { depth: 32, members: 512, name_bytes: 1024 };
+
+    fn flaw(text: impl AsRef<[u8]>) -> Option<Flaw> {
+        object(text.as_ref(), BOUNDS).err()
+    }
+
+    #[test]
+    fn an_object_is_read_with_its_types_kept_apart() {
+        let object =
+            object(r#"{"a":1,"b":-2,"c":1.5,"d":"x\u0041","e":[null,true],"f":{}}"#.as_bytes(), BOUNDS).unwrap();
+        assert_eq!(object.get("a"), Some(&Value::Number(Number::Unsigned(1))));
+        assert_eq!(object.get("b"), Some(&Value::Number(Number::Negative(-2))));
+        assert_eq!(object.get("c"), Some(&Value::Number(Number::Float(1.5))));
+        assert_eq!(object.string("d"), Ok(Some("xA")));
+        assert_eq!(object.string("a"), Err(Flaw::Malformed));
+        assert_eq!(object.string("z"), Ok(None));
+        assert_eq!(object.get("e"), Some(&Value::Array(vec![Value::Null, Value::Bool(true)])));
+        assert!(object.has("f"));
+    }
+
+    #[test]
+    fn a_member_that_stands_there_twice_is_refused_at_any_depth_and_in_any_spelling() {
+        for text in [
+            r#"{"alg":1,"alg":1}"#.to_owned(),
+            r#"{"alg":1,"\u0061lg":1}"#.to_owned(),
+            r#"{"a":{"b":[{"c":1,"c":2}]}}"#.to_owned(),
+            format!("{{{}\"m7\":0}}", (0..40).map(|index| format!("\"m{index}\":0,")).collect::<Vec<_>>().concat()),
+        ] {
+            assert_eq!(flaw(&text), Some(Flaw::Malformed), "{text}");
+        }
+        assert_eq!(flaw(r#"{"a":{"a":{"a":1}}}"#), None);
+    }
+
+    #[test]
+    fn what_is_not_one_strict_object_is_refused() {
+        for text in [
+            "",
+            " ",
+            "[]",
+            "1",
+            "\"a\"",
+            "null",
+            "{}{}",
+            "{} x",
+            "{}\0",
+            "\u{feff}{}",
+            "{'a':1}",
+            "{\"a\":1,}",
+            "{/**/}",
+            "{\"a\":01}",
+            "{\"a\":1e400}",
+            "{\"a\":NaN}",
+            "{\"a\":Infinity}",
+            "{\"a\":\"\\ud800\"}",
+            "{\"a\":\"\\udc00\\ud800\"}",
+            "{\"a\":\"\\u0000\"}",
+            "{\"\\u0000\":1}",
+            "{\"a\":\"\n\"}",
+        ] {
+            assert_eq!(flaw(text), Some(Flaw::Malformed), "{text:?}");
+        }
+        for bytes in
+            [&b"{\"a\":\"\xff\"}"[..], b"{\"a\":\"\xc0\xaf\"}", b"{\"a\":\"\xed\xa0\x80\"}", b"\xff\xfe{\x00}\x00"]
+        {
+            assert_eq!(flaw(bytes), Some(Flaw::Malformed), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn depth_members_and_names_are_bounded() {
+        let nested = |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
+        assert_eq!(flaw(nested(31)), None);
+        assert_eq!(flaw(nested(32)), Some(Flaw::Malformed));
+        assert_eq!(flaw("[".repeat(100_000)), Some(Flaw::Malformed));
+        let members = |count: usize| {
+            let list: Vec<String> = (0..count).map(|index| format!("\"m{index}\":0")).collect();
+            format!("{{{}}}", list.join(","))
+        };
+        assert_eq!(flaw(members(512)), None);
+        assert_eq!(flaw(members(513)), Some(Flaw::TooLarge));
+        assert_eq!(flaw(format!("{{\"a\":[{},{}]}}", members(300), members(300))), Some(Flaw::TooLarge));
+        assert_eq!(flaw(format!("{{\"{}\":0}}", "n".repeat(1024))), None);
+        assert_eq!(flaw(format!("{{\"{}\":0}}", "n".repeat(1025))), Some(Flaw::TooLarge));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_lead_to_an_answer(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = object(&bytes, BOUNDS);
+        }
+
+        #[test]
+        fn what_is_accepted_reads_the_same_elsewhere(text in r#"\{("[ab]":([0-9]|"[a-z]"|\[\]|\{\})(,"[cd]":-?[0-9]\.?[0-9])?)?\}"#) {
+            let elsewhere = serde_json::from_str::<serde_json::Value>(&text);
+            if let Ok(object) = object(text.as_bytes(), BOUNDS) {
+                prop_assert_eq!(object.values().count(), elsewhere.unwrap().as_object().unwrap().len());
+            }
+        }
+    }
+}

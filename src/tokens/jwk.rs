@@ -1,0 +1,251 @@
+//! One public key: a JSON Web Key (RFC 7517 §4) in, a key that is ready to check signatures out.
+//!
+//! What is accepted was checked whole (type, curve, sizes, use, algorithm), so that verifying has nothing left to ask
+//! but which algorithms fit.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use aws_lc_rs::digest;
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256,
+    RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384,
+    RSA_PSS_2048_8192_SHA512, RsaParameters, RsaPublicKeyComponents,
+};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::json::{Object, Value};
+use super::weak;
+use crate::domain::issuer::Algorithm;
+
+/// Bytes of a key's or a token's `kid`.
+pub(super) const KID_BYTES_MAX: usize = 256;
+
+/// RSA moduli that are accepted, in bits: below, they can be factored; above, one check costs too much.
+const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
+
+/// A public key that signatures are checked with.
+pub(super) struct Key {
+    pub(super) kid: Option<Box<str>>,
+    thumbprint: [u8; 32],
+    /// What it can check, with the key made ready for each: parsing it again for every token costs an eighth of an
+    /// RSA check.
+    checks: Box<[(Algorithm, ParsedPublicKey)]>,
+    in_force: AtomicBool,
+}
+
+/// Why a key is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Skip {
+    /// Not an object, or a member of a wrong type.
+    Malformed,
+    /// A type, curve or algorithm that Tollgate does not verify with.
+    Unsupported,
+    /// A shared secret; whoever can read it can sign.
+    Symmetric,
+    /// `use`, `key_ops` or `alg` say that it is for something else, or do not fit its type.
+    WrongUse,
+    /// Too small, too large, or known to be weak.
+    Weak,
+    /// Its numbers do not make a key.
+    Invalid,
+    /// Another key has the same `kid` and algorithm.
+    Ambiguous,
+    /// There are more than a set may have.
+    TooMany,
+}
+
+/// Reads one key (RFC 7517 §4). Private members are never looked at.
+pub(super) fn read(jwk: &Value<'_>) -> Result<Key, Skip> {
+    let Value::Object(jwk) = jwk else { return Err(Skip::Malformed) };
+    let text = |name| jwk.string(name).map_err(|_| Skip::Malformed);
+    let kid = text("kid")?;
+    if kid.is_some_and(|kid| kid.len() > KID_BYTES_MAX) {
+        return Err(Skip::Malformed);
+    }
+    let kty = text("kty")?.ok_or(Skip::Malformed)?;
+    if kty == "oct" {
+        return Err(Skip::Symmetric);
+    }
+    check_use(jwk)?;
+    let algorithm = match text("alg")? {
+        Some(name) => Some(Algorithm::from_name(name).ok_or(Skip::Unsupported)?),
+        None => None,
+    };
+    let (thumbprint, checks) = match kty {
+        "RSA" => rsa(jwk, algorithm)?,
+        "EC" => elliptic(jwk, algorithm)?,
+        "OKP" => edwards(jwk, algorithm)?,
+        _ => return Err(Skip::Unsupported),
+    };
+    Ok(Key { kid: kid.map(Into::into), thumbprint, checks, in_force: AtomicBool::new(true) })
+}
+
+impl Key {
+    /// Whether its issuer still publishes it. Once false, false for ever: a key that comes back is another [`Key`].
+    pub(super) fn is_in_force(&self) -> bool {
+        self.in_force.load(Ordering::Acquire)
+    }
+
+    /// It is no longer published.
+    pub(super) fn end(&self) {
+        self.in_force.store(false, Ordering::Release);
+    }
+
+    /// How to check signatures of that algorithm, where it is for that.
+    pub(super) fn check(&self, algorithm: Algorithm) -> Option<&ParsedPublicKey> {
+        self.checks.iter().find(|(own, _)| *own == algorithm).map(|(_, check)| check)
+    }
+
+    /// Whether it is the same key, for the same use and under the same name.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.kid == other.kid
+            && self.thumbprint == other.thumbprint
+            && self.checks.iter().map(|(own, _)| own).eq(other.checks.iter().map(|(own, _)| own))
+    }
+
+    /// Whether there is an algorithm that both are for.
+    pub(super) fn shares_algorithm(&self, other: &Self) -> bool {
+        self.checks.iter().any(|(own, _)| other.check(*own).is_some())
+    }
+}
+
+impl fmt::Display for Skip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Malformed => "malformed",
+            Self::Unsupported => "of an unsupported kind",
+            Self::Symmetric => "symmetric",
+            Self::WrongUse => "for another use",
+            Self::Weak => "weak",
+            Self::Invalid => "not valid",
+            Self::Ambiguous => "with a `kid` that another has too",
+            Self::TooMany => "beyond the first 100",
+        })
+    }
+}
+
+/// `use` and `key_ops`, where they are there, must say "verify signatures" (RFC 7517 §4.2, §4.3).
+fn check_use(jwk: &Object<'_>) -> Result<(), Skip> {
+    if jwk.string("use").map_err(|_| Skip::Malformed)?.is_some_and(|purpose| purpose != "sig") {
+        return Err(Skip::WrongUse);
+    }
+    match jwk.get("key_ops") {
+        None => Ok(()),
+        Some(Value::Array(ops)) if ops.iter().any(|op| matches!(op, Value::String(op) if op == "verify")) => Ok(()),
+        Some(Value::Array(_)) => Err(Skip::WrongUse),
+        Some(_) => Err(Skip::Malformed),
+    }
+}
+
+type Material = ([u8; 32], Box<[(Algorithm, ParsedPublicKey)]>);
+
+/// RFC 7518 §6.3.1. Leading zero octets, which some publishers leave in, are no part of the number.
+fn rsa(jwk: &Object<'_>, algorithm: Option<Algorithm>) -> Result<Material, Skip> {
+    let (modulus, exponent) = (octets(jwk, "n")?, octets(jwk, "e")?);
+    let (modulus, exponent) = (without_zeros(&modulus), without_zeros(&exponent));
+    let Some(first) = modulus.first() else { return Err(Skip::Invalid) };
+    let bits = modulus.len() * 8 - first.leading_zeros() as usize;
+    let is_odd = |number: &[u8]| number.last().is_some_and(|last| last % 2 == 1);
+    if !is_odd(modulus) || !is_odd(exponent) {
+        return Err(Skip::Invalid);
+    }
+    // Exponents are less than 2^32: larger ones only make each check slower.
+    if !RSA_BITS.contains(&bits) || exponent == [1] || exponent.len() > 4 || weak::is_roca(modulus) {
+        return Err(Skip::Weak);
+    }
+    let algorithms: &[Algorithm] = match &algorithm {
+        None => &RSA_ALGORITHMS,
+        Some(algorithm) => std::slice::from_ref(algorithm),
+    };
+    let key = RsaPublicKeyComponents { n: modulus, e: exponent };
+    let checks = algorithms.iter().map(|&algorithm| {
+        let parameters = rsa_parameters(algorithm).ok_or(Skip::WrongUse)?;
+        Ok((algorithm, key.to_parsed_public_key(parameters).map_err(|_| Skip::Invalid)?))
+    });
+    let canonical = format!(
+        r#"{{"e":"{}","kty":"RSA","n":"{}"}}"#,
+        URL_SAFE_NO_PAD.encode(exponent),
+        URL_SAFE_NO_PAD.encode(modulus)
+    );
+    Ok((thumbprint(&canonical), checks.collect::<Result<_, Skip>>()?))
+}
+
+/// What an RSA key can check that names no algorithm.
+const RSA_ALGORITHMS: [Algorithm; 6] =
+    [Algorithm::RS256, Algorithm::RS384, Algorithm::RS512, Algorithm::PS256, Algorithm::PS384, Algorithm::PS512];
+
+const fn rsa_parameters(algorithm: Algorithm) -> Option<&'static RsaParameters> {
+    match algorithm {
+        Algorithm::RS256 => Some(&RSA_PKCS1_2048_8192_SHA256),
+        Algorithm::RS384 => Some(&RSA_PKCS1_2048_8192_SHA384),
+        Algorithm::RS512 => Some(&RSA_PKCS1_2048_8192_SHA512),
+        Algorithm::PS256 => Some(&RSA_PSS_2048_8192_SHA256),
+        Algorithm::PS384 => Some(&RSA_PSS_2048_8192_SHA384),
+        Algorithm::PS512 => Some(&RSA_PSS_2048_8192_SHA512),
+        Algorithm::ES256 | Algorithm::ES384 | Algorithm::EdDSA => None,
+    }
+}
+
+/// RFC 7518 §6.2.1: coordinates have their full length; the curve settles the algorithm (RFC 7518 §3.4).
+fn elliptic(jwk: &Object<'_>, algorithm: Option<Algorithm>) -> Result<Material, Skip> {
+    let curve = jwk.string("crv").map_err(|_| Skip::Malformed)?.ok_or(Skip::Malformed)?;
+    let (own, bytes, parameters) = match curve {
+        "P-256" => (Algorithm::ES256, 32, &ECDSA_P256_SHA256_FIXED),
+        "P-384" => (Algorithm::ES384, 48, &ECDSA_P384_SHA384_FIXED),
+        _ => return Err(Skip::Unsupported),
+    };
+    if algorithm.is_some_and(|algorithm| algorithm != own) {
+        return Err(Skip::WrongUse);
+    }
+    let (x, y) = (octets(jwk, "x")?, octets(jwk, "y")?);
+    if x.len() != bytes || y.len() != bytes {
+        return Err(Skip::Invalid);
+    }
+    // The uncompressed form (SEC 1 §2.3.3). Parsing checks that the point is on the curve.
+    let point = [&[4], &*x, &*y].concat();
+    let key = ParsedPublicKey::new(parameters, point).map_err(|_| Skip::Invalid)?;
+    let canonical = format!(
+        r#"{{"crv":"{curve}","kty":"EC","x":"{}","y":"{}"}}"#,
+        URL_SAFE_NO_PAD.encode(x),
+        URL_SAFE_NO_PAD.encode(y)
+    );
+    Ok((thumbprint(&canonical), Box::new([(own, key)])))
+}
+
+/// RFC 8037 §2: Ed25519 only.
+fn edwards(jwk: &Object<'_>, algorithm: Option<Algorithm>) -> Result<Material, Skip> {
+    let curve = jwk.string("crv").map_err(|_| Skip::Malformed)?.ok_or(Skip::Malformed)?;
+    if curve != "Ed25519" {
+        return Err(Skip::Unsupported);
+    }
+    if algorithm.is_some_and(|algorithm| algorithm != Algorithm::EdDSA) {
+        return Err(Skip::WrongUse);
+    }
+    let x = <[u8; 32]>::try_from(octets(jwk, "x")?).map_err(|_| Skip::Invalid)?;
+    if weak::is_weak_ed25519(x) {
+        return Err(Skip::Weak);
+    }
+    let key = ParsedPublicKey::new(&ED25519, x).map_err(|_| Skip::Invalid)?;
+    let canonical = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, URL_SAFE_NO_PAD.encode(x));
+    Ok((thumbprint(&canonical), Box::new([(Algorithm::EdDSA, key)])))
+}
+
+/// A member in base64url, strictly: no padding, no stray bits.
+fn octets(jwk: &Object<'_>, name: &str) -> Result<Vec<u8>, Skip> {
+    let text = jwk.string(name).map_err(|_| Skip::Malformed)?.ok_or(Skip::Malformed)?;
+    URL_SAFE_NO_PAD.decode(text).map_err(|_| Skip::Malformed)
+}
+
+fn without_zeros(number: &[u8]) -> &[u8] {
+    let zeros = number.iter().take_while(|byte| **byte == 0).count();
+    &number[zeros..]
+}
+
+/// RFC 7638 §3: of the members that make the key, in order.
+fn thumbprint(canonical: &str) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(digest::digest(&digest::SHA256, canonical.as_bytes()).as_ref());
+    bytes
+}

@@ -1,0 +1,220 @@
+//! JSON Web Tokens in JWS compact form (RFC 7515 §3.1, RFC 7519), step by step: each type says how far it is trusted.
+//!
+//! [`Compact`]: three parts of bounded size, nothing more. [`Decoded`]: their bytes. [`Claimed`]: well formed, and
+//! claims to be somebody's; good only for choosing whose keys to look at. [`Verified`]: signed with a key of that
+//! issuer. What it says is judged in [`super::claims`].
+//!
+//! Nothing is repaired on the way and nothing is read twice: one token has one spelling and one meaning. No key ever
+//! comes from a token (`jwk`, `jku`, `x5u` and `x5c` are not looked at), and no algorithm that the issuer's
+//! configuration and the key do not both allow.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::json::{self, Bounds, Flaw, Object, Value};
+use super::jwk::{KID_BYTES_MAX, Key};
+use super::jwks::{KeySet, NoKey};
+use crate::domain::decision::Reason;
+use crate::domain::issuer::Algorithm;
+
+/// Bytes of a token; gateways accept no header much longer.
+pub(super) const TOKEN_BYTES_MAX: usize = 16 * 1024;
+
+/// Bytes of a token's first part.
+const HEADER_BYTES_MAX: usize = 4 * 1024;
+
+const BOUNDS: Bounds = Bounds { depth: 32, members: 512, name_bytes: 1024 };
+
+/// Three parts with dots between. They may be anything.
+#[derive(Clone, Copy)]
+pub(super) struct Compact<'t> {
+    header: &'t str,
+    payload: &'t str,
+    signature: &'t str,
+    signing_input: &'t str,
+}
+
+/// What the three parts encode.
+pub(super) struct Decoded<'t> {
+    signing_input: &'t str,
+    bytes: Vec<u8>,
+    header: Range<usize>,
+    payload: Range<usize>,
+    signature: Range<usize>,
+}
+
+/// What the first part says. Good only for choosing a key and a way to check, within what is allowed.
+pub(super) struct Header {
+    algorithm: Algorithm,
+    kid: Option<Box<str>>,
+    typ: Option<Box<str>>,
+}
+
+/// A well-formed token that anybody may have written.
+pub(super) struct Claimed<'d> {
+    header: Header,
+    claims: Object<'d>,
+    signature: &'d [u8],
+    signing_input: &'d [u8],
+}
+
+/// A token whose issuer signed it.
+pub(super) struct Verified<'d> {
+    /// `typ` of the header.
+    pub typ: Option<Box<str>>,
+    /// The payload.
+    pub claims: Object<'d>,
+    /// What it was verified with.
+    pub key: Arc<Key>,
+}
+
+/// Why a token was not verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unverified {
+    /// It is refused, and newer keys would change nothing about that.
+    Refused(Reason),
+    /// No key in hand may have signed it; newer ones may.
+    NoKey,
+}
+
+impl<'t> Compact<'t> {
+    /// Takes a token apart. Its size is looked at first, so that nothing large is looked at in detail.
+    pub(super) fn split(token: &'t str) -> Result<Self, Reason> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(Reason::TokenTooLarge);
+        }
+        let (signing_input, signature) = token.rsplit_once('.').ok_or(Reason::MalformedToken)?;
+        let (header, payload) = signing_input.split_once('.').ok_or(Reason::MalformedToken)?;
+        if header.len() > HEADER_BYTES_MAX {
+            return Err(Reason::TokenTooLarge);
+        }
+        if payload.contains('.') {
+            return Err(if is_encrypted(token) { Reason::EncryptedToken } else { Reason::MalformedToken });
+        }
+        if header.is_empty() || payload.is_empty() || signature.is_empty() {
+            return Err(Reason::MalformedToken);
+        }
+        Ok(Self { header, payload, signature, signing_input })
+    }
+
+    /// Decodes the parts: base64url without padding and without stray bits (RFC 7515 §2, RFC 4648 §3.5).
+    pub(super) fn decode(self) -> Result<Decoded<'t>, Reason> {
+        let mut bytes = Vec::with_capacity(self.signing_input.len());
+        let mut part = |text: &str| {
+            let start = bytes.len();
+            URL_SAFE_NO_PAD.decode_vec(text, &mut bytes).map_err(|_| Reason::MalformedToken)?;
+            Ok::<_, Reason>(start..bytes.len())
+        };
+        let (header, payload, signature) = (part(self.header)?, part(self.payload)?, part(self.signature)?);
+        Ok(Decoded { signing_input: self.signing_input, bytes, header, payload, signature })
+    }
+}
+
+/// JWE compact form (RFC 7516 §3.1) has five parts; the second may be empty.
+fn is_encrypted(token: &str) -> bool {
+    token.bytes().filter(|byte| *byte == b'.').count() == 4
+        && token.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+        && !token.starts_with('.')
+}
+
+impl Decoded<'_> {
+    /// Reads header and payload.
+    pub(super) fn read(&self) -> Result<Claimed<'_>, Reason> {
+        Ok(Claimed {
+            header: self.header()?,
+            claims: json::object(&self.bytes[self.payload.clone()], BOUNDS)?,
+            signature: &self.bytes[self.signature.clone()],
+            signing_input: self.signing_input.as_bytes(),
+        })
+    }
+
+    fn header(&self) -> Result<Header, Reason> {
+        let header = json::object(&self.bytes[self.header.clone()], BOUNDS)?;
+        check_critical(&header)?;
+        let algorithm = match header.get("alg") {
+            Some(Value::String(name)) if !name.is_empty() => Algorithm::from_name(name).ok_or(Reason::BadAlgorithm)?,
+            _ => return Err(Reason::MalformedToken),
+        };
+        let kid = header.string("kid")?;
+        if kid.is_some_and(|kid| kid.len() > KID_BYTES_MAX) {
+            return Err(Reason::MalformedToken);
+        }
+        Ok(Header { algorithm, kid: kid.map(Into::into), typ: header.string("typ")?.map(Into::into) })
+    }
+}
+
+#[cfg(test)]
+impl Decoded<'_> {
+    /// Whether a signature is good, whatever was signed.
+    pub(super) fn is_signed_by(&self, allowed: &[Algorithm], keys: &KeySet) -> bool {
+        let signature = &self.bytes[self.signature.clone()];
+        self.header().is_ok_and(|header| header.signer(self.signing_input.as_bytes(), signature, allowed, keys).is_ok())
+    }
+}
+
+/// RFC 7515 §4.1.11: what a token declares critical must be understood, and Tollgate understands no extension. RFC 7797
+/// (`b64`) may only be used by declaring it.
+fn check_critical(header: &Object<'_>) -> Result<(), Reason> {
+    let Some(critical) = header.get("crit") else {
+        return match header.get("b64") {
+            None | Some(Value::Bool(true)) => Ok(()),
+            Some(_) => Err(Reason::MalformedToken),
+        };
+    };
+    let Value::Array(names) = critical else { return Err(Reason::MalformedToken) };
+    let well_formed = names.iter().enumerate().all(|(index, name)| match name {
+        Value::String(text) => header.has(text) && !names[..index].contains(name),
+        _ => false,
+    });
+    Err(if well_formed && !names.is_empty() { Reason::UnsupportedExtension } else { Reason::MalformedToken })
+}
+
+impl<'d> Claimed<'d> {
+    /// `iss`: whose it claims to be. Good for choosing an issuer, not for believing it.
+    pub(super) fn issuer(&self) -> Result<&str, Reason> {
+        self.claims.string("iss")?.ok_or(Reason::UnknownIssuer)
+    }
+
+    /// Checks the signature with the issuer's keys; `allowed` are the algorithms that the issuer may use.
+    pub(super) fn verify(self, allowed: &[Algorithm], keys: &KeySet) -> Result<Verified<'d>, Unverified> {
+        let key = self.header.signer(self.signing_input, self.signature, allowed, keys)?;
+        Ok(Verified { typ: self.header.typ, claims: self.claims, key })
+    }
+}
+
+impl Header {
+    /// The key that made the signature.
+    fn signer(
+        &self,
+        signing_input: &[u8],
+        signature: &[u8],
+        allowed: &[Algorithm],
+        keys: &KeySet,
+    ) -> Result<Arc<Key>, Unverified> {
+        if !allowed.contains(&self.algorithm) {
+            return Err(Unverified::Refused(Reason::BadAlgorithm));
+        }
+        let candidates = keys.candidates(self.kid.as_deref(), self.algorithm).map_err(|none| match none {
+            NoKey::Unknown => Unverified::NoKey,
+            NoKey::Unfit => Unverified::Refused(Reason::BadAlgorithm),
+        })?;
+        let signer = candidates.iter().find(|(_, check)| check.verify_sig(signing_input, signature).is_ok());
+        // Where several keys might have signed it, nobody can say that this one's signature is bad.
+        let none = if candidates.len() > 1 { Reason::UnknownKey } else { Reason::BadSignature };
+        // Refused, not "no key": a known key whose signature is bad never leads to a refresh, else floods of garbage
+        // would cost the issuer.
+        signer.map(|(key, _)| Arc::clone(key)).ok_or(Unverified::Refused(none))
+    }
+}
+
+impl From<Flaw> for Reason {
+    fn from(flaw: Flaw) -> Self {
+        match flaw {
+            Flaw::Malformed => Self::MalformedToken,
+            Flaw::TooLarge => Self::TokenTooLarge,
+        }
+    }
+}

@@ -1,0 +1,509 @@
+//! Issuers over real sockets, as they are: rotating keys, going away, slow, huge, lying.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "tests, which wait for sockets in real time"
+)]
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use super::mint::{Bench, Signer, claims, claims_with, issuer, issuer_of, set};
+use super::{IssuerHealth, Tokens};
+use crate::decide::ports::{Answer, TokenInspector as _};
+use crate::domain::decision::Reason::*;
+use crate::domain::issuer::{Issuer, KeySource};
+use crate::domain::time::Micros;
+
+/// What the issuer answers.
+#[derive(Clone, Debug)]
+enum Says {
+    Text(String),
+    Status(u16),
+    Redirect(String),
+    /// So many bytes, without saying how many.
+    Endless,
+    Large(usize),
+    /// A byte now and then.
+    Dripping,
+    Silence,
+}
+
+struct World {
+    keys: Mutex<Says>,
+    metadata: Mutex<Option<Says>>,
+    oauth: Mutex<Option<Says>>,
+    asked: AtomicUsize,
+}
+
+/// An authorization server on loopback; it ends with the test.
+struct Provider {
+    base: String,
+    world: Arc<World>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Provider {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Answers one request and hangs up, by hand: no server would send most of this.
+async fn answer(mut caller: TcpStream, world: &World) -> std::io::Result<()> {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") && request.len() < 4096 {
+        request.push(caller.read_u8().await?);
+        if request[0] != b'G' {
+            return Ok(());
+        }
+    }
+    let request = String::from_utf8_lossy(&request).into_owned();
+    let says = match request.split(' ').nth(1) {
+        Some("/keys") => {
+            world.asked.fetch_add(1, Ordering::SeqCst);
+            Some(world.keys.lock().unwrap().clone())
+        }
+        Some("/realm/.well-known/openid-configuration") => world.metadata.lock().unwrap().clone(),
+        Some("/.well-known/oauth-authorization-server/realm") => world.oauth.lock().unwrap().clone(),
+        _ => None,
+    };
+    let head = |status: u16, more: &str| format!("HTTP/1.1 {status} Some\r\nConnection: close\r\n{more}\r\n");
+    match says.unwrap_or(Says::Status(404)) {
+        Says::Text(text) => {
+            let length = format!("Content-Length: {}\r\n", text.len());
+            caller.write_all((head(200, &length) + &text).as_bytes()).await
+        }
+        Says::Status(status) => caller.write_all(head(status, "Content-Length: 0\r\n").as_bytes()).await,
+        Says::Redirect(to) => {
+            caller.write_all(head(302, &format!("Location: {to}\r\nContent-Length: 0\r\n")).as_bytes()).await
+        }
+        Says::Large(bytes) => {
+            caller.write_all(head(200, &format!("Content-Length: {bytes}\r\n")).as_bytes()).await?;
+            caller.write_all(&vec![b' '; bytes]).await
+        }
+        // Until the caller has had enough and hangs up, which is an error here.
+        Says::Endless => {
+            caller.write_all(head(200, "").as_bytes()).await?;
+            loop {
+                caller.write_all(&[b' '; 16_384]).await?;
+            }
+        }
+        Says::Dripping => {
+            caller.write_all(head(200, "").as_bytes()).await?;
+            loop {
+                caller.write_all(b" ").await?;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+        Says::Silence => std::future::pending().await,
+    }
+}
+
+impl Provider {
+    async fn with(keys: Says) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let world = Arc::new(World {
+            keys: Mutex::new(keys),
+            metadata: Mutex::default(),
+            oauth: Mutex::default(),
+            asked: AtomicUsize::new(0),
+        });
+        let known = Arc::clone(&world);
+        let task = tokio::spawn(async move {
+            let mut callers = JoinSet::new();
+            loop {
+                let (caller, _) = listener.accept().await.unwrap();
+                let world = Arc::clone(&known);
+                callers.spawn(async move { answer(caller, &world).await });
+            }
+        });
+        Self { base, world, task }
+    }
+
+    fn says(&self, keys: Says) {
+        *self.world.keys.lock().unwrap() = keys;
+    }
+
+    fn asked(&self) -> usize {
+        self.world.asked.load(Ordering::SeqCst)
+    }
+
+    fn url(&self) -> KeySource {
+        KeySource::Url(format!("{}/keys", self.base))
+    }
+}
+
+fn keys<'s>(signers: impl IntoIterator<Item = &'s Signer>) -> Says {
+    Says::Text(set(signers.into_iter().map(Signer::jwk)))
+}
+
+/// Validation with this one issuer, after its first attempt to get keys.
+async fn bench(issuer: Issuer) -> Bench {
+    let bench = Bench::new(vec![issuer]);
+    bench.tokens.first_fetch().await;
+    bench
+}
+
+fn health(bench: &Bench) -> IssuerHealth {
+    let [health] = <[IssuerHealth; 1]>::try_from(bench.tokens.health()).unwrap();
+    health
+}
+
+/// Waits until something is so, for a few seconds at most.
+async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < Duration::from_secs(8), "{what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn keys_come_from_where_the_issuers_metadata_says() {
+    let signer = Signer::ec("k");
+    let provider = Provider::with(keys([&signer])).await;
+    let name = format!("{}/realm", provider.base);
+    let metadata =
+        |issuer: &str| Says::Text(json!({"issuer": issuer, "jwks_uri": format!("{}/keys", provider.base)}).to_string());
+    let mut discovered = issuer(KeySource::Discovery);
+    discovered.issuer = name.clone();
+    let token = signer.token(&claims_with("iss", name.clone()));
+
+    *provider.world.metadata.lock().unwrap() = Some(metadata(&name));
+    assert_eq!(bench(discovered.clone()).await.reason(&token), Allowed);
+
+    *provider.world.metadata.lock().unwrap() = None;
+    *provider.world.oauth.lock().unwrap() = Some(metadata(&name));
+    assert_eq!(bench(discovered.clone()).await.reason(&token), Allowed, "RFC 8414's place");
+
+    *provider.world.metadata.lock().unwrap() = Some(metadata(&format!("{name}/")));
+    let lied = bench(discovered.clone()).await;
+    assert_eq!(health(&lied).keys, 0);
+    assert!(health(&lied).last_error.unwrap().contains("another issuer"));
+
+    *provider.world.metadata.lock().unwrap() = Some(Says::Redirect(format!("{}/keys", provider.base)));
+    let redirected = bench(discovered).await;
+    assert!(health(&redirected).last_error.unwrap().contains("redirects are not followed"));
+}
+
+#[tokio::test]
+async fn a_token_signed_with_a_new_key_is_accepted_after_one_refresh() {
+    let (old, new) = (Signer::ec("old"), Signer::ec("new"));
+    let provider = Provider::with(keys([&old])).await;
+    let bench = bench(issuer(provider.url())).await;
+    assert_eq!(bench.reason(&old.token(&claims())), Allowed);
+    provider.says(keys([&old, &new]));
+    assert_eq!(bench.reason_later(&new.token(&claims())).await, Allowed);
+    assert_eq!(provider.asked(), 2);
+    let (verdict, remembered) = bench.at_once(&old.token(&claims_with("jti", "another")));
+    assert!(verdict.is_ok() && !remembered);
+}
+
+#[tokio::test]
+async fn a_verdict_outlives_a_refresh_that_keeps_its_key_and_dies_with_one_that_does_not() {
+    let (old, new) = (Signer::ec("old"), Signer::ec("new"));
+    let provider = Provider::with(keys([&old])).await;
+    let bench = bench(issuer(provider.url())).await;
+    let token = old.token(&claims());
+    assert!(!bench.at_once(&token).1);
+    assert!(bench.at_once(&token).1);
+    provider.says(keys([&old, &new]));
+    assert_eq!(bench.reason_later(&new.token(&claims())).await, Allowed);
+    assert!(bench.at_once(&token).1, "the key is still there");
+    provider.says(keys([&new]));
+    bench.clock.pass(Micros::from_secs(31));
+    assert_eq!(bench.reason_later(&Signer::ec("unknown").token(&claims())).await, UnknownKey);
+    assert_eq!(bench.reason(&token), UnknownKey);
+    assert_eq!(provider.asked(), 3);
+}
+
+#[tokio::test]
+async fn unknown_keys_lead_to_one_refresh_in_a_cool_down_and_bad_signatures_to_none() {
+    let signer = Signer::ec("k");
+    let provider = Provider::with(keys([&signer])).await;
+    let bench = bench(issuer(provider.url())).await;
+    let forged = Signer::ec("k");
+    for index in 0..50_u32 {
+        assert_eq!(bench.reason(&forged.token(&claims_with("jti", index.to_string()))), BadSignature);
+    }
+    assert_eq!(provider.asked(), 1, "a known key is not asked for");
+    let stranger = |index: usize| Signer::ed(&format!("unknown-{index}")).token(&claims());
+    let waiting = (0..50).map(|index| {
+        let (tokens, token, now) =
+            (Arc::clone(&bench.tokens), stranger(index), crate::decide::ports::Clock::now(&*bench.clock));
+        tokio::spawn(async move { tokens.inspect(&token, now).get().await.verdict.unwrap_err() })
+    });
+    for answer in waiting.collect::<Vec<_>>() {
+        assert_eq!(answer.await.unwrap(), UnknownKey);
+    }
+    assert_eq!(provider.asked(), 2);
+    for index in 50..500 {
+        assert_eq!(bench.reason(&stranger(index)), UnknownKey, "at once");
+    }
+    bench.clock.pass(Micros::from_secs(29));
+    assert_eq!(bench.reason(&stranger(500)), UnknownKey);
+    assert_eq!(provider.asked(), 2);
+    bench.clock.pass(Micros::from_secs(1));
+    provider.says(Says::Status(500));
+    assert_eq!(bench.reason_later(&stranger(501)).await, UnknownKey);
+    assert_eq!(provider.asked(), 3);
+    assert_eq!(bench.reason(&stranger(502)), UnknownKey, "a failure counts too");
+}
+
+#[tokio::test]
+async fn asking_for_a_key_does_nothing_until_somebody_waits() {
+    let provider = Provider::with(keys([&Signer::ec("k")])).await;
+    let bench = bench(issuer(provider.url())).await;
+    let token = Signer::ec("unknown").token(&claims());
+    for _ in 0..3 {
+        let answer = bench.tokens.inspect(&token, crate::decide::ports::Clock::now(&*bench.clock));
+        assert!(matches!(answer, Answer::Later(_)));
+    }
+    assert_eq!(provider.asked(), 1);
+}
+
+#[tokio::test]
+async fn while_the_issuer_is_away_the_last_good_keys_serve_and_after_their_time_none() {
+    let signer = Signer::ec("k");
+    let provider = Provider::with(keys([&signer])).await;
+    let mut settings = issuer(provider.url());
+    settings.stale_for = Micros::from_secs(600);
+    let bench = bench(settings).await;
+    let token = |index: usize| signer.token(&claims_with("jti", format!("t-{index}")));
+    let stranger = Signer::ec("unknown").token(&claims());
+    assert_eq!(bench.reason(&token(0)), Allowed);
+    assert!(!health(&bench).is_stale);
+    provider.says(Says::Status(503));
+    for round in 0..2 {
+        bench.clock.pass(Micros::from_secs(40));
+        assert_eq!(bench.reason_later(&stranger).await, UnknownKey);
+        assert_eq!(bench.reason(&token(round + 1)), Allowed, "the last good keys");
+    }
+    let failing = health(&bench);
+    assert!(failing.is_stale && failing.keys == 1, "{failing:?}");
+    assert_eq!(failing.age, Some(Micros::from_secs(80)));
+    assert!(failing.last_error.unwrap().contains("status 503"));
+    assert!(bench.telemetry.render().contains(&format!("tollgate_issuer_up{{issuer=\"{}\"}} 0", super::mint::ISSUER)));
+    bench.clock.pass(Micros::from_secs(520));
+    // A token that asks wakes the task, which finds that the keys' time is up.
+    let _ = bench.reason_later(&stranger).await;
+    until("the keys end", || health(&bench).keys == 0).await;
+    bench.clock.pass(Micros::from_secs(40));
+    assert_eq!(bench.reason_later(&token(9)).await, KeysAway);
+    provider.says(keys([&signer]));
+    bench.clock.pass(Micros::from_secs(40));
+    let late = signer.token(&{
+        let mut claims = claims();
+        claims["exp"] = json!(super::mint::NOW + 3000);
+        claims
+    });
+    assert_eq!(bench.reason_later(&late).await, Allowed, "it is back");
+    assert_eq!(health(&bench).last_error, None);
+    assert!(bench.telemetry.render().contains(&format!("tollgate_issuer_up{{issuer=\"{}\"}} 1", super::mint::ISSUER)));
+}
+
+#[tokio::test]
+async fn without_any_keys_tokens_are_refused_as_undecidable() {
+    let provider = Provider::with(Says::Status(500)).await;
+    let bench = bench(issuer(provider.url())).await;
+    let token = Signer::ec("k").token(&claims());
+    assert_eq!(bench.reason_later(&token).await, KeysAway);
+    let (away, none) = (health(&bench), None);
+    assert_eq!((away.keys, away.age, away.is_stale), (0, none, false));
+    assert_eq!(bench.reason_later(&token).await, KeysAway);
+    let over_tls = KeySource::Url(format!("{}/keys", provider.base.replace("http:", "https:")));
+    let bench = self::bench(issuer(over_tls)).await;
+    assert_eq!(bench.reason_later(&token).await, KeysAway);
+    assert!(health(&bench).last_error.unwrap().contains("cannot be read"), "it speaks no TLS");
+}
+
+#[tokio::test]
+async fn a_token_waits_for_a_second_at_most() {
+    let provider = Provider::with(Says::Silence).await;
+    let bench = Bench::new(vec![issuer(provider.url())]);
+    let token = Signer::ec("k").token(&claims());
+    until("it is asked", || provider.asked() == 1).await;
+    let start = Instant::now();
+    assert_eq!(bench.reason_later(&token).await, KeysAway);
+    assert!((900..3000).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn answers_that_are_no_key_set_leave_the_last_good_keys() {
+    let signer = Signer::ec("k");
+    let provider = Provider::with(keys([&signer])).await;
+    let bench = bench(issuer(provider.url())).await;
+    let trap = Provider::with(keys([&Signer::ec("evil")])).await;
+    let text = |text: &str| Says::Text(text.to_owned());
+    for (says, why) in [
+        (text("{}"), "no list `keys`"),
+        (text("{\"keys\":[]}"), "is empty"),
+        (text("<html><body>maintenance</body></html>"), "no JSON object"),
+        (text(""), "no JSON object"),
+        (text("{\"keys\":[{\"kty\":\"oct\",\"k\":\"AAAA\"}]}"), "none of the 1 keys can be used: 1 symmetric"),
+        (Says::Text(format!("{{\"keys\":[],\"a\":{}", "[".repeat(100_000))), "no JSON object"),
+        (Says::Endless, "more than 512 KiB"),
+        (Says::Status(404), "status 404"),
+        (Says::Status(204), "status 204"),
+        (Says::Redirect(format!("{}/keys", trap.base)), "status 302, and redirects are not followed"),
+        (Says::Large(513 * 1024), "more than 512 KiB"),
+    ] {
+        let asked = provider.asked();
+        provider.says(says.clone());
+        bench.clock.pass(Micros::from_secs(31));
+        let stranger = Signer::ec("evil").token(&claims());
+        assert_eq!(bench.reason_later(&stranger).await, UnknownKey, "{says:?}");
+        assert!(provider.asked() > asked);
+        let health = health(&bench);
+        assert!(health.last_error.as_ref().unwrap().contains(why), "{health:?}");
+        assert_eq!(health.keys, 1);
+    }
+    assert_eq!(trap.asked(), 0, "redirects are not followed");
+    let mut late = claims();
+    late["exp"] = json!(super::mint::NOW + 3000);
+    assert_eq!(bench.reason(&signer.token(&late)), Allowed);
+}
+
+#[tokio::test]
+async fn an_answer_that_drips_is_given_up_after_five_seconds() {
+    let provider = Provider::with(Says::Dripping).await;
+    let start = Instant::now();
+    let attempt = tokio::time::timeout(Duration::from_secs(9), bench(issuer(provider.url()))).await;
+    let bench = attempt.expect("it is given up");
+    assert!((4500..8000).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
+    assert!(health(&bench).last_error.unwrap().contains("did not answer in time"));
+}
+
+#[tokio::test]
+async fn an_issuer_that_says_twice_that_it_has_no_keys_is_believed() {
+    let signer = Signer::ec("k");
+    let provider = Provider::with(keys([&signer])).await;
+    let bench = bench(issuer(provider.url())).await;
+    let token = signer.token(&claims());
+    assert_eq!(bench.reason(&token), Allowed);
+    provider.says(Says::Text("{\"keys\":[]}".to_owned()));
+    let stranger = Signer::ec("unknown").token(&claims());
+    bench.clock.pass(Micros::from_secs(31));
+    assert_eq!(bench.reason_later(&stranger).await, UnknownKey);
+    assert!(bench.at_once(&token).1);
+    bench.clock.pass(Micros::from_secs(31));
+    assert_eq!(bench.reason_later(&stranger).await, UnknownKey);
+    assert_eq!(bench.reason(&token), UnknownKey);
+    assert_eq!(health(&bench).last_error, None);
+}
+
+#[tokio::test]
+async fn a_key_file_is_read_at_once_and_again_when_it_changes() {
+    let (old, new) = (Signer::ec("old"), Signer::ec("new"));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys.json");
+    std::fs::write(&path, set([old.jwk()])).unwrap();
+    let bench = Bench::new(vec![issuer(KeySource::File(path.clone()))]);
+    assert_eq!(bench.reason(&old.token(&claims())), Allowed, "without waiting");
+    std::fs::write(&path, set([new.jwk()])).unwrap();
+    assert_eq!(bench.reason_later(&new.token(&claims())).await, Allowed);
+    assert_eq!(bench.reason(&old.token(&claims())), UnknownKey);
+    std::fs::write(&path, "{").unwrap();
+    bench.clock.pass(Micros::from_secs(31));
+    assert_eq!(bench.reason_later(&old.token(&claims())).await, UnknownKey);
+    assert!(health(&bench).last_error.unwrap().contains("no JSON object"));
+    assert_eq!(bench.reason(&new.token(&claims())), Allowed, "the last good keys");
+    std::fs::remove_file(&path).unwrap();
+    bench.clock.pass(Micros::from_secs(31));
+    assert_eq!(bench.reason_later(&old.token(&claims())).await, UnknownKey);
+    assert!(health(&bench).last_error.unwrap().contains("cannot be read"));
+}
+
+#[tokio::test]
+async fn issuers_that_cannot_be_used_are_all_named_and_nothing_changes() {
+    let signer = Signer::ec("k");
+    let bench = Bench::new(vec![issuer_of([&signer])]);
+    let named = |name: &str, keys: KeySource| Issuer { issuer: name.to_owned(), ..issuer(keys) };
+    let problems = bench.tokens.adopt(vec![
+        named("https://a.example", KeySource::File("/nowhere/keys.json".into())),
+        named("https://b.example", KeySource::Inline("{}".to_owned())),
+        named("https://c.example", KeySource::Inline("{\"keys\":[]}".to_owned())),
+        named("https://d.example", KeySource::Url("http://d.example/keys".to_owned())),
+        named("not an address", KeySource::Discovery),
+        named("https://e.example", KeySource::Discovery),
+        named("https://e.example", KeySource::Discovery),
+    ]);
+    let problems = problems.unwrap_err();
+    assert_eq!(problems.len(), 6, "{problems:#?}");
+    for (problem, name) in
+        problems.iter().zip(["a.example", "b.example", "c.example", "d.example", "not an address", "e.example"])
+    {
+        assert!(problem.contains(name), "{problem}");
+    }
+    assert_eq!(bench.reason(&signer.token(&claims())), Allowed, "the old ones go on");
+    assert_eq!(bench.tokens.health().len(), 1);
+}
+
+#[tokio::test]
+async fn a_reload_keeps_keys_and_verdicts_of_issuers_that_stay() {
+    let signer = Signer::ec("k");
+    let provider = Provider::with(keys([&signer])).await;
+    let bench = bench(issuer(provider.url())).await;
+    let token = signer.token(&claims());
+    assert_eq!(bench.reason(&token), Allowed);
+    bench.tokens.adopt(vec![issuer(provider.url())]).unwrap();
+    assert!(bench.at_once(&token).1, "nothing has changed");
+    provider.says(Says::Status(500));
+    let mut elsewhere = issuer(provider.url());
+    elsewhere.audiences = vec!["invoices".to_owned()];
+    bench.tokens.adopt(vec![elsewhere]).unwrap();
+    assert_eq!(bench.reason(&token), WrongAudience, "a verdict under other settings is no verdict");
+    bench.tokens.adopt(vec![issuer(provider.url())]).unwrap();
+    assert!(!bench.at_once(&token).1, "nor is one from before them");
+    assert!(bench.at_once(&token).1);
+    assert_eq!(provider.asked(), 1, "the keys were kept");
+    bench.tokens.adopt(Vec::new()).unwrap();
+    assert_eq!(bench.reason(&token), UnknownIssuer);
+    assert!(bench.tokens.health().is_empty());
+}
+
+#[tokio::test]
+async fn an_issuer_that_is_removed_or_dropped_is_asked_no_more() {
+    let provider = Provider::with(Says::Status(500)).await;
+    let bench = bench(issuer(provider.url())).await;
+    let watched = Arc::downgrade(&bench.tokens);
+    // The back-off after a failure is a second of the bench's clock, which every pass makes due.
+    bench.tokens.adopt(Vec::new()).unwrap();
+    let asked = provider.asked();
+    bench.clock.pass(Micros::from_secs(100));
+    tokio::time::sleep(Duration::from_millis(1300)).await;
+    assert_eq!(provider.asked(), asked, "removed");
+    bench.tokens.adopt(vec![issuer(provider.url())]).unwrap();
+    bench.tokens.first_fetch().await;
+    let asked = provider.asked();
+    bench.clock.pass(Micros::from_secs(100));
+    let Bench { tokens, .. } = bench;
+    drop::<Arc<Tokens>>(tokens);
+    assert!(watched.upgrade().is_none());
+    tokio::time::sleep(Duration::from_millis(1300)).await;
+    assert_eq!(provider.asked(), asked, "dropped");
+}
+
+#[tokio::test]
+async fn keys_are_renewed_by_themselves() {
+    let (old, new) = (Signer::ec("old"), Signer::ec("new"));
+    let provider = Provider::with(Says::Status(500)).await;
+    let bench = bench(issuer(provider.url())).await;
+    provider.says(keys([&old, &new]));
+    bench.clock.pass(Micros::from_secs(2));
+    until("the failure is retried", || health(&bench).keys == 2).await;
+    assert_eq!(provider.asked(), 2);
+    assert_eq!(bench.reason(&new.token(&claims())), Allowed);
+    let text = bench.telemetry.render();
+    assert!(text.contains(&format!("tollgate_issuer_keys{{issuer=\"{}\"}} 2", super::mint::ISSUER)), "{text}");
+}

@@ -1,0 +1,159 @@
+// A real OpenID provider on loopback, for the tests: client_credentials tokens as JWTs (RFC 9068), by oidc-provider.
+//
+//   node provider.mjs [--port PORT] [--keys FILE]
+//
+// When it listens it prints one line of JSON: {"issuer": …, "port": …}. It ends when its standard input does, so it
+// never outlives the test that started it.
+//
+// --port   where to listen on 127.0.0.1; 0, the default, takes a free port
+// --keys   where the signing keys are kept, so that a provider that is started again still has them
+//
+// Tokens are asked for with a resource indicator (RFC 8707), `https://NAME.example/ALG`: `aud` is then
+// `https://NAME.example`, and ALG, one of RS256, ES256 and EdDSA, signs.
+//
+// Beside the provider's own endpoints there are two for the test's hand:
+//   POST /control/rotate?keep=true   new signing keys; the old ones stay published, or go with keep=false
+//   POST /control/lifetime?seconds=N how long tokens live from now on
+
+import { generateKeyPairSync, randomUUID } from 'node:crypto';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import { parseArgs } from 'node:util';
+
+import Provider, { errors } from 'oidc-provider';
+
+const ADDRESS = '127.0.0.1';
+const SCOPES = 'orders:read orders:write';
+
+/** Who may ask for tokens. A client's id is its tokens' `sub`, too. */
+const CLIENTS = {
+  'orders-reader': { scope: 'orders:read', roles: ['USER'] },
+  'orders-writer': { scope: SCOPES, roles: ['USER'] },
+  'orders-admin': { scope: SCOPES, roles: ['USER', 'ADMIN'] },
+  'orders-nobody': { scope: 'orders:read', roles: [] },
+};
+
+/** One new key per algorithm. */
+function newKeys() {
+  const pairs = {
+    RS256: generateKeyPairSync('rsa', { modulusLength: 2048 }),
+    ES256: generateKeyPairSync('ec', { namedCurve: 'P-256' }),
+    EdDSA: generateKeyPairSync('ed25519'),
+  };
+  return Object.entries(pairs).map(([alg, { privateKey }]) => ({
+    ...privateKey.export({ format: 'jwk' }),
+    alg,
+    use: 'sig',
+    kid: `${alg}-${randomUUID()}`,
+  }));
+}
+
+function oldKeys(file) {
+  return file !== undefined && existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')) : undefined;
+}
+
+function keep(keys, file) {
+  if (file !== undefined) {
+    writeFileSync(file, JSON.stringify(keys), { mode: 0o600 });
+  }
+}
+
+/** The resource that an indicator stands for: whom its tokens are for, and which algorithm signs them. */
+function resourceOf(indicator, lifetime) {
+  const [, audience, alg] = /^(https:\/\/[a-z0-9-]+\.example)\/(RS256|ES256|EdDSA)$/.exec(indicator) ?? [];
+  if (audience === undefined) {
+    throw new errors.InvalidTarget('a resource is https://NAME.example/ALG, with RS256, ES256 or EdDSA');
+  }
+  return { audience, scope: SCOPES, accessTokenFormat: 'jwt', accessTokenTTL: lifetime, jwt: { sign: { alg } } };
+}
+
+function providerOf(issuer, keys, state) {
+  return new Provider(issuer, {
+    clients: Object.entries(CLIENTS).map(([id, { scope }]) => ({
+      client_id: id,
+      client_secret: `secret of ${id}`,
+      grant_types: ['client_credentials'],
+      redirect_uris: [],
+      response_types: [],
+      scope,
+      token_endpoint_auth_method: 'client_secret_post',
+    })),
+    cookies: { keys: [randomUUID()] },
+    // Ahead of the keys that it keeps, a new one signs: the first that fits is taken.
+    jwks: { keys },
+    scopes: SCOPES.split(' '),
+    enabledJWA: { idTokenSigningAlgValues: ['RS256', 'ES256', 'EdDSA'] },
+    extraTokenClaims: (_ctx, token) => ({ roles: CLIENTS[token.clientId].roles }),
+    features: {
+      clientCredentials: { enabled: true },
+      devInteractions: { enabled: false },
+      resourceIndicators: {
+        enabled: true,
+        getResourceServerInfo: (_ctx, indicator) => resourceOf(indicator, state.lifetime),
+      },
+    },
+    ttl: { ClientCredentials: (_ctx, token) => token.resourceServer?.accessTokenTTL ?? state.lifetime },
+  });
+}
+
+const { values: options } = parseArgs({
+  options: { port: { type: 'string', default: '0' }, keys: { type: 'string' } },
+});
+const state = { lifetime: 600, keys: oldKeys(options.keys) ?? newKeys() };
+keep(state.keys, options.keys);
+
+let issuer;
+let answer;
+
+/** The provider takes its keys when it is made, so new keys mean a new one, at the same place. */
+function publish(keys) {
+  state.keys = keys;
+  keep(keys, options.keys);
+  answer = providerOf(issuer, keys, state).callback();
+}
+
+const control = {
+  '/control/rotate': (query) => {
+    publish(query.get('keep') === 'false' ? newKeys() : [...newKeys(), ...state.keys]);
+  },
+  '/control/lifetime': (query) => {
+    const seconds = Number(query.get('seconds'));
+    if (!Number.isInteger(seconds) || seconds < 1) {
+      throw new RangeError('seconds must be a whole number, at least 1');
+    }
+    state.lifetime = seconds;
+  },
+};
+
+const server = createServer((request, response) => {
+  const { pathname, searchParams } = new URL(request.url, issuer);
+  const command = control[pathname];
+  if (command === undefined) {
+    answer(request, response);
+    return;
+  }
+  if (request.method !== 'POST') {
+    response.writeHead(405).end();
+    return;
+  }
+  try {
+    command(searchParams);
+    response.writeHead(204).end();
+  } catch (error) {
+    response.writeHead(400, { 'content-type': 'text/plain' }).end(`${error.message}\n`);
+  }
+});
+
+server.on('error', (error) => {
+  console.error(`cannot listen on ${ADDRESS}:${options.port}: ${error.message}`);
+  process.exit(1);
+});
+
+server.listen({ host: ADDRESS, port: Number(options.port) }, () => {
+  const { port } = server.address();
+  issuer = `http://${ADDRESS}:${port}`;
+  publish(state.keys);
+  console.log(JSON.stringify({ issuer, port }));
+});
+
+process.stdin.on('end', () => process.exit(0)).resume();

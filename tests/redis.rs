@@ -1,0 +1,160 @@
+//! Decisions with quotas in a real Redis, and without one when it goes away.
+
+use std::time::Duration;
+
+use tollgate::proto as pb;
+
+use crate::support::poll;
+use crate::support::redis::RedisServer;
+use crate::support::server::{SOON, Tollgate, configuration, question};
+
+fn policy(url: &str, more: &str) -> String {
+    format!(
+        r"
+store: {{ redis: {{ urls: ['{url}']{more} }} }}
+limits:
+  strict: {{ units: 3, window: 10m, by: [source.address] }}
+  lenient: {{ units: 3, window: 10m, by: [source.address], when_away: allow }}
+rules:
+  - match: {{ path: /strict }}
+    permit: anyone
+    limits: [strict, lenient]
+  - match: {{ path: /lenient }}
+    permit: anyone
+    limits: [lenient]
+  - match: {{ path: /free }}
+    permit: anyone
+"
+    )
+}
+
+async fn start(redis: &RedisServer) -> Tollgate {
+    Tollgate::start(&policy(&redis.url(), "")).await
+}
+
+#[tokio::test]
+async fn replicas_share_their_counters() {
+    let Some(redis) = RedisServer::start() else { return };
+    let (one, other) = (start(&redis).await, start(&redis).await);
+    let mut left = Vec::new();
+    for replica in [&one, &other, &one] {
+        left.push(replica.decide(question("GET", "/strict", None)).await.quotas[0].remaining);
+    }
+    assert_eq!(left, [2, 1, 0]);
+    for replica in [&one, &other] {
+        assert_eq!(replica.verdict("GET", "/strict", None).await, "deny quota_exceeded");
+    }
+}
+
+#[tokio::test]
+async fn each_limit_does_what_it_says_while_redis_is_away() {
+    let Some(mut redis) = RedisServer::start() else { return };
+    let tollgate = start(&redis).await;
+    assert_eq!(tollgate.verdict("GET", "/strict", None).await, "allow");
+    redis.kill();
+    for _ in 0..10 {
+        assert_eq!(tollgate.verdict("GET", "/strict", None).await, "deny store_away");
+        assert_eq!(tollgate.verdict("GET", "/lenient", None).await, "allow");
+        assert_eq!(tollgate.verdict("GET", "/free", None).await, "allow");
+    }
+    let away = tollgate.decide(question("GET", "/lenient", None)).await;
+    assert_eq!(away.quotas[0].outcome(), pb::QuotaOutcome::Away);
+    let (status, text) = tollgate.page("/readyz").await;
+    assert!(status == 200 && text.contains("degraded"), "{status} {text}");
+    assert!(tollgate.metric("tollgate_store_up").await < 0.5);
+
+    redis.restart();
+    tollgate.clock.advance(Duration::from_secs(2));
+    poll(SOON, "recovery by itself", async || {
+        tollgate.clock.advance(Duration::from_millis(100));
+        (tollgate.verdict("GET", "/strict", None).await != "deny store_away").then_some(())
+    })
+    .await;
+    let (_, text) = tollgate.page("/readyz").await;
+    assert!(text.contains(r#""status":"ok""#), "{text}");
+}
+
+#[tokio::test]
+async fn a_redis_that_stands_still_costs_no_more_than_the_deadline() {
+    let Some(redis) = RedisServer::start() else { return };
+    let tollgate = start(&redis).await;
+    redis.pause();
+    let mut decisions = tollgate.decisions().await;
+    let asked = tokio::time::Instant::now();
+    let answer = decisions.decide(question("GET", "/strict", None)).await.expect("an answer").into_inner();
+    // The deadline is 12 ms; the rest is for a busy machine.
+    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    assert_eq!(answer.detail, "store_away");
+    assert_eq!(tollgate.verdict("GET", "/lenient", None).await, "allow");
+    redis.resume();
+    poll(SOON, "recovery by itself", async || {
+        tollgate.clock.advance(Duration::from_millis(100));
+        (tollgate.verdict("GET", "/strict", None).await == "allow").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_redis_that_is_away_at_the_start_is_waited_for() {
+    let Some(mut redis) = RedisServer::start() else { return };
+    redis.kill();
+    let tollgate = Tollgate::start(&policy(&redis.url(), "")).await;
+    assert_eq!(tollgate.verdict("GET", "/strict", None).await, "deny store_away");
+    assert_eq!(tollgate.verdict("GET", "/free", None).await, "allow");
+    redis.restart();
+    poll(SOON, "the connection", async || {
+        tollgate.clock.advance(Duration::from_millis(100));
+        (tollgate.verdict("GET", "/strict", None).await == "allow").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_said_without_saying_it() {
+    let Some(redis) = RedisServer::start_with(&["--requirepass", "right"]) else { return };
+    let tollgate = Tollgate::start(&policy(&redis.url(), ", password: wr0ng-secret")).await;
+    assert_eq!(tollgate.verdict("GET", "/strict", None).await, "deny store_away");
+    let text = poll(SOON, "the reason", async || {
+        let _ = tollgate.verdict("GET", "/strict", None).await;
+        tollgate.clock.advance(Duration::from_millis(100));
+        let (_, text) = tollgate.page("/readyz").await;
+        text.contains("credentials").then_some(text)
+    })
+    .await;
+    assert!(!text.contains("wr0ng-secret"), "{text}");
+    let good = Tollgate::start(&policy(&redis.url(), ", password: right")).await;
+    good.comes_to("allow", "GET", "/strict", None).await;
+}
+
+#[tokio::test]
+async fn scripts_that_redis_forgot_are_sent_again() {
+    let Some(redis) = RedisServer::start() else { return };
+    let tollgate = start(&redis).await;
+    assert_eq!(redis.command(&["SCRIPT", "FLUSH"]), "OK");
+    assert_eq!(tollgate.verdict("GET", "/strict", None).await, "allow");
+}
+
+#[tokio::test]
+async fn the_store_cannot_be_changed_by_a_reload() {
+    let Some(redis) = RedisServer::start() else { return };
+    let tollgate = start(&redis).await;
+    let refused = tollgate.server.reload(configuration("rules: []")).expect_err("it needs a restart");
+    assert!(refused.iter().any(|problem| problem.starts_with("store:")), "{refused:?}");
+    assert_eq!(tollgate.verdict("GET", "/strict", None).await, "allow", "everything stays as it was");
+}
+
+#[tokio::test]
+async fn an_outage_shows_before_anyone_asks() {
+    let Some(mut redis) = RedisServer::start() else { return };
+    let tollgate = start(&redis).await;
+    let (_, text) = tollgate.page("/readyz").await;
+    assert!(text.contains(r#""status":"ok""#), "{text}");
+    redis.kill();
+    poll(SOON, "the outage", async || tollgate.page("/readyz").await.1.contains("degraded").then_some(())).await;
+    redis.restart();
+    poll(SOON, "the recovery", async || {
+        tollgate.clock.advance(Duration::from_millis(100));
+        tollgate.page("/readyz").await.1.contains(r#""status":"ok""#).then_some(())
+    })
+    .await;
+}

@@ -1,0 +1,188 @@
+//! A real OpenID provider on loopback: `tests/oidc/provider.mjs`, run by node.
+
+use std::env;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use url::form_urlencoded::Serializer;
+
+use super::{Process, Signal, root};
+
+/// How long the provider may take to start, on a machine that is busy with other tests.
+const START_MAX: Duration = Duration::from_secs(30);
+
+/// How long one of its answers may take.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// Set to skip the tests that need the provider.
+const SKIP: &str = "TOLLGATE_TEST_SKIP_OIDC";
+
+const REMEDY: &str = "run ./scripts/test, which installs what the tests need (or set TOLLGATE_TEST_SKIP_OIDC=1)";
+
+/// Who asks for tokens. The names are those that `provider.mjs` knows; each is its tokens' `sub` and `client_id`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Client {
+    /// May have `orders:read`; has the role `USER`.
+    Reader,
+    /// May have `orders:read` and `orders:write`; has the role `USER`.
+    Writer,
+    /// May have both scopes; has the roles `USER` and `ADMIN`.
+    Admin,
+    /// May have `orders:read`; has no role.
+    Nobody,
+}
+
+impl Client {
+    /// Its id.
+    pub(crate) const fn id(self) -> &'static str {
+        match self {
+            Self::Reader => "orders-reader",
+            Self::Writer => "orders-writer",
+            Self::Admin => "orders-admin",
+            Self::Nobody => "orders-nobody",
+        }
+    }
+}
+
+/// What signs a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Signature {
+    /// RSASSA-PKCS1-v1_5 with SHA-256.
+    Rs256,
+    /// ECDSA on P-256.
+    Es256,
+    /// Ed25519.
+    EdDsa,
+}
+
+impl Signature {
+    /// Each of them.
+    pub(crate) const ALL: [Self; 3] = [Self::Rs256, Self::Es256, Self::EdDsa];
+
+    /// The registered name.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Rs256 => "RS256",
+            Self::Es256 => "ES256",
+            Self::EdDsa => "EdDSA",
+        }
+    }
+}
+
+/// What becomes of the keys that new ones follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OldKeys {
+    /// They stay published: their tokens go on being good.
+    Kept,
+    /// They go at once, as after a leak.
+    Dropped,
+}
+
+/// The provider. Stopped when dropped.
+pub(crate) struct Oidc {
+    /// None while it is stopped.
+    process: Option<Process>,
+    issuer: String,
+    port: u16,
+    http: reqwest::Client,
+    /// Holds the signing keys, so that they outlive a stop.
+    folder: TempDir,
+}
+
+impl Oidc {
+    /// Starts a provider with fresh keys on a free port; none when the environment says to skip it.
+    ///
+    /// Fails the test when node or its packages are not installed.
+    pub(crate) async fn start() -> Option<Self> {
+        if env::var_os(SKIP).is_some_and(|value| value == "1") {
+            return None;
+        }
+        let http = reqwest::Client::builder().no_proxy().timeout(ANSWER_MAX).build().expect("nothing can be amiss");
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let mut provider = Self { process: None, issuer: String::new(), port: 0, http, folder };
+        provider.restart().await;
+        Some(provider)
+    }
+
+    /// Starts it again, with the keys and on the port that it had.
+    pub(crate) async fn restart(&mut self) {
+        self.stop();
+        let folder = root().join("tests/oidc");
+        assert!(folder.join("node_modules/oidc-provider").is_dir(), "oidc-provider is not installed; {REMEDY}");
+        let mut command = Command::new("node");
+        command.arg(folder.join("provider.mjs"));
+        command.arg("--port").arg(self.port.to_string());
+        command.arg("--keys").arg(self.folder.path().join("keys.json"));
+        let mut process = Process::start(command, REMEDY);
+        let ready = process.line(START_MAX).await;
+        let ready: Value = serde_json::from_str(&ready).expect("its first line is JSON");
+        ready["issuer"].as_str().expect("it names its issuer").clone_into(&mut self.issuer);
+        self.port = ready["port"].as_u64().and_then(|port| port.try_into().ok()).expect("it names its port");
+        self.process = Some(process);
+    }
+
+    /// Ends it: connections are refused until it is started again.
+    pub(crate) fn stop(&mut self) {
+        self.process = None;
+    }
+
+    /// Lets it stand still: connections are accepted by the kernel, and nothing is answered.
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::Stop);
+    }
+
+    /// Lets it go on after [`freeze`](Self::freeze).
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::Continue);
+    }
+
+    fn signal(&self, signal: Signal) {
+        self.process.as_ref().expect("the provider runs").signal(signal);
+    }
+
+    /// Its `iss`; discovery is below it.
+    pub(crate) fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// An access token for `audience`, which is `https://NAME.example`; `scopes` are separated by spaces.
+    pub(crate) async fn token(&self, client: Client, audience: &str, signature: Signature, scopes: &str) -> String {
+        let mut form = Serializer::new(String::new());
+        form.append_pair("grant_type", "client_credentials");
+        form.append_pair("client_id", client.id());
+        form.append_pair("client_secret", &format!("secret of {}", client.id()));
+        form.append_pair("resource", &format!("{audience}/{}", signature.name()));
+        if !scopes.is_empty() {
+            form.append_pair("scope", scopes);
+        }
+        let request = self.http.post(format!("{}/token", self.issuer)).body(form.finish());
+        let request = request.header("content-type", "application/x-www-form-urlencoded");
+        let answer = request.send().await.expect("the provider answers").text().await.expect("it answers in text");
+        let fields: Value = serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error}: {answer}"));
+        let token = fields["access_token"].as_str();
+        token.unwrap_or_else(|| panic!("{client:?} gets no token for {audience}: {answer}")).to_owned()
+    }
+
+    /// Signs with new keys, with new key ids, from now on.
+    pub(crate) async fn rotate(&self, old: OldKeys) {
+        self.control(&format!("rotate?keep={}", old == OldKeys::Kept)).await;
+    }
+
+    /// Tokens live for so many seconds from now on; 600 at first.
+    pub(crate) async fn live_for(&self, seconds: u32) {
+        self.control(&format!("lifetime?seconds={seconds}")).await;
+    }
+
+    async fn control(&self, command: &str) {
+        let request = self.http.post(format!("{}/control/{command}", self.issuer));
+        let status = request.send().await.expect("the provider answers").status();
+        assert!(status.is_success(), "{command}: {status}");
+    }
+
+    /// The text at `path` below the issuer; none when nothing answers.
+    pub(crate) async fn page(&self, path: &str) -> Option<String> {
+        self.http.get(format!("{}{path}", self.issuer)).send().await.ok()?.text().await.ok()
+    }
+}
