@@ -5,9 +5,13 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 use super::guard::{Bounds, Guard};
 use super::redis::{ConnectProblem, RedisStore, Settings};
@@ -105,14 +109,14 @@ async fn the_servers_own_time_lets_units_return() {
     let store = RedisStore::connect(&settings(&server)).unwrap();
     let limit = limit(1, Micros::from_millis(100));
     let end = clock();
-    let mut served = 0;
-    while served < 3 {
+    let mut times = 0;
+    while times < 3 {
         assert!(end.now().steady < RECOVERY.into());
         // The asker's time stands still, so it is not the one that counts.
         let now = Moment { wall: Micros::ZERO, steady: Micros::ZERO };
         let requests = [request(&limit, "alice", at_once(1))].into_iter().collect();
         match store.acquire(requests, Mode::Consume, now).get().await.unwrap()[0].outcome {
-            Outcome::Granted { .. } => served += 1,
+            Outcome::Granted { .. } => times += 1,
             Outcome::Short { retry_after } => tokio::time::sleep(retry_after.into()).await,
             Outcome::Never => panic!("one fits into one"),
         }
@@ -168,6 +172,56 @@ async fn a_server_that_is_killed_and_comes_back_is_found_again() {
         server.restart();
     }
     guarded.serves().await;
+}
+
+/// Sooner than the next ping would notice.
+#[tokio::test]
+async fn a_connection_that_a_call_finds_broken_is_renewed_at_once() {
+    let Some(server) = RedisServer::start() else { return };
+    let guarded = Guarded::new(&settings(&server));
+    guarded.serves().await;
+    let begin = guarded.clock.now().steady;
+    assert_eq!(server.command(&["CLIENT", "KILL", "TYPE", "normal"]), "1");
+    assert_eq!(guarded.ask().await, Err(Away { because: AwayCause::Unreachable }));
+    guarded.serves().await;
+    let took = guarded.clock.now().steady - begin;
+    assert!(took < Micros::from_millis(700), "{took}");
+}
+
+/// As when a router forgets a connection: it is never closed, and nothing comes through it any more.
+#[tokio::test]
+async fn a_connection_that_falls_silent_is_given_up() {
+    let Some(server) = RedisServer::start() else { return };
+    let proxy = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let url = format!("redis://{}/", proxy.local_addr().unwrap());
+    let (silence, silenced) = watch::channel(false);
+    let port = server.port();
+    let carrier = tokio::spawn(async move {
+        loop {
+            let (mut near, _) = proxy.accept().await.unwrap();
+            let mut far = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+            // Those that are made after the silence began are heard.
+            let mut falls_silent = (!*silenced.borrow()).then(|| silenced.clone());
+            tokio::spawn(async move {
+                let silent = async {
+                    match &mut falls_silent {
+                        Some(silenced) => silenced.wait_for(|silenced| *silenced).await.map(|_| ()),
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                    _ = silent => std::future::pending().await,
+                }
+            });
+        }
+    });
+    let guarded = Guarded::new(&Settings { url, ..Settings::default() });
+    guarded.serves().await;
+    silence.send_replace(true);
+    guarded.is_away(AwayCause::Deadline).await;
+    guarded.serves().await;
+    carrier.abort();
 }
 
 #[tokio::test]
