@@ -33,7 +33,7 @@ fn serve(arguments: &[&str]) -> Process {
 }
 
 /// What the log says after `key=`, once it says it.
-async fn logged(process: &Process, key: &str) -> String {
+pub(crate) async fn logged(process: &Process, key: &str) -> String {
     let start = format!("{key}=");
     poll(SOON, &format!("{key} in the log of {process}"), async || {
         let log = process.complaints();
@@ -44,7 +44,7 @@ async fn logged(process: &Process, key: &str) -> String {
 }
 
 /// A server that `yaml` configures, with the folder of its file and the address of its gRPC port.
-async fn served(yaml: &str) -> (Process, TempDir, String) {
+pub(crate) async fn served(yaml: &str) -> (Process, TempDir, String) {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     write(folder.path(), yaml);
     let file = folder.path().join("tollgate.yaml");
@@ -59,7 +59,7 @@ fn write(folder: &Path, rules: &str) {
 }
 
 /// Asks until the program's exit code is `code`.
-async fn decides(url: &str, path: &str, code: i32) {
+pub(crate) async fn decides(url: &str, path: &str, code: i32) {
     poll(SOON, &format!("exit code {code} for {path}"), async || {
         (run(&["decide", "--url", url, "GET", path]).0 == code).then_some(())
     })

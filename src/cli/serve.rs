@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
-use tollgate::config::{self, Config};
+use tollgate::config::Config;
 use tollgate::decide::ports::Clock as _;
 use tollgate::server::dev::{self, DevIssuer};
 use tollgate::server::{Server, SystemClock, life};
@@ -46,10 +46,11 @@ pub(super) fn run(arguments: Arguments) -> Done {
     let clock = SystemClock::start();
     block_on(&mut tokio::runtime::Builder::new_multi_thread(), async {
         let drained = if let Some(file) = arguments.config {
-            let (config, warnings) = config::load(&file, &environment).map_err(|problems| problems.to_string())?;
+            let source = life::Source::new(file, &environment);
+            let (config, warnings) = source.load().map_err(|problems| problems.to_string())?;
             life::warn(&warnings);
             let server = start(config, clock, &replica).await?;
-            life::run(server, Some(&file), &environment).await
+            life::run(server, Some(source)).await
         } else {
             let issuer = DevIssuer::new().map_err(|_| "the system has no randomness for a key".to_owned())?;
             let mut config = dev::config(&issuer).map_err(|problems| problems.to_string())?;
@@ -62,7 +63,7 @@ pub(super) fn run(arguments: Arguments) -> Done {
                 .map_err(|error| format!("cannot make a token: {error}"))?;
             server.ready().await;
             print::line(dev::welcome(&server, &token));
-            life::run(server, None, &environment).await
+            life::run(server, None).await
         };
         let drained = drained.map_err(|error| format!("cannot listen to signals: {error}"))?;
         Ok(if drained { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -2,67 +2,101 @@
 
 use std::future::pending;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Server;
 use super::watch::Watch;
-use crate::config::{self, Problem};
+use crate::config::{self, Config, Problem, Problems};
 
 /// Answers environment references in configurations.
 pub type Environment<'a> = dyn Fn(&str) -> Option<String> + 'a;
 
-/// Runs `server` until SIGTERM or SIGINT, and reads `file` again when it or a file that it refers to changes, or on
-/// SIGHUP. Whether all calls in flight finished.
+/// A configuration file that is watched.
+pub struct Source<'a> {
+    file: PathBuf,
+    environment: &'a Environment<'a>,
+    watch: Watch,
+}
+
+impl<'a> Source<'a> {
+    /// Watches `file` from now on, so that what changes while the server starts is noticed.
+    pub fn new(file: PathBuf, environment: &'a Environment<'a>) -> Self {
+        Self { watch: Watch::new([file.clone()]), file, environment }
+    }
+
+    /// Reads it. Answers the configuration and the warnings.
+    ///
+    /// # Errors
+    /// Every problem that there is.
+    pub fn load(&self) -> Result<(Config, Vec<Problem>), Problems> {
+        config::load(&self.file, self.environment)
+    }
+
+    /// Watches what the configuration in force was read from, too.
+    fn follow(&mut self, server: &Server) {
+        let referred = server.parts.config.load();
+        self.watch.follow(referred.files.iter().cloned().chain([self.file.clone()]));
+    }
+}
+
+/// Runs `server` until SIGTERM or SIGINT, and reads `source` again when it or a file that it refers to changes, or on
+/// SIGHUP. Whether all calls in flight finished; a second SIGTERM or SIGINT does not wait for them.
 ///
 /// # Errors
 /// The process cannot listen to signals.
-pub async fn run(server: Server, file: Option<&Path>, environment: &Environment<'_>) -> io::Result<bool> {
+pub async fn run(server: Server, mut source: Option<Source<'_>>) -> io::Result<bool> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut watch = file.map(|file| Watch::new(files(&server, file)));
+    if let Some(source) = &mut source {
+        source.follow(&server);
+    }
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => {}
-            () = changed(&mut watch) => {}
-        }
-        match file {
-            None => tracing::info!("nothing to reload: the server was started without a configuration file"),
-            Some(file) => {
-                reload(&server, file, environment);
-                if let Some(watch) = &mut watch {
-                    watch.follow(files(&server, file));
+            () = server.parts.stopped.cancelled() => {
+                tracing::error!("stopping: the gRPC port is not served any more");
+                return Ok(false);
+            }
+            _ = hangup.recv() => {
+                // It is read now, whether the change was noticed yet or not.
+                if let Some(source) = &mut source {
+                    source.watch.look();
                 }
+            }
+            () = changed(&mut source) => {}
+        }
+        match &mut source {
+            None => tracing::info!("nothing to reload: the server was started without a configuration file"),
+            Some(source) => {
+                reload(&server, source);
+                source.follow(&server);
             }
         }
     }
     tracing::info!("stopping: calls in flight may finish");
-    let drained = server.stop().await;
+    let drained = tokio::select! {
+        drained = server.stop() => drained,
+        _ = terminate.recv() => false,
+        _ = interrupt.recv() => false,
+    };
     tracing::info!(drained, "stopped");
     Ok(drained)
 }
 
-async fn changed(watch: &mut Option<Watch>) {
-    match watch {
-        Some(watch) => watch.changed().await,
+async fn changed(source: &mut Option<Source<'_>>) {
+    match source {
+        Some(source) => source.watch.changed().await,
         None => pending().await,
     }
 }
 
-/// What the configuration in force was read from.
-fn files(server: &Server, file: &Path) -> Vec<PathBuf> {
-    let mut files = server.parts.config.load().files.clone();
-    files.push(file.to_owned());
-    files
-}
-
 /// All or nothing: whatever is wrong leaves everything as it was.
-fn reload(server: &Server, file: &Path, environment: &Environment<'_>) {
-    let outcome = match config::load(file, environment) {
+fn reload(server: &Server, source: &Source<'_>) {
+    let outcome = match source.load() {
         Ok((config, warnings)) => {
             warn(&warnings);
             server.reload(config)
@@ -72,7 +106,7 @@ fn reload(server: &Server, file: &Path, environment: &Environment<'_>) {
     server.parts.count_reload(outcome.is_ok());
     match outcome {
         Ok(()) => tracing::info!(
-            file = %file.display(),
+            file = %source.file.display(),
             policy_version = server.parts.decider.policy().version,
             "the configuration was read again"
         ),

@@ -157,13 +157,14 @@ impl Server {
             .add_service(health_service)
             .add_service(reflection);
         let incoming = TcpIncoming::from(grpc).with_nodelay(Some(true));
-        let ending = Arc::clone(&parts);
+        let stopping = parts.stopping.clone().cancelled_owned();
+        // However it ends.
+        let stopped = parts.stopped.clone().drop_guard();
         server.tasks.spawn(async move {
-            let stopping = ending.stopping.clone().cancelled_owned();
+            let _stopped = stopped;
             if let Err(error) = router.serve_with_incoming_shutdown(incoming, stopping).await {
                 tracing::error!(%error, "the gRPC port failed");
             }
-            ending.stopped.cancel();
         });
         server.tasks.spawn(admin::serve(admin, Arc::clone(&parts)));
         server.tasks.spawn(fold(Arc::clone(&parts.telemetry)));

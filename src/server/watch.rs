@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,6 +12,12 @@ use tokio::time::{sleep, timeout};
 
 /// Editors and Kubernetes change a file in several steps; it is read when none came for this long.
 const SETTLED: Duration = Duration::from_millis(100);
+
+/// Something else in the same folder may be written without end; then it is read all the same.
+const SETTLING_MAX: Duration = Duration::from_secs(2);
+
+/// More than any file that a configuration reads may have.
+const BYTES_MAX: u64 = 4 << 20;
 
 /// Without the system's notifications (network file systems, exhausted watches), files are compared this often.
 const COMPARE_INTERVAL: Duration = Duration::from_secs(10);
@@ -42,7 +49,7 @@ impl Watch {
     pub(super) fn follow(&mut self, files: impl IntoIterator<Item = PathBuf>) {
         let mut before = std::mem::take(&mut self.contents);
         for file in files {
-            let held = before.remove(&file).unwrap_or_else(|| fs::read(&file).ok());
+            let held = before.remove(&file).unwrap_or_else(|| read(&file));
             self.contents.insert(file, held);
         }
         let Some(watcher) = &mut self.watcher else { return };
@@ -60,14 +67,31 @@ impl Watch {
                 // Nobody gives notice; comparing is what is left.
                 sleep(COMPARE_INTERVAL).await;
             }
-            while let Ok(Some(())) = timeout(SETTLED, self.notices.recv()).await {}
-            let contents = self.contents.keys().map(|file| (file.clone(), fs::read(file).ok())).collect();
-            if contents != self.contents {
-                self.contents = contents;
+            let settled = async { while let Ok(Some(())) = timeout(SETTLED, self.notices.recv()).await {} };
+            let _ = timeout(SETTLING_MAX, settled).await;
+            if self.look() {
                 return;
             }
         }
     }
+
+    /// Compares with what the files hold now from here on. Whether that is something else.
+    pub(super) fn look(&mut self) -> bool {
+        let contents = self.contents.keys().map(|file| (file.clone(), read(file))).collect();
+        let differ = contents != self.contents;
+        self.contents = contents;
+        differ
+    }
+}
+
+/// What a file holds. Pipes and the like are left alone: whoever waited for them would wait for ever.
+fn read(file: &Path) -> Option<Vec<u8>> {
+    if !fs::metadata(file).ok()?.is_file() {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    fs::File::open(file).ok()?.take(BYTES_MAX).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
 }
 
 fn watcher(sender: mpsc::Sender<()>) -> notify::Result<RecommendedWatcher> {
@@ -98,6 +122,8 @@ fn notified_of_nothing(error: &notify::Error) {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+    use std::os::unix::fs::symlink;
+
     use super::*;
 
     #[tokio::test]
@@ -121,5 +147,60 @@ mod tests {
 
         fs::remove_file(&file).unwrap();
         timeout(deadline, watch.changed()).await.unwrap();
+    }
+
+    /// As Kubernetes mounts a `ConfigMap`: the file is a link through a folder that is a link, and that one is replaced.
+    #[tokio::test]
+    async fn a_file_behind_links_that_are_replaced_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let publish = |version: &str, text: &str| {
+            fs::create_dir(at(version)).unwrap();
+            fs::write(at(version).join("tollgate.yaml"), text).unwrap();
+            symlink(version, at("..data_tmp")).unwrap();
+            fs::rename(at("..data_tmp"), at("..data")).unwrap();
+        };
+        publish("..1", "a");
+        symlink("..data/tollgate.yaml", at("tollgate.yaml")).unwrap();
+        let mut watch = Watch::new([at("tollgate.yaml")]);
+        for (version, text) in [("..2", "b"), ("..3", "c")] {
+            publish(version, text);
+            // Sooner than comparing alone would notice.
+            timeout(COMPARE_INTERVAL / 2, watch.changed()).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_neighbour_that_is_written_without_end_hides_no_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, log) = (folder.path().join("tollgate.yaml"), folder.path().join("log"));
+        fs::write(&file, "a").unwrap();
+        let mut watch = Watch::new([file.clone()]);
+        let busy = async {
+            for turn in 0.. {
+                fs::write(&log, format!("{turn}")).unwrap();
+                sleep(SETTLED / 5).await;
+            }
+        };
+        fs::write(&file, "b").unwrap();
+        let noticed = timeout(COMPARE_INTERVAL / 2, watch.changed());
+        tokio::select! {
+            noticed = noticed => noticed.unwrap(),
+            () = busy => {}
+        }
+    }
+
+    /// A look that someone else asked for takes the place of the one that was under way.
+    #[tokio::test]
+    async fn a_change_that_is_taken_back_after_a_look_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("tollgate.yaml");
+        fs::write(&file, "a").unwrap();
+        let mut watch = Watch::new([file.clone()]);
+        fs::write(&file, "b").unwrap();
+        timeout(SETTLED / 2, watch.changed()).await.unwrap_err();
+        assert!(watch.look());
+        fs::write(&file, "a").unwrap();
+        timeout(COMPARE_INTERVAL / 2, watch.changed()).await.unwrap();
     }
 }
