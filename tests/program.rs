@@ -196,6 +196,20 @@ async fn a_stop_is_clean() {
 }
 
 #[tokio::test]
+async fn a_server_without_open_files_to_spare_says_so_and_serves_again() {
+    let mut command = Command::new("sh");
+    let serve = r#"ulimit -n 40; exec "$0" serve --dev --grpc 127.0.0.1:0 --admin 127.0.0.1:0 --log-format text"#;
+    command.args(["-c", serve, PROGRAM]);
+    let process = Process::start(command, REMEDY);
+    let grpc = logged(&process, "grpc").await;
+    let held: Vec<_> = (0..60).map(|_| std::net::TcpStream::connect(&grpc).expect("the system queues it")).collect();
+    let warning = "no connections are accepted for the moment";
+    poll(SOON, "the warning", async || process.complaints().contains(warning).then_some(())).await;
+    drop(held);
+    decides(&format!("http://{grpc}"), "/public/x", 0).await;
+}
+
+#[tokio::test]
 async fn secrets_are_in_no_log() {
     let token = "eyJhbGciOiJFUzI1NiJ9.c2VjcmV0.c2VjcmV0c2VjcmV0";
     let folder = tempfile::tempdir().expect("a temporary folder can be made");

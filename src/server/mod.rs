@@ -3,6 +3,7 @@
 mod admin;
 mod clock;
 pub mod dev;
+mod incoming;
 mod layers;
 pub mod life;
 mod watch;
@@ -18,7 +19,6 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
@@ -156,13 +156,12 @@ impl Server {
             )
             .add_service(health_service)
             .add_service(reflection);
-        let incoming = TcpIncoming::from(grpc).with_nodelay(Some(true));
         let stopping = parts.stopping.clone().cancelled_owned();
         // However it ends.
         let stopped = parts.stopped.clone().drop_guard();
         server.tasks.spawn(async move {
             let _stopped = stopped;
-            if let Err(error) = router.serve_with_incoming_shutdown(incoming, stopping).await {
+            if let Err(error) = router.serve_with_incoming_shutdown(incoming::connections(grpc), stopping).await {
                 tracing::error!(%error, "the gRPC port failed");
             }
         });
