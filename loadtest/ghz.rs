@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use prost::Message as _;
 use serde::Deserialize;
 
 use crate::cores::command_on;
@@ -54,7 +55,8 @@ impl Ghz {
         let write =
             |file: &Path, bytes: &[u8]| fs::write(file, bytes).map_err(|error| format!("{}: {error}", file.display()));
         write(&ghz.protos, tollgate::proto::DESCRIPTORS)?;
-        write(&ghz.question, &questions.unary())?;
+        // With its length before it: ghz tries that reading first, and now and then takes a bare message for one.
+        write(&ghz.question, &questions.question.encode_length_delimited_to_vec())?;
         Ok(ghz)
     }
 
