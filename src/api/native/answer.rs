@@ -2,6 +2,7 @@
 
 use prost_types::{Duration, Timestamp};
 
+use super::status::told;
 use crate::api::codes::{Codes, sentence};
 use crate::decide::ports::Payment;
 use crate::decide::{Undecidable, Violation};
@@ -38,19 +39,12 @@ pub(super) fn outcome(decided: &Result<Decision, Undecidable>, replica: &str) ->
 }
 
 fn question_error(violations: &[Violation]) -> pb::QuestionError {
-    let violations: Vec<_> = violations
-        .iter()
-        .map(|Violation { field, description }| pb::FieldViolation {
-            field: field.clone(),
-            description: description.clone(),
-        })
-        .collect();
-    let message = violations.iter().map(|violation| format!("{} {}", violation.field, violation.description));
-    pb::QuestionError {
-        code: tonic::Code::InvalidArgument.into(),
-        message: message.collect::<Vec<_>>().join("; "),
-        violations,
-    }
+    let (message, named) = told(violations);
+    let named = named.iter().map(|Violation { field, description }| pb::FieldViolation {
+        field: field.clone(),
+        description: description.clone(),
+    });
+    pb::QuestionError { code: tonic::Code::InvalidArgument.into(), message, violations: named.collect() }
 }
 
 /// What was consumed.

@@ -65,7 +65,7 @@ impl DecisionService for Decisions {
         let questions = &request.get_ref().questions;
         if questions.is_empty() || questions.len() > BATCH_MAX {
             let description = format!("must have from 1 to {BATCH_MAX} entries; it has {}", questions.len());
-            return Err(status::malformed(vec![Violation { field: "questions".to_owned(), description }]));
+            return Err(status::malformed(&[Violation { field: "questions".to_owned(), description }]));
         }
         let shared = &*self.0;
         let outcomes = questions.iter().map(|wire| async move {
