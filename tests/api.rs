@@ -334,6 +334,31 @@ async fn bytes_that_are_no_message_are_the_askers_fault() {
     assert_eq!(bench.tollgate.verdict("GET", "/public/x", None).await, "allow", "nothing was harmed");
 }
 
+/// A status travels in headers, and clients bound those: Java's gRPC to 8 KiB, hyper to 16.
+#[tokio::test]
+async fn however_much_is_wrong_the_answer_is_one_that_clients_can_read() {
+    const HEADERS_MAX: usize = 8 * 1024;
+    let bench = Bench::start().await;
+    let resource = (0..900).map(|index| (format!("\u{1}{index}{}", "\u{7f}".repeat(4096)), String::new())).collect();
+    let limits = (0..16).map(|index| pb::LimitCharge { limit: format!("{index}{}", "ß".repeat(64)), units: None });
+    let ask = question("GET", "/public/x", None);
+    for asked in [pb::DecideRequest { resource, ..ask.clone() }, pb::DecideRequest { limits: limits.collect(), ..ask }]
+    {
+        let status = bench.tollgate.decisions().await.decide(asked.clone()).await.expect_err("much is wrong");
+        assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+        assert!(!fields(&status).is_empty() && status.message().contains(" more"), "{status:?}");
+        let bytes = status.message().len() + status.details().len() * 4 / 3;
+        assert!(bytes < HEADERS_MAX - 512, "{bytes} bytes");
+        let batch = pb::DecideBatchRequest { questions: vec![asked] };
+        let answer =
+            bench.tollgate.decisions().await.decide_batch(batch).await.expect("it is well formed").into_inner();
+        let Some(pb::decide_outcome::Kind::Error(error)) = answer.outcomes[0].kind.clone() else {
+            panic!("{answer:?}")
+        };
+        assert_eq!((error.message.as_str(), error.violations.len()), (status.message(), fields(&status).len()));
+    }
+}
+
 #[tokio::test]
 async fn too_many_calls_are_turned_away_at_once_and_health_checks_are_not() {
     let bench = Bench::start_with("bounds: { calls_in_flight: 2 }").await;

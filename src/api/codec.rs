@@ -49,7 +49,7 @@ impl<U: Message + Default> Decoder for StrictDecoder<U> {
     type Error = Status;
 
     fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
-        U::decode(bytes).map(Some).map_err(|error| status::malformed(vec![violation(&error.to_string())]))
+        U::decode(bytes).map(Some).map_err(|error| status::malformed(&[violation(&error.to_string())]))
     }
 }
 

@@ -78,6 +78,8 @@ pub(super) fn read(text: &str) -> Result<Node, Flaw> {
     let mut options = Options::default();
     options.strict_indentation = true;
     options.disallow_directives = true;
+    // They are on where any crate in the build asks for granit-parser's `comments`.
+    options.set_emit_comments(false);
     Tree { parser: Parser::new_from_str_with_options(text, options), nodes: 0 }.document()
 }
 

@@ -131,7 +131,7 @@ fn is_too_large(headers: &HeaderMap) -> bool {
 
 fn too_large() -> tonic::Status {
     let description = format!("is larger than {} bytes", super::MESSAGE_BYTES_MAX);
-    status::malformed(vec![Violation { field: "message".to_owned(), description }])
+    status::malformed(&[Violation { field: "message".to_owned(), description }])
 }
 
 /// A response body that keeps its call in flight until it is sent or given up.

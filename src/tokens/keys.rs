@@ -206,7 +206,7 @@ impl Keys {
             task.0.abort();
         }
         self.shared.replace(None);
-        self.shared.show(false);
+        self.shared.show_nothing();
     }
 }
 
@@ -342,6 +342,12 @@ impl Shared {
         let keys = self.current.load().as_ref().map_or(0, |keys| keys.len());
         self.count.set(u32::try_from(keys).map_or(f64::MAX, f64::from));
         self.up.set(f64::from(u8::from(up)));
+    }
+
+    /// Series stay as long as the process; 0 would be an alert that nobody can end.
+    fn show_nothing(&self) {
+        self.count.set(f64::NAN);
+        self.up.set(f64::NAN);
     }
 }
 

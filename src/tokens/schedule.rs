@@ -35,6 +35,8 @@ pub(super) enum Freshness {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Schedule {
     refreshed_at: Option<Micros>,
+    /// How long what was fetched last is fresh.
+    life: Micros,
     failures: u32,
     empties: u32,
     next_at: Micros,
@@ -53,8 +55,8 @@ impl Schedule {
             Freshness::MaxAge(age) => age.unwrap_or(LIFE_DEFAULT).clamp(LIFE_MIN, LIFE_MAX),
             Freshness::File => FILE_LIFE,
         };
-        *self =
-            Self { refreshed_at: Some(now), next_at: now + scaled(life, 0.8 * (1.0 + chance / 10.0)), ..Self::new() };
+        let next_at = now + scaled(life, 0.8 * (1.0 + chance / 10.0));
+        *self = Self { refreshed_at: Some(now), life, next_at, ..Self::new() };
     }
 
     /// Fetching failed; what is in hand stays.
@@ -92,9 +94,10 @@ impl Schedule {
         self.refreshed_at
     }
 
-    /// When the keys in hand end, unless others come; none where there are none.
+    /// When the keys in hand end, unless others come; none where there are none. They are stale once their own life is
+    /// over: counted from when they were fetched, a short `stale_for` would end them before they are due for renewal.
     pub(super) fn keys_end_at(&self, stale_for: Micros) -> Option<Micros> {
-        self.refreshed_at.map(|at| at + stale_for)
+        self.refreshed_at.map(|at| at + self.life + stale_for)
     }
 
     /// Whether the last fetch failed.
@@ -166,9 +169,22 @@ mod tests {
         assert!(schedule.is_failing() && !schedule.is_stale());
         schedule.fail(NOW, 0.0);
         assert!(schedule.is_stale());
-        assert_eq!(schedule.keys_end_at(Micros::from_secs(60)), Some(NOW + Micros::from_secs(60)));
+        assert_eq!(schedule.keys_end_at(Micros::from_secs(60)), Some(NOW + Micros::from_secs(300 + 60)));
         schedule.end();
         assert_eq!(schedule.keys_end_at(Micros::from_secs(60)), None);
+    }
+
+    #[test]
+    fn keys_never_end_before_a_refresh_has_failed() {
+        let ages = [None, Some(0), Some(100), Some(86_400)].map(|age| Freshness::MaxAge(age.map(Micros::from_secs)));
+        for freshness in ages.into_iter().chain([Freshness::File]) {
+            let mut schedule = Schedule::new();
+            schedule.succeed(NOW, freshness, 1.0);
+            let end = schedule.keys_end_at(Micros::ZERO).unwrap_or_default();
+            schedule.fail(schedule.next_at(), 1.0);
+            assert!(schedule.next_at() < end || freshness == Freshness::File, "{freshness:?}: time for a second try");
+            assert!(schedule.next_at() <= end + Micros::from_secs(1), "{freshness:?}");
+        }
     }
 
     #[test]

@@ -294,7 +294,8 @@ async fn while_the_issuer_is_away_the_last_good_keys_serve_and_after_their_time_
     assert_eq!(failing.age, Some(Micros::from_secs(80)));
     assert!(failing.last_error.unwrap().contains("status 503"));
     assert!(bench.telemetry.render().contains(&format!("tollgate_issuer_up{{issuer=\"{}\"}} 0", super::mint::ISSUER)));
-    bench.clock.pass(Micros::from_secs(520));
+    // They were fresh for five minutes, and stale ones serve for ten.
+    bench.clock.pass(Micros::from_secs(820));
     // A token that asks wakes the task, which finds that the keys' time is up.
     let _ = bench.reason_later(&stranger).await;
     until("the keys end", || health(&bench).keys == 0).await;
@@ -310,6 +311,21 @@ async fn while_the_issuer_is_away_the_last_good_keys_serve_and_after_their_time_
     assert_eq!(bench.reason_later(&late).await, Allowed, "it is back");
     assert_eq!(health(&bench).last_error, None);
     assert!(bench.telemetry.render().contains(&format!("tollgate_issuer_up{{issuer=\"{}\"}} 1", super::mint::ISSUER)));
+}
+
+#[tokio::test]
+async fn keys_that_may_not_be_stale_serve_while_they_are_fresh() {
+    let signer = Signer::ec("k");
+    let provider = Provider::with(keys([&signer])).await;
+    let mut settings = issuer(provider.url());
+    settings.stale_for = Micros::ZERO;
+    let bench = bench(settings).await;
+    assert_eq!(bench.reason(&signer.token(&claims())), Allowed);
+    // The task is woken, and refreshes rather than ends them.
+    bench.clock.pass(Micros::from_secs(239));
+    assert_eq!(bench.reason_later(&Signer::ec("unknown").token(&claims())).await, UnknownKey);
+    assert_eq!(provider.asked(), 2);
+    assert_eq!(bench.reason(&signer.token(&claims())), Allowed);
 }
 
 #[tokio::test]

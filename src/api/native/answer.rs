@@ -2,6 +2,7 @@
 
 use prost_types::{Duration, Timestamp};
 
+use super::status::told;
 use crate::api::codes::{Codes, sentence};
 use crate::decide::ports::Payment;
 use crate::decide::{Undecidable, Violation};
@@ -38,19 +39,12 @@ pub(super) fn outcome(decided: &Result<Decision, Undecidable>, replica: &str) ->
 }
 
 fn question_error(violations: &[Violation]) -> pb::QuestionError {
-    let violations: Vec<_> = violations
-        .iter()
-        .map(|Violation { field, description }| pb::FieldViolation {
-            field: field.clone(),
-            description: description.clone(),
-        })
-        .collect();
-    let message = violations.iter().map(|violation| format!("{} {}", violation.field, violation.description));
-    pb::QuestionError {
-        code: tonic::Code::InvalidArgument.into(),
-        message: message.collect::<Vec<_>>().join("; "),
-        violations,
-    }
+    let (message, named) = told(violations);
+    let named = named.iter().map(|Violation { field, description }| pb::FieldViolation {
+        field: field.clone(),
+        description: description.clone(),
+    });
+    pb::QuestionError { code: tonic::Code::InvalidArgument.into(), message, violations: named.collect() }
 }
 
 /// What was consumed.
@@ -72,7 +66,7 @@ pub(super) fn peeked(payment: &Payment) -> pb::PeekResponse {
 pub(super) fn active(identity: &Identity) -> pb::IntrospectResponse {
     pb::IntrospectResponse {
         active: true,
-        scope: identity.scopes.join(" "),
+        scope: scopes(identity),
         client_id: text(identity.client.as_deref()),
         username: text(identity.username.as_deref()),
         token_type: "Bearer".to_owned(),
@@ -84,6 +78,13 @@ pub(super) fn active(identity: &Identity) -> pb::IntrospectResponse {
         iss: identity.issuer.to_string(),
         jti: text(identity.token_id.as_deref()),
     }
+}
+
+/// Separated by spaces (RFC 7662 §2.2). Some issuers give scopes as a list, and one of those may hold a space: it grants
+/// nothing here, and must not be read as two scopes elsewhere.
+fn scopes(identity: &Identity) -> String {
+    let scopes: Vec<&str> = identity.scopes.iter().map(|scope| &**scope).filter(|scope| !scope.contains(' ')).collect();
+    scopes.join(" ")
 }
 
 fn rule_name(decision: &Decision) -> String {
@@ -173,4 +174,31 @@ fn duration(micros: Micros) -> Duration {
 fn timestamp(micros: Micros) -> Timestamp {
     let (seconds, nanos) = parts(micros);
     Timestamp { seconds, nanos }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::identity::IdentityKind;
+
+    #[test]
+    fn a_scope_with_a_space_in_it_is_not_told_as_two() {
+        let identity = Identity {
+            kind: IdentityKind::Jwt,
+            issuer: "i".into(),
+            subject: None,
+            client: None,
+            username: None,
+            scopes: ["read", "tollgate:quota admin", "write"].map(Box::from).into(),
+            roles: Box::default(),
+            audiences: Box::default(),
+            token_id: None,
+            session: None,
+            expires_at: None,
+            not_before: None,
+            issued_at: None,
+        };
+        assert!(!identity.has_scope("admin"));
+        assert_eq!(active(&identity).scope, "read write");
+    }
 }

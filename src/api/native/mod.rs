@@ -18,7 +18,7 @@ use crate::domain::question::Credential;
 
 impl From<Undecidable> for tonic::Status {
     fn from(Undecidable { violations }: Undecidable) -> Self {
-        status::malformed(violations)
+        status::malformed(&violations)
     }
 }
 

@@ -46,7 +46,7 @@ impl QuotaService for QuotaApi {
         let caller = caller.map_err(|reason| status::refused(reason, RESET_SCOPE))?;
         let Some(counter) = &request.get_ref().counter else {
             let violation = Violation { field: "counter".to_owned(), description: "is needed".to_owned() };
-            return Err(status::malformed(vec![violation]));
+            return Err(status::malformed(&[violation]));
         };
         let outcome = self.decider.reset(&counter.limit, &counter.key).get().await?;
         outcome.map_err(|away| status::away(format!("the quota store {away}")))?;

@@ -11,16 +11,34 @@ use crate::domain::decision::{Class, Reason};
 /// What overloaded and stopping replicas ask clients to wait.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 
+/// Bytes of violations that an answer names. A status travels in headers, as a sentence and once more in base64, and
+/// Java's clients end a connection, with all the calls on it, over more than 8 KiB of them.
+const VIOLATION_BYTES_MAX: usize = 2 * 1024;
+
 /// The message is not well formed (`google.rpc.BadRequest`).
-pub fn malformed(violations: Vec<Violation>) -> Status {
-    let sentence = violations
-        .iter()
-        .map(|Violation { field, description }| format!("{field} {description}").trim_start().to_owned())
-        .collect::<Vec<_>>()
-        .join("; ");
-    let violations: Vec<_> =
-        violations.into_iter().map(|violation| FieldViolation::new(violation.field, violation.description)).collect();
-    Status::with_error_details(Code::InvalidArgument, sentence, ErrorDetails::with_bad_request(violations))
+pub fn malformed(violations: &[Violation]) -> Status {
+    let (sentence, named) = told(violations);
+    let named: Vec<_> = named.iter().map(|named| FieldViolation::new(&named.field, &named.description)).collect();
+    Status::with_error_details(Code::InvalidArgument, sentence, ErrorDetails::with_bad_request(named))
+}
+
+/// A sentence about what is wrong, and those violations that it names: the first ones.
+pub(super) fn told(violations: &[Violation]) -> (String, &[Violation]) {
+    let mut sentence = String::new();
+    let mut named = 0;
+    for Violation { field, description } in violations {
+        if named > 0 && sentence.len() + field.len() + description.len() > VIOLATION_BYTES_MAX {
+            break;
+        }
+        let separator = if named > 0 { "; " } else { "" };
+        let space = if field.is_empty() { "" } else { " " };
+        sentence = format!("{sentence}{separator}{field}{space}{description}");
+        named += 1;
+    }
+    if named < violations.len() {
+        sentence = format!("{sentence}; and {} more", violations.len() - named);
+    }
+    (sentence, &violations[..named])
 }
 
 /// Too many calls are in flight (`google.rpc.RetryInfo`).

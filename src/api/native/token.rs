@@ -37,7 +37,7 @@ impl TokenService for TokenApi {
         let pb::IntrospectRequest { token, token_type_hint: _ } = request.get_ref();
         if token.is_empty() {
             let violation = Violation { field: "token".to_owned(), description: "is needed".to_owned() };
-            return Err(status::malformed(vec![violation]));
+            return Err(status::malformed(&[violation]));
         }
         match self.decider.introspect(token).get().await {
             Ok(identity) => Ok(Response::new(answer::active(&identity))),
