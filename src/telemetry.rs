@@ -2,7 +2,7 @@
 //!
 //! Metrics live in a recorder of the server's own, not in a global one, so that several servers fit into one process.
 //! The number of series is bounded: every label but `rule` and `issuer` comes from a closed list, and only the first
-//! [`RULE_LABELS_MAX`] rules get a label of their own.
+//! [`RULE_LABELS_MAX`] rules and [`ISSUER_LABELS_MAX`] issuers get a label of their own.
 
 use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
@@ -19,6 +19,9 @@ use crate::domain::time::Micros;
 
 /// How many rules, over all reloads, have a label of their own; the others share `other`.
 pub const RULE_LABELS_MAX: usize = 256;
+
+/// How many issuers, over all reloads, have gauges; those of the others are not exposed.
+pub const ISSUER_LABELS_MAX: usize = 256;
 
 /// Names of metrics, one constant each.
 pub mod names {
@@ -91,6 +94,7 @@ pub struct Telemetry {
     handle: PrometheusHandle,
     facades: [FacadeMetrics; Facade::ALL.len()],
     rules_seen: Mutex<BTreeSet<String>>,
+    issuers_seen: Mutex<BTreeSet<String>>,
 }
 
 struct FacadeMetrics {
@@ -145,7 +149,8 @@ impl Telemetry {
             }
         });
         let handle = recorder.handle();
-        let telemetry = Self { recorder, handle, facades, rules_seen: Mutex::default() };
+        let telemetry =
+            Self { recorder, handle, facades, rules_seen: Mutex::default(), issuers_seen: Mutex::default() };
         telemetry.gauge(names::BUILD, &[("version", env!("CARGO_PKG_VERSION"))]).set(1.0);
         Ok(telemetry)
     }
@@ -158,6 +163,15 @@ impl Telemetry {
     /// The gauge of that name and those labels.
     pub fn gauge(&self, name: &'static str, labels: &[(&'static str, &str)]) -> Gauge {
         self.recorder.register_gauge(&key(name, labels), &METADATA)
+    }
+
+    /// The gauge of that name for an issuer.
+    pub fn issuer_gauge(&self, name: &'static str, issuer: &str) -> Gauge {
+        let mut seen = self.issuers_seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if has_label(&mut seen, issuer, ISSUER_LABELS_MAX) {
+            return self.gauge(name, &[("issuer", issuer)]);
+        }
+        Gauge::noop()
     }
 
     /// Everything counted so far, in Prometheus's text format.
@@ -174,11 +188,7 @@ impl Telemetry {
     pub fn meter(&self, policy: &Policy) -> DecisionMeter {
         let mut seen = self.rules_seen.lock().unwrap_or_else(PoisonError::into_inner);
         let label = |name: &String| {
-            if seen.contains(name) || seen.len() < RULE_LABELS_MAX {
-                seen.insert(name.clone());
-                return name.clone();
-            }
-            "other".to_owned()
+            if has_label(&mut seen, name, RULE_LABELS_MAX) { name.clone() } else { "other".to_owned() }
         };
         let mut rules = vec!["none".to_owned()];
         rules.extend(policy.rules.iter().map(|rule| &rule.name).map(label));
@@ -190,6 +200,11 @@ impl Telemetry {
     pub const fn call(&self, facade: Facade, started: Micros) -> Call<'_> {
         Call { telemetry: self, facade, started, ended: false }
     }
+}
+
+/// Whether `name` is one of the first so many.
+fn has_label(seen: &mut BTreeSet<String>, name: &str, labels_max: usize) -> bool {
+    seen.contains(name) || (seen.len() < labels_max && seen.insert(name.to_owned()))
 }
 
 fn key(name: &'static str, labels: &[(&'static str, &str)]) -> Key {
@@ -358,6 +373,17 @@ mod tests {
         let series = text.lines().filter(|line| line.starts_with(names::DECISIONS)).count();
         assert_eq!(series, RULE_LABELS_MAX + 1);
         assert!(text.contains(r#"rule="other"} 744"#), "{text}");
+    }
+
+    #[test]
+    fn issuers_cannot_make_series_without_end() {
+        let telemetry = Telemetry::new().unwrap();
+        for issuer in 0..1_000 {
+            telemetry.issuer_gauge(names::ISSUER_UP, &issuer.to_string()).set(1.0);
+            telemetry.issuer_gauge(names::ISSUER_KEYS, &issuer.to_string()).set(1.0);
+        }
+        let text = telemetry.render();
+        assert_eq!(text.lines().filter(|line| line.contains("issuer=")).count(), 2 * ISSUER_LABELS_MAX);
     }
 
     #[test]

@@ -53,8 +53,9 @@ const STREAMS_MAX: u32 = 1_024;
 /// A connection that is silent for this long is asked whether it is still there.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_mins(1);
 
-/// How often samples are folded together, lest they pile up between scrapes.
-const FOLD_INTERVAL: Duration = Duration::from_secs(5);
+/// How often samples are folded together. Each takes eight bytes until then, and folding many at a time occupies a worker
+/// for long.
+const FOLD_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How often the store is asked for its own sake.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);

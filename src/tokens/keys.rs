@@ -122,8 +122,8 @@ impl Keys {
             progress: watch::Sender::default(),
             asked: Notify::new(),
             askable_at: AtomicU64::new(0),
-            count: telemetry.gauge(names::ISSUER_KEYS, &[("issuer", name)]),
-            up: telemetry.gauge(names::ISSUER_UP, &[("issuer", name)]),
+            count: telemetry.issuer_gauge(names::ISSUER_KEYS, name),
+            up: telemetry.issuer_gauge(names::ISSUER_UP, name),
         };
         let at_once = match &issuer.keys {
             KeySource::Discovery | KeySource::Url(_) => None,

@@ -499,6 +499,8 @@ async fn an_issuer_that_is_removed_or_dropped_is_asked_no_more() {
     bench.clock.pass(Micros::from_secs(100));
     tokio::time::sleep(Duration::from_millis(1300)).await;
     assert_eq!(provider.asked(), asked, "removed");
+    let series = format!("tollgate_issuer_up{{issuer=\"{}\"}} NaN", super::mint::ISSUER);
+    assert!(bench.telemetry.render().contains(&series), "nobody could end an alert about it");
     bench.tokens.adopt(vec![issuer(provider.url())]).unwrap();
     bench.tokens.first_fetch().await;
     let asked = provider.asked();
