@@ -9,6 +9,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::net::Ipv6Addr;
 
 /// The longest path that is read, in bytes, the query not counted.
 pub const PATH_BYTES_MAX: usize = 8 * 1024;
@@ -26,7 +27,7 @@ const METHOD_BYTES_MAX: usize = 32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Method<'a>(&'a str);
 
-/// A host name in canonical form: lower-case, without trailing dot and port.
+/// A host name in canonical form: lower-case, without trailing dot and port; an IPv6 address as RFC 5952 writes it.
 ///
 /// The port is left out because the client chooses it: `api.example.com:8443` must not slip past a rule for
 /// `api.example.com`.
@@ -115,13 +116,14 @@ impl<'a> Host<'a> {
             return Err(Unclear::Host);
         }
         let name = name.strip_suffix('.').unwrap_or(name);
-        let well_formed = match name.strip_prefix('[') {
-            Some(rest) => rest.strip_suffix(']').is_some_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok()),
-            None => {
-                name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
-                    && name.split('.').all(|label| !label.is_empty())
-            }
-        };
+        if let Some(rest) = name.strip_prefix('[') {
+            let address = rest.strip_suffix(']').and_then(|address| address.parse::<Ipv6Addr>().ok());
+            // One address has many spellings.
+            let canonical = format!("[{}]", address.ok_or(Unclear::Host)?);
+            return Ok(Self(if canonical == name { Cow::Borrowed(name) } else { Cow::Owned(canonical) }));
+        }
+        let well_formed = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
+            && name.split('.').all(|label| !label.is_empty());
         if !well_formed || name.len() > HOST_BYTES_MAX {
             return Err(Unclear::Host);
         }
@@ -364,7 +366,10 @@ mod tests {
         {
             assert_eq!(Host::parse(host).unwrap().as_str(), "api.example.com", "{host}");
         }
-        assert_eq!(Host::parse("[::1]:8080").unwrap().as_str(), "[::1]");
+        for host in ["[::1]:8080", "[::0001]", "[0:0:0:0:0:0:0:1]", "[0::1]."] {
+            assert_eq!(Host::parse(host).unwrap().as_str(), "[::1]", "{host}");
+        }
+        assert_eq!(Host::parse("[2001:DB8::A]").unwrap().as_str(), "[2001:db8::a]");
         assert_eq!(Host::parse("127.0.0.1").unwrap().as_str(), "127.0.0.1");
         for host in ["", ".", "a,b", "user@host", "a b", "a..b", "host:port", "[::1", "[x]", "é.example", "a/b", "::1"]
         {

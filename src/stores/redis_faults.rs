@@ -260,6 +260,12 @@ async fn a_user_that_may_not_run_scripts_is_told() {
     let grant = [&["ACL", "SETUSER", "tollgate"][..], &needs].concat();
     assert_eq!(server.command(&grant), "OK");
     guarded.serves().await;
+    assert_eq!(guarded.guard.probe(guarded.clock.now()).await, Ok(()));
+    let url = format!("{}1", server.url().replace("redis://", "redis://tollgate:pw@"));
+    let elsewhere = Guarded::new(&Settings { url, ..Settings::default() });
+    elsewhere.is_away(AwayCause::Denied).await;
+    assert_eq!(server.command(&["ACL", "SETUSER", "tollgate", "+select"]), "OK");
+    elsewhere.serves().await;
 }
 
 #[tokio::test]

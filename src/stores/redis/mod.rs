@@ -291,6 +291,10 @@ fn cause_by_code(error: &RedisError) -> AwayCause {
     if text.contains("max number of clients") {
         return AwayCause::Unreachable;
     }
+    // Of a refused SELECT the client library keeps no code.
+    if text.contains("has no permissions") {
+        return AwayCause::Denied;
+    }
     CODES
         .into_iter()
         .find(|(name, _)| code == *name || text.contains(&format!("-{name} ")))
