@@ -118,6 +118,8 @@ fn commands_that_could_not_be_done_say_why_and_exit_with_2() {
         (&["serve", "--dev", "--log", "=nonsense="], "--log"),
         (&["decide", "--url", "http://127.0.0.1:1", "GET", "/"], "cannot reach http://127.0.0.1:1"),
         (&["decide", "--url", "not a url", "GET", "/"], "--url"),
+        (&["decide", "--url", "127.0.0.1:1", "GET", "/"], "--url: `127.0.0.1:1` is not a URL"),
+        (&["decide", "--resource", "a=1", "--resource", "a=2", "GET", "/"], "--resource: `a` is given twice"),
         (&["decide", "--limit", "a=b", "GET", "/"], "NAME=UNITS"),
         (&["decide", "--token-file", "/no/such/token", "GET", "/"], "/no/such/token"),
         (&["frobnicate"], "frobnicate"),

@@ -1,5 +1,6 @@
 //! `tollgate decide`: a small client.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -35,7 +36,7 @@ pub(super) struct Arguments {
     /// The address that it comes from.
     #[arg(long, default_value = "")]
     source: String,
-    /// An attribute of the thing that is accessed; may be repeated.
+    /// An attribute of the thing that is accessed; may be repeated with another name.
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     resource: Vec<(String, String)>,
     /// A limit to consume besides those of the rule; may be repeated.
@@ -80,14 +81,17 @@ pub(super) fn run(arguments: Arguments) -> Done {
 async fn ask(arguments: Arguments) -> Result<pb::DecideResponse, String> {
     let url = arguments.url.clone();
     let timeout = Duration::from_millis(arguments.timeout_ms);
-    let mut endpoint = Endpoint::from_shared(url.clone())
-        .map_err(|error| format!("--url: `{url}` is not a URL such as http://127.0.0.1:50051: {error}"))?
-        .connect_timeout(timeout)
-        .timeout(timeout);
-    if endpoint.uri().scheme_str() == Some("https") {
-        endpoint = endpoint
-            .tls_config(ClientTlsConfig::new().with_native_roots())
-            .map_err(|error| format!("cannot set up TLS: {error}"))?;
+    let not_one = || format!("--url: `{url}` is not a URL such as http://127.0.0.1:50051");
+    let mut endpoint =
+        Endpoint::from_shared(url.clone()).map_err(|_| not_one())?.connect_timeout(timeout).timeout(timeout);
+    match endpoint.uri().scheme_str() {
+        Some("http") => {}
+        Some("https") => {
+            endpoint = endpoint
+                .tls_config(ClientTlsConfig::new().with_native_roots())
+                .map_err(|error| format!("cannot set up TLS: {error}"))?;
+        }
+        _ => return Err(not_one()),
     }
     let question = question(arguments)?;
     let channel = endpoint
@@ -107,6 +111,13 @@ fn question(arguments: Arguments) -> Result<pb::DecideRequest, String> {
         }
     };
     let kind = token.map(pb::credential::Kind::BearerToken);
+    let mut resource = BTreeMap::new();
+    for (name, value) in arguments.resource {
+        if resource.contains_key(&name) {
+            return Err(format!("--resource: `{name}` is given twice"));
+        }
+        resource.insert(name, value);
+    }
     Ok(pb::DecideRequest {
         credential: Some(pb::Credential { kind }),
         request: Some(pb::RequestAttributes {
@@ -115,7 +126,7 @@ fn question(arguments: Arguments) -> Result<pb::DecideRequest, String> {
             host: arguments.host,
             source_address: arguments.source,
         }),
-        resource: arguments.resource.into_iter().collect(),
+        resource,
         limits: arguments.limit,
         units: arguments.units,
         mode: if arguments.peek { pb::QuotaMode::Peek } else { pb::QuotaMode::Consume }.into(),
