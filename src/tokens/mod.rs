@@ -96,7 +96,7 @@ impl Tokens {
     /// The first half of [`adopt`](Self::adopt): checks the issuers and reads their key files, which may block for a
     /// moment. Changes nothing. Whatever is prepared is to be committed or dropped before the next is prepared.
     pub fn prepare(&self, issuers: Vec<Issuer>) -> Result<Prepared, Vec<String>> {
-        self.issuers.load().prepare(issuers, &self.clock, &self.telemetry)
+        self.issuers.load().prepare(issuers, &self.clock)
     }
 
     /// The second half of [`adopt`](Self::adopt): puts prepared issuers into force and starts fetching the keys of new
@@ -110,7 +110,7 @@ impl Tokens {
             gone.keys.end();
         }
         for trusted in next.iter() {
-            trusted.keys.start(&self.fetcher);
+            trusted.keys.start(&trusted.settings, &self.fetcher, &self.telemetry);
         }
     }
 

@@ -488,6 +488,46 @@ async fn a_reload_keeps_keys_and_verdicts_of_issuers_that_stay() {
     assert!(bench.tokens.health().is_empty());
 }
 
+/// Whoever sees that an issuer stays away raises `stale_for`: that must not end the keys in hand.
+#[tokio::test]
+async fn a_longer_time_for_stale_keys_keeps_the_keys_that_are_there() {
+    let signer = Signer::ec("k");
+    let provider = Provider::with(keys([&signer])).await;
+    let mut settings = issuer(provider.url());
+    settings.stale_for = Micros::from_secs(600);
+    let bench = bench(settings.clone()).await;
+    let token = signer.token(&claims_with("exp", super::mint::NOW + 3000));
+    provider.says(Says::Status(503));
+    settings.stale_for = Micros::from_secs(3600);
+    settings.refresh_cooldown = Micros::from_secs(1);
+    bench.tokens.adopt(vec![settings]).unwrap();
+    assert_eq!(bench.reason(&token), Allowed);
+    bench.clock.pass(Micros::from_secs(1000));
+    let stranger = Signer::ec("unknown").token(&claims());
+    assert_eq!(bench.reason_later(&stranger).await, UnknownKey);
+    assert_eq!(bench.reason(&token), Allowed, "it is in force");
+    bench.clock.pass(Micros::from_secs(1));
+    assert_eq!(bench.reason_later(&stranger).await, UnknownKey);
+    assert_eq!(provider.asked(), 3, "and so is the other");
+}
+
+#[tokio::test]
+async fn an_issuer_that_is_not_in_force_is_not_missed() {
+    let signer = Signer::ec("k");
+    let bench = Bench::new(vec![issuer_of([&signer])]);
+    let shown = || -> Vec<String> {
+        let text = bench.telemetry.render();
+        text.lines().filter(|line| line.starts_with("tollgate_issuer_")).map(str::to_owned).collect()
+    };
+    assert_eq!(shown().len(), 2);
+    assert!(shown().iter().all(|line| line.ends_with(" 1")), "{:?}", shown());
+    let refused = Issuer { issuer: "https://new.example".to_owned(), ..issuer(KeySource::Discovery) };
+    drop(bench.tokens.prepare(vec![refused]).unwrap());
+    assert_eq!(shown().len(), 2, "it never came into force");
+    bench.tokens.adopt(Vec::new()).unwrap();
+    assert!(shown().iter().all(|line| line.ends_with(" NaN")), "{:?}", shown());
+}
+
 #[tokio::test]
 async fn an_issuer_that_is_removed_or_dropped_is_asked_no_more() {
     let provider = Provider::with(Says::Status(500)).await;
