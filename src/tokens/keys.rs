@@ -24,6 +24,10 @@ use crate::domain::issuer::{Issuer, KeySource};
 use crate::domain::time::Micros;
 use crate::telemetry::{Telemetry, names};
 
+/// Tokens that wait for one issuer's keys at a time; more are refused at once. Else made-up keys could fill the server
+/// with calls that wait while an issuer is slow, and honest ones would be turned away.
+const WAITING_MAX: usize = 1_000;
+
 /// The keys of one issuer. Dropping it stops their renewal.
 pub(super) struct Keys {
     shared: Arc<Shared>,
@@ -167,15 +171,19 @@ impl Keys {
     /// Whether waiting for a refresh may bring a key that is not in hand.
     pub(super) fn may_come(&self, now: Micros) -> bool {
         self.shared.source_can_change()
+            && self.shared.progress.receiver_count() < WAITING_MAX
             && (now.0 >= self.shared.askable_at.load(Ordering::Relaxed) || self.shared.progress.borrow().under_way)
     }
 
     /// Waits until the refresh that is under way has ended, or asks for one where the cool-down allows it. Whether one
     /// has ended: if not, there is nothing to wait for.
     pub(super) async fn refreshed(&self, now: Micros) -> bool {
+        if !self.may_come(now) {
+            return false;
+        }
         let mut progress = self.shared.progress.subscribe();
         let seen = *progress.borrow_and_update();
-        if !self.may_come(now) || !(seen.under_way || self.shared.ask(now)) {
+        if !seen.under_way && !self.shared.ask(now) {
             return false;
         }
         progress.wait_for(|progress| progress.ended > seen.ended).await.is_ok()

@@ -157,12 +157,14 @@ impl Tokens {
         let waiting = async {
             let mut trusted = trusted;
             for _ in 0..REFRESHES_MAX {
-                if !trusted.keys.refreshed(now.steady).await {
-                    break;
-                }
+                let refreshed = trusted.keys.refreshed(now.steady).await;
+                // Even where there was nothing to wait for: a refresh may have ended a moment ago.
                 match self.verify_again(token, now) {
                     Outcome::Settled(verdict) => return verdict,
                     Outcome::NoKey(still) => trusted = still,
+                }
+                if !refreshed {
+                    break;
                 }
             }
             Err(keyless(&trusted))

@@ -273,6 +273,41 @@ async fn asking_for_a_key_does_nothing_until_somebody_waits() {
 }
 
 #[tokio::test]
+async fn a_key_that_came_before_the_wait_began_is_used() {
+    let (old, new) = (Signer::ec("old"), Signer::ec("new"));
+    let provider = Provider::with(keys([&old])).await;
+    let bench = bench(issuer(provider.url())).await;
+    provider.says(keys([&old, &new]));
+    let (first, second) = (new.token(&claims_with("jti", "1")), new.token(&claims_with("jti", "2")));
+    let waits = bench.tokens.inspect(&first, crate::decide::ports::Clock::now(&*bench.clock));
+    assert!(matches!(waits, Answer::Later(_)));
+    assert_eq!(bench.reason_later(&second).await, Allowed);
+    assert!(waits.get().await.verdict.is_ok());
+}
+
+#[tokio::test]
+async fn made_up_keys_make_a_bounded_number_of_calls_wait() {
+    let signer = Signer::ec("k");
+    let provider = Provider::with(keys([&signer])).await;
+    let bench = bench(issuer(provider.url())).await;
+    provider.says(Says::Silence);
+    let now = crate::decide::ports::Clock::now(&*bench.clock);
+    let mut waiting = JoinSet::new();
+    for index in 0..3000 {
+        let (tokens, token) = (Arc::clone(&bench.tokens), Signer::ed(&format!("unknown-{index}")).token(&claims()));
+        waiting.spawn(async move {
+            let start = Instant::now();
+            let refused = tokens.inspect(&token, now).get().await.verdict.unwrap_err();
+            (refused, start.elapsed() > Duration::from_millis(900))
+        });
+    }
+    let answers = waiting.join_all().await;
+    assert!(answers.iter().all(|(refused, _)| *refused == UnknownKey));
+    assert_eq!(answers.iter().filter(|(_, waited)| *waited).count(), 1000);
+    assert_eq!(bench.reason(&signer.token(&claims())), Allowed);
+}
+
+#[tokio::test]
 async fn while_the_issuer_is_away_the_last_good_keys_serve_and_after_their_time_none() {
     let signer = Signer::ec("k");
     let provider = Provider::with(keys([&signer])).await;
