@@ -74,7 +74,8 @@ impl Signer {
                 json!({ "kty": "RSA", "alg": "RS256", "kid": "k", "n": encode(n), "e": encode(e) })
             }
             Self::EdDsa(key) => {
-                json!({ "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "kid": "k", "x": encode(key.public_key().as_ref()) })
+                let x = encode(key.public_key().as_ref());
+                json!({ "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "kid": "k", "x": x })
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Benches of what every decision is made of, and of the whole. `cargo bench`, or `cargo bench -- NAME`.
 //!
-//! Allocations are counted, with the server's allocator underneath: counting makes each of them some nanoseconds dearer.
+//! Allocations are counted, with the server's allocator underneath; counting makes each some nanoseconds dearer.
 
 #![expect(clippy::unwrap_used, reason = "a bench fails by panicking")]
 

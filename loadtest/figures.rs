@@ -44,7 +44,8 @@ pub(crate) struct Slice {
 }
 
 impl Account {
-    /// What was used since `before` while `tally` was seen. An error where the server counted anything but those allows.
+    /// What was used since `before` while `tally` was seen. An error where the server counted anything but so many
+    /// allows.
     #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
     pub(crate) fn since(&self, before: &Self, tally: Tally) -> Result<Slice, String> {
         let Tally { decisions, took, p50, p99 } = tally;

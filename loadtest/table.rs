@@ -28,8 +28,8 @@ impl Table {
             (Some(_), false) => "the server, the load and Redis on one each",
         };
         let taken_on = format!(
-            "Taken on {cpu}, {count} cores ({apart}), Linux {kernel}, {redis}; ghz of `scripts/test`. Each server and row: {slices} \
-             slices of {slice:?}, in turns; medians.",
+            "Taken on {cpu}, {count} cores ({apart}), Linux {kernel}, {redis}; ghz of `scripts/test`. \
+             Each server and row: {slices} slices of {slice:?}, in turns; medians.",
             cpu = cpu()?,
             count = cores.count,
             kernel = read("/proc/sys/kernel/osrelease")?.trim(),

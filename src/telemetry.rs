@@ -205,7 +205,7 @@ pub struct DecisionMeter {
 }
 
 impl DecisionMeter {
-    /// Counts a decision that was made at `ended`.
+    /// Counts a decision that was made at `ended`, and logs it for those who ask for `tollgate::decisions=debug`.
     pub fn conclude(&self, mut call: Call<'_>, decision: &Decision, ended: Micros) {
         call.ended = true;
         let rule = decision.rule.map_or(0, |index| index + 1);
@@ -228,6 +228,18 @@ impl DecisionMeter {
         #[expect(clippy::cast_precision_loss, reason = "a decision takes far less than 2^53 µs")]
         let seconds = ended.since(call.started).0 as f64 / 1e6;
         call.telemetry.facades[call.facade as usize].seconds.record(seconds);
+        let identity = decision.identity.as_deref();
+        tracing::debug!(
+            target: "tollgate::decisions",
+            facade = call.facade.name(),
+            allowed = decision.reason.allows(),
+            reason = decision.reason.name(),
+            rule = decision.rule_name(),
+            issuer = identity.map(|identity| &*identity.issuer),
+            subject = identity.and_then(|identity| identity.subject.as_deref()),
+            policy_version = decision.policy.version,
+            "decided"
+        );
     }
 }
 

@@ -7,6 +7,7 @@ mod deploy;
 mod program;
 mod provider;
 mod redis;
+mod stopping;
 mod support;
 mod tidy;
 mod tokens;

@@ -196,6 +196,16 @@ async fn a_stop_is_clean() {
 }
 
 #[tokio::test]
+async fn decisions_are_logged_for_those_who_ask() {
+    let mut process =
+        serve(&["--dev", "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "info,tollgate::decisions=debug"]);
+    let url = format!("http://{}", logged(&process, "grpc").await);
+    while !process.line(SOON).await.starts_with("export ") {}
+    assert_eq!(run(&["decide", "--url", &url, "GET", "/admin/x"]).0, 1);
+    poll(SOON, "the decision", async || process.complaints().contains("reason=\"no_credential\"").then_some(())).await;
+}
+
+#[tokio::test]
 async fn secrets_are_in_no_log() {
     let token = "eyJhbGciOiJFUzI1NiJ9.c2VjcmV0.c2VjcmV0c2VjcmV0";
     let folder = tempfile::tempdir().expect("a temporary folder can be made");

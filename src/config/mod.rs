@@ -71,7 +71,7 @@ pub struct Redis {
     pub username: Option<String>,
     /// Overrides the URL's password.
     pub password: Option<Secret>,
-    /// A certificate authority (PEM) for `rediss://`, beside the system's.
+    /// The certificate authorities (PEM) that `rediss://` trusts; none: the system's.
     pub ca: Option<PathBuf>,
     /// How long one call may take; 12 ms by default, below Envoy's 20 ms for an external check.
     pub deadline: Micros,

@@ -15,8 +15,9 @@ use tower::{Layer, Service};
 use crate::api::native::status;
 use crate::decide::Violation;
 
-/// Health checks are answered under overload too: a replica that is busy is not one that is broken.
-const NEVER_TURNED_AWAY: &str = "/grpc.health.v1.Health/";
+/// Health checks are answered under overload too: a replica that is busy is not one that is broken. They do not count as
+/// calls in flight either: whoever watches the health would hold a place, and hold up a stop.
+const UNCOUNTED: &str = "/grpc.health.v1.Health/";
 
 /// Turns calls away while too many are in flight. Cheap to clone.
 #[derive(Clone)]
@@ -82,8 +83,11 @@ where
     }
 
     fn call(&mut self, request: Request<Asked>) -> Self::Future {
+        if request.uri().path().starts_with(UNCOUNTED) {
+            return Admitted { call: Some(self.inner.call(request)), place: None };
+        }
         let place = self.admission.admit();
-        if place.is_none() && !request.uri().path().starts_with(NEVER_TURNED_AWAY) {
+        if place.is_none() {
             self.admission.0.turned_away.increment(1);
             return Admitted { call: None, place };
         }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio::time::{interval, sleep};
+use tokio::time::{interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
@@ -62,6 +62,13 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a store that is being connected to is asked at the start.
 const CONNECT_INTERVAL: Duration = Duration::from_millis(20);
 
+/// How often a stop looks whether calls are in flight.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(10);
+
+/// How long connections may take to close once the last call has ended: its answer is still to be sent, but a peer that
+/// is gone or never spoke does not hold up a stop.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Every service that has a status of its own.
 const SERVICES: [&str; 4] = ["", "tollgate.v1.DecisionService", "tollgate.v1.QuotaService", "tollgate.v1.TokenService"];
 
@@ -90,7 +97,7 @@ struct Parts {
     ready: CancellationToken,
     /// Cancelled when a stop was asked for: streams end, no more connections are accepted.
     stopping: CancellationToken,
-    /// Cancelled when the last call has ended.
+    /// Cancelled when the last connection has closed.
     stopped: CancellationToken,
 }
 
@@ -192,11 +199,18 @@ impl Server {
     /// all of them did.
     pub async fn stop(mut self) -> bool {
         let parts = &self.parts;
-        parts.say(ServingStatus::NotServing).await;
+        // First, so that whoever has just become ready cannot say so after this.
         parts.stopping.cancel();
+        parts.say(ServingStatus::NotServing).await;
         let drain = Duration::from(parts.config.load().bounds.drain);
-        let drained = tokio::time::timeout(drain, parts.stopped.cancelled()).await.is_ok();
-        if !drained {
+        let drained = timeout(drain, parts.calls_ended()).await.is_ok();
+        if drained {
+            // Who watches them has been told, and would stay for ever.
+            for service in SERVICES {
+                parts.health.clone().clear_service_status(service).await;
+            }
+            let _ = timeout(CLOSE_TIMEOUT, parts.stopped.cancelled()).await;
+        } else {
             tracing::warn!(
                 calls = parts.admission.in_flight(),
                 "calls were cut off: they took longer than bounds.drain"
@@ -256,6 +270,13 @@ impl Parts {
         self.telemetry.counter(names::RELOADS, &[("outcome", if done { "done" } else { "refused" })]).increment(1);
     }
 
+    async fn calls_ended(&self) {
+        let mut ticks = interval(DRAIN_INTERVAL);
+        while self.admission.in_flight() > 0 {
+            ticks.tick().await;
+        }
+    }
+
     /// Tells health checks, service by service.
     async fn say(&self, status: ServingStatus) {
         for service in SERVICES {
@@ -310,9 +331,10 @@ async fn become_ready(parts: Arc<Parts>) {
             sleep(CONNECT_INTERVAL).await;
         }
     }
-    if !parts.stopping.is_cancelled() {
-        parts.say(ServingStatus::Serving).await;
-        parts.ready.cancel();
+    parts.say(ServingStatus::Serving).await;
+    parts.ready.cancel();
+    if parts.stopping.is_cancelled() {
+        parts.say(ServingStatus::NotServing).await;
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::decide::ports::{Answer, Away, AwayCause, Clock, Grants, QuotaStore, Request, Requests, Settlements};
-use crate::domain::limit::{CounterKey, Limit, WhenAway};
+use crate::domain::limit::{CounterKey, Limit, UNITS_MAX, WINDOW_MIN, WhenAway};
 use crate::domain::question::Mode;
 use crate::domain::time::{Micros, Moment};
 use crate::domain::window::{LeaseId, Terms};
@@ -72,17 +72,19 @@ impl Guard {
         }
     }
 
-    /// Asks the store something that changes nothing, to learn whether it answers; what it says counts like any other
-    /// call. For a store that nobody asks at the moment: its outage is known before the next question, and its return
-    /// too.
+    /// Charges a counter of its own, to learn whether the store takes charges; what it says counts like any other call.
+    /// For a store that nobody asks at the moment: its outage is known before the next question, and its return too.
+    ///
+    /// A look alone would not do: a read-only replica and a store without memory answer it.
     ///
     /// # Errors
-    /// Why it does not answer.
+    /// Why it takes none.
     pub async fn probe(&self, now: Moment) -> Result<(), Away> {
         let limit = Arc::new(Limit {
             name: "probe".to_owned(),
-            units: 1,
-            window: Micros::from_secs(1),
+            // More than all replicas ever use: a refusal would write nothing.
+            units: UNITS_MAX,
+            window: WINDOW_MIN,
             by: Vec::new(),
             when_away: WhenAway::Deny,
         });
@@ -90,7 +92,7 @@ impl Guard {
         let terms = Terms { at_least: 1, at_most: 1, hold: Micros::ZERO, lease };
         // No configured limit has a name with a space, so no key begins like that.
         let request = Request { limit, key: CounterKey::new(" probe"), terms };
-        self.acquire(Requests::from_iter([request]), Mode::Peek, now).get().await.map(|_| ())
+        self.acquire(Requests::from_iter([request]), Mode::Consume, now).get().await.map(|_| ())
     }
 
     fn pass<'a, T: Send + 'a>(&'a self, answer: Answer<'a, Result<T, Away>>) -> Answer<'a, Result<T, Away>> {

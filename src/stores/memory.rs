@@ -107,12 +107,15 @@ impl MemoryStore {
     fn try_acquire(&self, requests: &[Request], mode: Mode, now: Micros) -> Option<Grants> {
         let hashes: SmallVec<[u64; 4]> = requests.iter().map(|request| self.hash(request.key.as_bytes())).collect();
         let mut locked = self.lock_all(&hashes);
+        // Before any is looked at: one that is known must still be there when it is charged, or it would take a place
+        // that nobody reserved.
+        for &hash in &hashes {
+            locked.of(hash)?.let_go_of_idle(LOOKED_AT_PER_CALL, now, &self.hasher, &self.room);
+        }
         let mut grants = Grants::new();
         let mut new = 0;
         for (request, &hash) in requests.iter().zip(&hashes) {
-            let shard = locked.of(hash)?;
-            shard.let_go_of_idle(LOOKED_AT_PER_CALL, now, &self.hasher, &self.room);
-            let (grant, known) = shard.look(hash, request, now);
+            let (grant, known) = locked.of(hash)?.look(hash, request, now);
             new += usize::from(!known && charges(grant));
             grants.push(grant);
         }
@@ -444,6 +447,25 @@ mod tests {
         assert!(counters(&store) <= 300, "{}", counters(&store));
         let slots: usize = store.shards.iter().map(|shard| lock(shard).slots.len()).sum();
         assert!(slots <= 64 * 16, "{slots}");
+    }
+
+    /// A call that has looked at a counter must not let go of it before it is charged.
+    #[test]
+    fn counters_that_fall_idle_are_counted_right_when_one_call_names_several() {
+        let (store, _telemetry) = store(1_000);
+        // All in one shard, so that each request's cleaning can meet the others' counters.
+        let names: Vec<String> = (0..)
+            .map(|name: u32| name.to_string())
+            .filter(|name| shard_of(store.hash(key(name).as_bytes())) == 0)
+            .take(8)
+            .collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        for round in 0..20 {
+            let now = START + Micros(2 * WINDOW.0 * round);
+            ask(&store, &names, 1, now).unwrap();
+            let held: usize = store.shards.iter().map(|shard| lock(shard).index.len()).sum();
+            assert_eq!(counters(&store), held, "round {round}");
+        }
     }
 
     #[test]

@@ -273,6 +273,49 @@ async fn a_read_only_replica_takes_no_charges_until_it_is_promoted() {
     guarded.serves().await;
 }
 
+/// As when the name leads to another server after a failover, and the old one stays up.
+#[tokio::test]
+async fn a_server_that_was_demoted_is_left_for_the_one_that_its_name_leads_to_now() {
+    let (Some(old), Some(new)) = (RedisServer::start(), RedisServer::start()) else { return };
+    let proxy = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let url = format!("redis://{}/", proxy.local_addr().unwrap());
+    let (lead, leads_to) = watch::channel(old.port());
+    let carrier = tokio::spawn(async move {
+        loop {
+            let (mut near, _) = proxy.accept().await.unwrap();
+            let port = *leads_to.borrow();
+            let mut far = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut near, &mut far).await });
+        }
+    });
+    let guarded = Guarded::new(&Settings { url, ..Settings::default() });
+    guarded.serves().await;
+    assert_eq!(old.command(&["REPLICAOF", "127.0.0.1", &free_port().to_string()]), "OK");
+    guarded.is_away(AwayCause::ReadOnly).await;
+    lead.send_replace(new.port());
+    guarded.serves().await;
+    assert_eq!(new.command(&["EXISTS", "tollgate:{per-client 5:alice}"]), "1");
+    carrier.abort();
+}
+
+/// Else a probe's good news would let calls through that fail.
+#[tokio::test]
+async fn a_probe_finds_out_whether_charges_are_taken() {
+    let Some(server) = RedisServer::start_with(&["--maxmemory-policy", "noeviction"]) else { return };
+    let guarded = Guarded::new(&settings(&server));
+    let probe = async || guarded.guard.probe(guarded.clock.now()).await;
+    guarded.serves().await;
+    for _ in 0..5 {
+        assert_eq!(probe().await, Ok(()));
+    }
+    assert_eq!(server.command(&["CONFIG", "SET", "maxmemory", "1"]), "OK");
+    assert_eq!(probe().await, Err(Away { because: AwayCause::Full }));
+    assert_eq!(server.command(&["CONFIG", "SET", "maxmemory", "0"]), "OK");
+    assert_eq!(probe().await, Ok(()));
+    assert_eq!(server.command(&["REPLICAOF", "127.0.0.1", &free_port().to_string()]), "OK");
+    assert_eq!(probe().await, Err(Away { because: AwayCause::ReadOnly }));
+}
+
 #[tokio::test]
 async fn a_server_without_memory_is_full_until_it_has_some() {
     let Some(server) = RedisServer::start_with(&["--maxmemory-policy", "noeviction"]) else { return };

@@ -78,10 +78,17 @@ enum State {
     Down(AwayCause),
 }
 
+/// A connection that a caller found of no use, and why.
+#[derive(Clone, Copy)]
+struct Useless {
+    generation: u64,
+    because: AwayCause,
+}
+
 pub(super) struct Link {
     state: watch::Receiver<State>,
-    /// The latest generation that a caller found broken.
-    broken: watch::Sender<u64>,
+    /// The latest connection that a caller found of no use.
+    useless: watch::Sender<Useless>,
     keeper: AbortHandle,
 }
 
@@ -89,9 +96,9 @@ impl Link {
     pub(super) fn open(settings: &Settings) -> Result<Self, ConnectProblem> {
         let client = client(settings)?;
         let (publish, state) = watch::channel(State::Connecting);
-        let (broken, reports) = watch::channel(0);
+        let (useless, reports) = watch::channel(Useless { generation: 0, because: AwayCause::Unreachable });
         let keeper = tokio::spawn(keep(client, publish, reports)).abort_handle();
-        Ok(Self { state, broken, keeper })
+        Ok(Self { state, useless, keeper })
     }
 
     /// The connection, as soon as it is known whether there is one.
@@ -107,10 +114,13 @@ impl Link {
         Err(Away { because })
     }
 
-    pub(super) fn report_broken(&self, line: &Line) {
-        self.broken.send_if_modified(|latest| {
-            let news = line.generation > *latest;
-            *latest = line.generation.max(*latest);
+    /// Has the connection made anew: it broke, or leads to a server that cannot serve.
+    pub(super) fn report_useless(&self, line: &Line, because: AwayCause) {
+        self.useless.send_if_modified(|latest| {
+            let news = line.generation > latest.generation;
+            if news {
+                *latest = Useless { generation: line.generation, because };
+            }
             news
         });
     }
@@ -122,7 +132,7 @@ impl Drop for Link {
     }
 }
 
-async fn keep(client: Client, publish: watch::Sender<State>, mut reports: watch::Receiver<u64>) {
+async fn keep(client: Client, publish: watch::Sender<State>, mut reports: watch::Receiver<Useless>) {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT_TIMEOUT))
         .set_response_timeout(Some(RESPONSE_TIMEOUT))
@@ -133,12 +143,16 @@ async fn keep(client: Client, publish: watch::Sender<State>, mut reports: watch:
             Ok(connection) => {
                 let line = Line { connection, generation };
                 publish.send_replace(State::Up(line.clone()));
-                if until_broken(line, &mut reports).await == Lived::Long {
-                    pause = PAUSE_MIN;
-                    publish.send_replace(State::Connecting);
-                    continue;
+                match until_useless(line, &mut reports).await {
+                    (Lived::Long, _) => {
+                        pause = PAUSE_MIN;
+                        publish.send_replace(State::Connecting);
+                        continue;
+                    }
+                    (Lived::NotLong, because) => {
+                        publish.send_replace(State::Down(because));
+                    }
                 }
-                publish.send_replace(State::Down(AwayCause::Unreachable));
             }
             Err(error) => {
                 // Only the cause: the text may quote the address, and the guard logs what matters once.
@@ -158,12 +172,15 @@ enum Lived {
     NotLong,
 }
 
-async fn until_broken(mut line: Line, reports: &mut watch::Receiver<u64>) -> Lived {
+/// Why the connection is of no use any more, too.
+async fn until_useless(mut line: Line, reports: &mut watch::Receiver<Useless>) -> (Lived, AwayCause) {
     let mut lived = Lived::NotLong;
     loop {
         tokio::select! {
-            // An error means that the link is gone, and this task with it.
-            _ = reports.wait_for(|latest| *latest >= line.generation) => return lived,
+            report = reports.wait_for(|latest| latest.generation >= line.generation) => {
+                // An error means that the link is gone, and this task with it.
+                return (lived, report.map_or(AwayCause::Unreachable, |report| report.because));
+            }
             () = sleep(PING_EVERY) => {}
         }
         let ping = cmd("PING");
@@ -171,7 +188,7 @@ async fn until_broken(mut line: Line, reports: &mut watch::Receiver<u64>) -> Liv
             Ok(Ok(())) => lived = Lived::Long,
             // A server that refuses the command is there.
             Ok(Err(error)) if !error.is_io_error() && !error.is_unrecoverable_error() => lived = Lived::Long,
-            Ok(Err(_)) | Err(_) => return lived,
+            Ok(Err(_)) | Err(_) => return (lived, AwayCause::Unreachable),
         }
     }
 }

@@ -140,10 +140,12 @@ impl RedisStore {
             outcome => outcome,
         };
         outcome.map_err(|error| {
-            if error.is_unrecoverable_error() {
-                self.link.report_broken(&line);
+            let because = cause_of(&error);
+            // A server that takes no writes may have been demoted in a failover, and the name may lead to another by now.
+            if error.is_unrecoverable_error() || because == AwayCause::ReadOnly {
+                self.link.report_useless(&line, because);
             }
-            Away { because: cause_of(&error) }
+            Away { because }
         })
     }
 
