@@ -134,8 +134,8 @@ impl Telemetry {
             (names::STORE_UP, "Whether the quota store answers."),
             (names::MEMORY_COUNTERS, "Counters in the memory store."),
             (names::VERDICTS, "Verdicts that are remembered."),
-            (names::ISSUER_KEYS, "Keys in hand, by issuer."),
-            (names::ISSUER_UP, "Whether the issuer's last key refresh succeeded."),
+            (names::ISSUER_KEYS, "Keys in hand, by issuer; NaN once it is no longer configured."),
+            (names::ISSUER_UP, "Whether the issuer's last key refresh succeeded; NaN once it is no longer configured."),
             (names::BUILD, "The version that runs."),
         ] {
             recorder.describe_gauge(KeyName::from_const_str(name), None, text.into());

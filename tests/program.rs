@@ -151,6 +151,16 @@ fn configurations_are_checked_with_place_key_and_remedy() {
     assert!(said.contains(&format!("{name}:4:14: rules[0].limits[0]: ")), "{said}");
     assert_eq!(code, 1);
 
+    fs::write(
+        &file,
+        "issuers: [{ issuer: partner, audiences: [a], jwks: { keys: [{ kty: RSA, n: AAAA, e: AQAB }] } }]\n\
+         rules: [{ match: { path: /a } }]\n",
+    )
+    .expect("the folder can be written to");
+    let (code, said, _) = run(&["config", "check", name]);
+    assert!(said.contains("`partner`") && said.contains("1 not valid"), "what `serve` would say: {said}");
+    assert_eq!(code, 1);
+
     let example = root().join("deploy/tollgate.example.yaml");
     let (code, said, _) = run(&["config", "check", example.to_str().expect("the path is UTF-8")]);
     assert!(said.ends_with(": good\n"), "{said}");

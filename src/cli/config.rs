@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use tollgate::config;
+use tollgate::{config, server};
 
 use super::{environment, print};
 
@@ -30,17 +30,22 @@ pub(super) fn run(command: Command) -> ExitCode {
 }
 
 fn check(file: &Path) -> ExitCode {
-    match config::load(file, &environment) {
-        Ok((_, warnings)) => {
-            for warning in &warnings {
-                print::line(warning);
-            }
-            print::line(format_args!("{}: good", file.display()));
-            ExitCode::SUCCESS
-        }
+    let (config, warnings) = match config::load(file, &environment) {
+        Ok(read) => read,
         Err(problems) => {
             print::line(problems);
-            ExitCode::FAILURE
+            return ExitCode::FAILURE;
         }
+    };
+    for warning in &warnings {
+        print::line(warning);
     }
+    if let Err(problems) = server::check(&config) {
+        for problem in problems {
+            print::line(format_args!("{}: {problem}", file.display()));
+        }
+        return ExitCode::FAILURE;
+    }
+    print::line(format_args!("{}: good", file.display()));
+    ExitCode::SUCCESS
 }

@@ -4,7 +4,7 @@ use serde_json::{Map, Value as Json};
 
 use super::reader::{Fields, Item, Reader};
 use super::values::{discoverable, duration, fetchable, word};
-use crate::domain::issuer::{Algorithm, ClaimPath, Issuer, KeySource};
+use crate::domain::issuer::{Algorithm, ClaimPath, Issuer, KeySource, NEVER_ACCESS_TOKENS};
 use crate::domain::time::Micros;
 
 /// The longest key set: what may be fetched, too.
@@ -12,10 +12,6 @@ const JWKS_BYTES_MAX: u64 = 512 * 1024;
 
 /// The longest name of an issuer, audience or claim.
 const TEXT_BYTES_MAX: usize = 1024;
-
-/// Types of tokens that are no access tokens, whatever an operator says (RFC 8725 §3.11).
-const FOREIGN_TYPES: [&str; 6] =
-    ["dpop+jwt", "logout+jwt", "secevent+jwt", "token-introspection+jwt", "statuslist+jwt", "oauth-authz-req+jwt"];
 
 /// Members of a JWK that only the holder of the private key has (RFC 7518 §6.2.2, §6.3.2).
 const PRIVATE_MEMBERS: [&str; 7] = ["d", "p", "q", "dp", "dq", "qi", "oth"];
@@ -130,7 +126,7 @@ fn types(reader: &mut Reader<'_>, fields: &mut Fields<'_>) -> (Option<Vec<String
 fn token_type(text: &str) -> Result<String, String> {
     let name = text.to_ascii_lowercase();
     let name = name.strip_prefix("application/").unwrap_or(&name);
-    if FOREIGN_TYPES.contains(&name) {
+    if NEVER_ACCESS_TOKENS.contains(&name) {
         return Err("must be a type of access tokens, such as at+jwt or JWT".to_owned());
     }
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&byte);

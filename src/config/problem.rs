@@ -92,12 +92,13 @@ impl fmt::Display for Problems {
 }
 
 /// A value as it is shown in a message: quoted, escaped and cut, so that nothing in it can pass for another line. Of a
-/// URL, user name and password are left out.
+/// URL, user name and password are left out, with or without its scheme.
 pub(super) fn shown(text: &str) -> String {
-    if let (Some(scheme), Some(at)) = (text.find("://"), text.rfind('@'))
-        && scheme < at
+    if let Some((before, host)) = text.rsplit_once('@')
+        && before.contains(':')
     {
-        return shown(&format!("{}://…{}", &text[..scheme], &text[at + 1..]));
+        let scheme = before.split_once("://").map(|(scheme, _)| format!("{scheme}://"));
+        return shown(&format!("{}…{host}", scheme.unwrap_or_default()));
     }
     let mut quoted = String::from("\"");
     for (index, character) in text.chars().enumerate() {
@@ -178,5 +179,6 @@ mod tests {
         assert_eq!(shown("a\nb\u{1b}[31m\"\u{202e}"), r#""a\nb\u{1b}[31m\"\u{202e}""#);
         assert_eq!(shown(&"x".repeat(41)), format!("\"{}…\"", "x".repeat(40)));
         assert_eq!(shown("https://user:p@ss@host/a"), "\"https://…host/a\"");
+        assert_eq!(shown("user:p@ss@host:1"), "\"…host:1\"");
     }
 }

@@ -77,15 +77,17 @@ pub(super) fn scope(text: &str) -> Result<String, String> {
     Err("must be one scope: 1 to 256 printable ASCII characters without space, `\"` and `\\`".to_owned())
 }
 
-/// An address to fetch keys and metadata from: `https`, or `http` to this machine; no user, no fragment.
+/// An address to fetch keys and metadata from: `https`, or `http` to this machine; no user, no fragment, and not
+/// link-local, where clouds keep their machines' secrets. Whoever fetches refuses the others, too; said here, it has a
+/// line.
 pub(super) fn fetchable(text: &str) -> Result<Url, String> {
-    let must = "must be an https URL (http only to loopback) without user name and fragment";
+    let must = "must be an https URL (http only to loopback) without user name and fragment, to no link-local address";
     let url = Url::parse(text).map_err(|_| must.to_owned())?;
     let plain_user = url.username().is_empty() && url.password().is_none();
     let secure = url.scheme() == "https" || (url.scheme() == "http" && is_loopback(&url));
     // The parser drops what surrounds and interrupts a URL: what is compared and logged must be what is fetched.
     let clean = text.chars().all(|c| c.is_ascii_graphic());
-    if plain_user && secure && clean && url.has_host() && url.fragment().is_none() {
+    if plain_user && secure && clean && url.has_host() && url.fragment().is_none() && !is_link_local(&url) {
         return Ok(url);
     }
     Err(must.to_owned())
@@ -108,6 +110,17 @@ fn is_loopback(url: &Url) -> bool {
         Some(Host::Ipv4(address)) => IpAddr::V4(address).is_loopback(),
         Some(Host::Ipv6(address)) => IpAddr::V6(address).is_loopback(),
         None => false,
+    }
+}
+
+/// Whether `url` names a link-local address.
+fn is_link_local(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(address)) => address.is_link_local(),
+        Some(Host::Ipv6(address)) => {
+            address.is_unicast_link_local() || address.to_ipv4_mapped().is_some_and(|address| address.is_link_local())
+        }
+        Some(Host::Domain(_)) | None => false,
     }
 }
 
@@ -170,6 +183,10 @@ mod tests {
             "file:///etc/passwd",
             " https://auth.example.com",
             "https://auth.exa\tmple.com",
+            "https://169.254.169.254/latest",
+            "https://2852039166/",
+            "https://[fe80::1]/",
+            "https://[::ffff:169.254.169.254]/",
         ] {
             assert!(fetchable(text).is_err(), "{text}");
         }

@@ -52,6 +52,11 @@ pub enum KeySource {
     Inline(String),
 }
 
+/// `typ`s of tokens that are something else than access tokens, whatever an issuer is said to accept: RFC 9449 §4.2,
+/// OIDC Back-Channel Logout §2.4, RFC 8417 §2.3, RFC 9701 §5, Token Status List, RFC 9101 §10.8.
+pub const NEVER_ACCESS_TOKENS: [&str; 6] =
+    ["dpop+jwt", "logout+jwt", "secevent+jwt", "token-introspection+jwt", "statuslist+jwt", "oauth-authz-req+jwt"];
+
 /// JWS signature algorithms that Tollgate verifies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "the names are those of RFC 7518 §3.1 and RFC 8037 §3.1")]

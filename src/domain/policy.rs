@@ -251,10 +251,19 @@ impl PathPattern {
             None => (text, false),
         };
         let canonical = Path::parse(closed).map_err(|why| why.to_string())?;
-        if canonical.as_str() != closed {
+        let signs = |text: &str| text.matches(['*', '{', '}']).count();
+        if signs(canonical.as_str()) > signs(closed) {
+            return Err(
+                "has an encoded `*`, `{` or `}`, which cannot be told from a pattern's own; write `*` for the \
+                        segment that has it"
+                    .to_owned(),
+            );
+        }
+        let spelled = spelled(canonical.as_str());
+        if spelled != closed {
             return Err(format!(
-                "must be canonical: `{}`, decoded, without query and trailing slash (which is ignored in requests)",
-                canonical.as_str()
+                "must be canonical: `{spelled}`, decoded but for spaces, `#` and `?`, without query and trailing \
+                 slash (which is ignored in requests)"
             ));
         }
         let mut segments: Vec<SegmentPattern> = Vec::new();
@@ -342,6 +351,11 @@ impl PathPattern {
             .position(|segment| matches!(segment, SegmentPattern::Named(named) if named == name))?;
         path.segments().nth(index)
     }
+}
+
+/// A decoded path as a pattern spells it: what cannot stand in a path as it is stays encoded.
+fn spelled(path: &str) -> String {
+    path.replace(' ', "%20").replace('#', "%23").replace('?', "%3F")
 }
 
 /// The name between the braces of `{name}`.
@@ -499,11 +513,43 @@ mod tests {
             assert_eq!(PathPattern::parse(pattern).map(|p| p.text), Ok(pattern.to_owned()));
         }
         for pattern in [
-            "", "a", "/a/", "//", "/a//b", "/a/../b", "/a/**/b", "/a/b*", "/a/{id", "/a/{}", "/a/{i-d}", "/{a}/{a}",
-            "/%61", "/a?b", "/a;b", "**", "/a**",
+            "",
+            "a",
+            "/a/",
+            "//",
+            "/a//b",
+            "/a/../b",
+            "/a/**/b",
+            "/a/b*",
+            "/a/{id",
+            "/a/{}",
+            "/a/{i-d}",
+            "/{a}/{a}",
+            "/%61",
+            "/a?b",
+            "/a;b",
+            "**",
+            "/a**",
+            "/a b",
+            "/%3fb",
+            "/%2A",
+            "/a/%7Bid%7D",
+            "/a/%2a/**",
         ] {
             assert!(PathPattern::parse(pattern).is_err(), "{pattern}");
         }
+    }
+
+    /// Else no rule could name such a path, and the remedy would lead from one refusal to the next.
+    #[test]
+    fn what_a_path_cannot_hold_as_it_is_stays_encoded_in_a_pattern() {
+        for (pattern, path) in [("/a%20b", "/a%20b"), ("/a%23b/**", "/a%23b/c"), ("/%3F", "/%3f"), ("/ä", "/%C3%A4")] {
+            let read = PathPattern::parse(pattern).unwrap();
+            assert_eq!(read.as_str(), pattern);
+            assert!(read.covers(&Path::parse(path).unwrap()), "{pattern}");
+        }
+        assert!(PathPattern::parse("/a%20%61").unwrap_err().contains("`/a%20a`"));
+        assert!(PathPattern::parse("/%2A").unwrap_err().contains("encoded `*`"), "not: write `/*`");
     }
 
     #[test]

@@ -222,6 +222,16 @@ impl Server {
     }
 }
 
+/// What a server would refuse of `config` although it is well written: keys that cannot be used.
+///
+/// # Errors
+/// A sentence for each issuer.
+pub fn check(config: &Config) -> Result<(), Vec<String>> {
+    let telemetry = Telemetry::new().map_err(|error| vec![format!("metrics: {error}")])?;
+    let tokens = Tokens::new(Arc::new(SystemClock::start()), Arc::new(telemetry), 1);
+    tokens.prepare(config.issuers.clone()).map(drop)
+}
+
 impl Parts {
     fn build(config: Config, clock: Arc<dyn Clock>, health: HealthReporter) -> Result<Self, StartProblem> {
         let telemetry = Telemetry::new().map_err(|error| StartProblem::Configuration(format!("metrics: {error}")))?;

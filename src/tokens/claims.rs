@@ -8,16 +8,11 @@ use super::json::{Number, Object, Value};
 use super::jwt::Verified;
 use crate::domain::decision::Reason;
 use crate::domain::identity::{Identity, IdentityKind};
-use crate::domain::issuer::{ClaimPath, Issuer};
+use crate::domain::issuer::{ClaimPath, Issuer, NEVER_ACCESS_TOKENS};
 use crate::domain::time::Micros;
 
 /// The last second of the year 9999: dates beyond are mistakes (milliseconds, mostly).
 const DATE_MAX: u64 = 253_402_300_799;
-
-/// `typ`s of tokens that are something else than access tokens, whatever an issuer is said to accept: RFC 9449 §4.2,
-/// OIDC Back-Channel Logout §2.4, RFC 8417 §2.3, RFC 9701 §5, Token Status List, RFC 9101 §10.8.
-const NEVER_ACCESS_TOKENS: [&str; 6] =
-    ["dpop+jwt", "logout+jwt", "secevent+jwt", "token-introspection+jwt", "statuslist+jwt", "oauth-authz-req+jwt"];
 
 /// What is held against a token.
 pub(super) struct Accepted {

@@ -8,7 +8,6 @@ use foldhash::fast::RandomState;
 use super::keys::Keys;
 use crate::decide::ports::Clock;
 use crate::domain::issuer::Issuer;
-use crate::telemetry::Telemetry;
 
 /// The issuers of one configuration. Replaced whole, never changed.
 #[derive(Default)]
@@ -50,12 +49,7 @@ impl Issuers {
 
     /// Checks the issuers that are to follow these. Keys of issuers that stay, stay. Errors are sentences that name
     /// the issuer, one for each that cannot be used.
-    pub(super) fn prepare(
-        &self,
-        issuers: Vec<Issuer>,
-        clock: &Arc<dyn Clock>,
-        telemetry: &Telemetry,
-    ) -> Result<Prepared, Vec<String>> {
+    pub(super) fn prepare(&self, issuers: Vec<Issuer>, clock: &Arc<dyn Clock>) -> Result<Prepared, Vec<String>> {
         let mut next = Self::default();
         let mut problems = Vec::new();
         for settings in issuers {
@@ -65,7 +59,7 @@ impl Issuers {
             }
             let trusted = match self.get(&settings.issuer).filter(|old| old.keys.serve(&settings)) {
                 Some(old) => Ok(Trusted { settings, name: Arc::clone(&old.name), keys: Arc::clone(&old.keys) }),
-                None => Trusted::prepare(settings, clock, telemetry),
+                None => Trusted::prepare(settings, clock),
             };
             match trusted {
                 Ok(trusted) => drop(next.by_name.insert(Arc::clone(&trusted.name), Arc::new(trusted))),
@@ -91,10 +85,10 @@ impl Issuers {
 }
 
 impl Trusted {
-    fn prepare(settings: Issuer, clock: &Arc<dyn Clock>, telemetry: &Telemetry) -> Result<Self, String> {
+    fn prepare(settings: Issuer, clock: &Arc<dyn Clock>) -> Result<Self, String> {
         let name: Arc<str> = settings.issuer.as_str().into();
-        let keys = Keys::prepare(&settings, &name, clock, telemetry)
-            .map_err(|why| format!("issuer `{}`: {why}", settings.issuer))?;
+        let keys =
+            Keys::prepare(&settings, &name, clock).map_err(|why| format!("issuer `{}`: {why}", settings.issuer))?;
         Ok(Self { settings, name, keys: Arc::new(keys) })
     }
 }

@@ -24,6 +24,10 @@ use crate::domain::issuer::{Issuer, KeySource};
 use crate::domain::time::Micros;
 use crate::telemetry::{Telemetry, names};
 
+/// Tokens that wait for one issuer's keys at a time; more are refused at once. Else made-up keys could fill the server
+/// with calls that wait while an issuer is slow, and honest ones would be turned away.
+const WAITING_MAX: usize = 1_000;
+
 /// The keys of one issuer. Dropping it stops their renewal.
 pub(super) struct Keys {
     shared: Arc<Shared>,
@@ -51,8 +55,9 @@ pub struct IssuerHealth {
 struct Shared {
     issuer: Arc<str>,
     source: KeySource,
-    stale_for: Micros,
-    cooldown: Micros,
+    /// In µs, as the configuration in force has them: neither is a reason to fetch keys anew.
+    stale_for: AtomicU64,
+    cooldown: AtomicU64,
     clock: Arc<dyn Clock>,
     current: ArcSwapOption<KeySet>,
     /// Never held across anything that waits.
@@ -61,7 +66,12 @@ struct Shared {
     asked: Notify,
     /// When the next refresh may be asked for, in steady µs.
     askable_at: AtomicU64,
-    count: Gauge,
+    /// None until they are started: what is not in force is not shown.
+    gauges: OnceLock<Gauges>,
+}
+
+struct Gauges {
+    keys: Gauge,
     up: Gauge,
 }
 
@@ -99,12 +109,7 @@ impl Drop for Task {
 impl Keys {
     /// The keys of an issuer. Those of a file or of the configuration are there at once; others come once it is
     /// [started](Self::start). An error is a sentence.
-    pub(super) fn prepare(
-        issuer: &Issuer,
-        name: &Arc<str>,
-        clock: &Arc<dyn Clock>,
-        telemetry: &Telemetry,
-    ) -> Result<Self, String> {
+    pub(super) fn prepare(issuer: &Issuer, name: &Arc<str>, clock: &Arc<dyn Clock>) -> Result<Self, String> {
         let origin = match &issuer.keys {
             KeySource::Discovery => Origin::Discovery(Box::new(Discovery::of(&issuer.issuer)?)),
             KeySource::Url(url) => Origin::Url(fetch::address(url)?),
@@ -114,16 +119,15 @@ impl Keys {
         let shared = Shared {
             issuer: Arc::clone(name),
             source: issuer.keys.clone(),
-            stale_for: issuer.stale_for,
-            cooldown: issuer.refresh_cooldown,
+            stale_for: AtomicU64::new(issuer.stale_for.0),
+            cooldown: AtomicU64::new(issuer.refresh_cooldown.0),
             clock: Arc::clone(clock),
             current: ArcSwapOption::empty(),
             ledger: Mutex::default(),
             progress: watch::Sender::default(),
             asked: Notify::new(),
             askable_at: AtomicU64::new(0),
-            count: telemetry.issuer_gauge(names::ISSUER_KEYS, name),
-            up: telemetry.issuer_gauge(names::ISSUER_UP, name),
+            gauges: OnceLock::new(),
         };
         let at_once = match &issuer.keys {
             KeySource::Discovery | KeySource::Url(_) => None,
@@ -137,8 +141,15 @@ impl Keys {
         Ok(Self { shared: Arc::new(shared), origin: Mutex::new(Some(origin)), task: OnceLock::new() })
     }
 
-    /// Starts what keeps them fresh, once. Must be called within a Tokio runtime.
-    pub(super) fn start(&self, fetcher: &Fetcher) {
+    /// Goes by what `issuer` says from now on, and starts what keeps them fresh, once. Must be called within a Tokio
+    /// runtime.
+    pub(super) fn start(&self, issuer: &Issuer, fetcher: &Fetcher, telemetry: &Telemetry) {
+        self.shared.stale_for.store(issuer.stale_for.0, Ordering::Relaxed);
+        self.shared.cooldown.store(issuer.refresh_cooldown.0, Ordering::Relaxed);
+        self.shared.gauges.get_or_init(|| {
+            let gauge = |name| telemetry.issuer_gauge(name, &self.shared.issuer);
+            Gauges { keys: gauge(names::ISSUER_KEYS), up: gauge(names::ISSUER_UP) }
+        });
         self.shared.show(!self.shared.ledger().schedule.is_failing());
         let origin = lock(&self.origin).take();
         let Some(origin) = origin.filter(|origin| !matches!(origin, Origin::Inline)) else { return };
@@ -149,11 +160,7 @@ impl Keys {
 
     /// Whether they are those that `issuer` has, so that they can go on serving it.
     pub(super) fn serve(&self, issuer: &Issuer) -> bool {
-        let shared = &self.shared;
-        *shared.issuer == *issuer.issuer
-            && shared.source == issuer.keys
-            && shared.stale_for == issuer.stale_for
-            && shared.cooldown == issuer.refresh_cooldown
+        *self.shared.issuer == *issuer.issuer && self.shared.source == issuer.keys
     }
 
     /// The keys in hand; none where there never were any, or where they ended.
@@ -164,15 +171,19 @@ impl Keys {
     /// Whether waiting for a refresh may bring a key that is not in hand.
     pub(super) fn may_come(&self, now: Micros) -> bool {
         self.shared.source_can_change()
+            && self.shared.progress.receiver_count() < WAITING_MAX
             && (now.0 >= self.shared.askable_at.load(Ordering::Relaxed) || self.shared.progress.borrow().under_way)
     }
 
     /// Waits until the refresh that is under way has ended, or asks for one where the cool-down allows it. Whether one
     /// has ended: if not, there is nothing to wait for.
     pub(super) async fn refreshed(&self, now: Micros) -> bool {
+        if !self.may_come(now) {
+            return false;
+        }
         let mut progress = self.shared.progress.subscribe();
         let seen = *progress.borrow_and_update();
-        if !self.may_come(now) || !(seen.under_way || self.shared.ask(now)) {
+        if !seen.under_way && !self.shared.ask(now) {
             return false;
         }
         progress.wait_for(|progress| progress.ended > seen.ended).await.is_ok()
@@ -206,7 +217,11 @@ impl Keys {
             task.0.abort();
         }
         self.shared.replace(None);
-        self.shared.show_nothing();
+        // Series stay as long as the process; 0 would be an alert that nobody can end.
+        if let Some(Gauges { keys, up }) = self.shared.gauges.get() {
+            keys.set(f64::NAN);
+            up.set(f64::NAN);
+        }
     }
 }
 
@@ -224,7 +239,8 @@ impl Shared {
         let asked = self.progress.send_if_modified(|progress| {
             let may = !progress.under_way && now.0 >= self.askable_at.load(Ordering::Relaxed);
             if may {
-                self.askable_at.store((now + self.cooldown).0, Ordering::Relaxed);
+                let cooldown = Micros(self.cooldown.load(Ordering::Relaxed));
+                self.askable_at.store((now + cooldown).0, Ordering::Relaxed);
                 progress.under_way = true;
             }
             may
@@ -260,7 +276,8 @@ impl Shared {
             let now = self.clock.steady();
             let (due, end) = {
                 let ledger = self.ledger();
-                (ledger.schedule.next_at(), ledger.schedule.keys_end_at(self.stale_for))
+                let stale_for = Micros(self.stale_for.load(Ordering::Relaxed));
+                (ledger.schedule.next_at(), ledger.schedule.keys_end_at(stale_for))
             };
             if end.is_some_and(|end| now >= end) {
                 self.ledger().schedule.end();
@@ -339,15 +356,10 @@ impl Shared {
     }
 
     fn show(&self, up: bool) {
+        let Some(gauges) = self.gauges.get() else { return };
         let keys = self.current.load().as_ref().map_or(0, |keys| keys.len());
-        self.count.set(u32::try_from(keys).map_or(f64::MAX, f64::from));
-        self.up.set(f64::from(u8::from(up)));
-    }
-
-    /// Series stay as long as the process; 0 would be an alert that nobody can end.
-    fn show_nothing(&self) {
-        self.count.set(f64::NAN);
-        self.up.set(f64::NAN);
+        gauges.keys.set(u32::try_from(keys).map_or(f64::MAX, f64::from));
+        gauges.up.set(f64::from(u8::from(up)));
     }
 }
 

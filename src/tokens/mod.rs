@@ -96,7 +96,7 @@ impl Tokens {
     /// The first half of [`adopt`](Self::adopt): checks the issuers and reads their key files, which may block for a
     /// moment. Changes nothing. Whatever is prepared is to be committed or dropped before the next is prepared.
     pub fn prepare(&self, issuers: Vec<Issuer>) -> Result<Prepared, Vec<String>> {
-        self.issuers.load().prepare(issuers, &self.clock, &self.telemetry)
+        self.issuers.load().prepare(issuers, &self.clock)
     }
 
     /// The second half of [`adopt`](Self::adopt): puts prepared issuers into force and starts fetching the keys of new
@@ -110,7 +110,7 @@ impl Tokens {
             gone.keys.end();
         }
         for trusted in next.iter() {
-            trusted.keys.start(&self.fetcher);
+            trusted.keys.start(&trusted.settings, &self.fetcher, &self.telemetry);
         }
     }
 
@@ -157,12 +157,14 @@ impl Tokens {
         let waiting = async {
             let mut trusted = trusted;
             for _ in 0..REFRESHES_MAX {
-                if !trusted.keys.refreshed(now.steady).await {
-                    break;
-                }
+                let refreshed = trusted.keys.refreshed(now.steady).await;
+                // Even where there was nothing to wait for: a refresh may have ended a moment ago.
                 match self.verify_again(token, now) {
                     Outcome::Settled(verdict) => return verdict,
                     Outcome::NoKey(still) => trusted = still,
+                }
+                if !refreshed {
+                    break;
                 }
             }
             Err(keyless(&trusted))

@@ -273,6 +273,41 @@ async fn asking_for_a_key_does_nothing_until_somebody_waits() {
 }
 
 #[tokio::test]
+async fn a_key_that_came_before_the_wait_began_is_used() {
+    let (old, new) = (Signer::ec("old"), Signer::ec("new"));
+    let provider = Provider::with(keys([&old])).await;
+    let bench = bench(issuer(provider.url())).await;
+    provider.says(keys([&old, &new]));
+    let (first, second) = (new.token(&claims_with("jti", "1")), new.token(&claims_with("jti", "2")));
+    let waits = bench.tokens.inspect(&first, crate::decide::ports::Clock::now(&*bench.clock));
+    assert!(matches!(waits, Answer::Later(_)));
+    assert_eq!(bench.reason_later(&second).await, Allowed);
+    assert!(waits.get().await.verdict.is_ok());
+}
+
+#[tokio::test]
+async fn made_up_keys_make_a_bounded_number_of_calls_wait() {
+    let signer = Signer::ec("k");
+    let provider = Provider::with(keys([&signer])).await;
+    let bench = bench(issuer(provider.url())).await;
+    provider.says(Says::Silence);
+    let now = crate::decide::ports::Clock::now(&*bench.clock);
+    let mut waiting = JoinSet::new();
+    for index in 0..3000 {
+        let (tokens, token) = (Arc::clone(&bench.tokens), Signer::ed(&format!("unknown-{index}")).token(&claims()));
+        waiting.spawn(async move {
+            let start = Instant::now();
+            let refused = tokens.inspect(&token, now).get().await.verdict.unwrap_err();
+            (refused, start.elapsed() > Duration::from_millis(900))
+        });
+    }
+    let answers = waiting.join_all().await;
+    assert!(answers.iter().all(|(refused, _)| *refused == UnknownKey));
+    assert_eq!(answers.iter().filter(|(_, waited)| *waited).count(), 1000);
+    assert_eq!(bench.reason(&signer.token(&claims())), Allowed);
+}
+
+#[tokio::test]
 async fn while_the_issuer_is_away_the_last_good_keys_serve_and_after_their_time_none() {
     let signer = Signer::ec("k");
     let provider = Provider::with(keys([&signer])).await;
@@ -486,6 +521,46 @@ async fn a_reload_keeps_keys_and_verdicts_of_issuers_that_stay() {
     bench.tokens.adopt(Vec::new()).unwrap();
     assert_eq!(bench.reason(&token), UnknownIssuer);
     assert!(bench.tokens.health().is_empty());
+}
+
+/// Whoever sees that an issuer stays away raises `stale_for`: that must not end the keys in hand.
+#[tokio::test]
+async fn a_longer_time_for_stale_keys_keeps_the_keys_that_are_there() {
+    let signer = Signer::ec("k");
+    let provider = Provider::with(keys([&signer])).await;
+    let mut settings = issuer(provider.url());
+    settings.stale_for = Micros::from_secs(600);
+    let bench = bench(settings.clone()).await;
+    let token = signer.token(&claims_with("exp", super::mint::NOW + 3000));
+    provider.says(Says::Status(503));
+    settings.stale_for = Micros::from_secs(3600);
+    settings.refresh_cooldown = Micros::from_secs(1);
+    bench.tokens.adopt(vec![settings]).unwrap();
+    assert_eq!(bench.reason(&token), Allowed);
+    bench.clock.pass(Micros::from_secs(1000));
+    let stranger = Signer::ec("unknown").token(&claims());
+    assert_eq!(bench.reason_later(&stranger).await, UnknownKey);
+    assert_eq!(bench.reason(&token), Allowed, "it is in force");
+    bench.clock.pass(Micros::from_secs(1));
+    assert_eq!(bench.reason_later(&stranger).await, UnknownKey);
+    assert_eq!(provider.asked(), 3, "and so is the other");
+}
+
+#[tokio::test]
+async fn an_issuer_that_is_not_in_force_is_not_missed() {
+    let signer = Signer::ec("k");
+    let bench = Bench::new(vec![issuer_of([&signer])]);
+    let shown = || -> Vec<String> {
+        let text = bench.telemetry.render();
+        text.lines().filter(|line| line.starts_with("tollgate_issuer_")).map(str::to_owned).collect()
+    };
+    assert_eq!(shown().len(), 2);
+    assert!(shown().iter().all(|line| line.ends_with(" 1")), "{:?}", shown());
+    let refused = Issuer { issuer: "https://new.example".to_owned(), ..issuer(KeySource::Discovery) };
+    drop(bench.tokens.prepare(vec![refused]).unwrap());
+    assert_eq!(shown().len(), 2, "it never came into force");
+    bench.tokens.adopt(Vec::new()).unwrap();
+    assert!(shown().iter().all(|line| line.ends_with(" NaN")), "{:?}", shown());
 }
 
 #[tokio::test]
