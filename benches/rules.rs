@@ -53,6 +53,7 @@ fn identity() -> Identity {
         subject: Some("4f9c2f6e-8a5b-4c1d-9e3f-7b2a6d8c0e14".into()),
         client: None,
         username: None,
+        may_operate: false,
         scopes: Box::default(),
         roles: Box::default(),
         audiences: Box::default(),

@@ -40,6 +40,7 @@ impl Bench {
 issuers:
   - issuer: https://dev.tollgate.invalid
     audiences: [demo]
+    operators: true
     jwks: {{ keys: [{}] }}
 limits:
   per-subject: {{ units: 5, window: 10s, by: [identity.subject] }}
@@ -243,6 +244,24 @@ async fn introspection_is_for_operators_and_says_nothing_of_bad_tokens() {
     }
     let empty = tokens.introspect(as_operator(asked(""), &operator)).await.expect_err("there is none");
     assert_eq!(fields(&empty), ["token"]);
+}
+
+#[tokio::test]
+async fn an_issuer_that_may_not_grant_it_makes_no_operators() {
+    let issuer = DevIssuer::new().expect("the system has randomness");
+    let yaml = format!(
+        "issuers: [{{ issuer: 'https://dev.tollgate.invalid', audiences: [demo], jwks: {{ keys: [{}] }} }}]",
+        issuer.public_key()
+    );
+    let bench = Bench { tollgate: Tollgate::start(&yaml).await, issuer };
+    let operator = bench.token("tollgate:introspect tollgate:quota");
+    let asked = pb::IntrospectRequest { token: operator.clone(), token_type_hint: String::new() };
+    let status = bench.tollgate.tokens().await.introspect(as_operator(asked, &operator)).await;
+    assert_eq!(status.expect_err("its issuer has no say").code(), Code::PermissionDenied);
+    let reset = as_operator(pb::ResetRequest::default(), &operator);
+    let status = bench.tollgate.quotas().await.reset(reset).await.expect_err("its issuer has no say");
+    assert_eq!(status.code(), Code::PermissionDenied);
+    assert!(status.message().contains("operators"), "{}", status.message());
 }
 
 #[tokio::test]

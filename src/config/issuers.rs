@@ -55,6 +55,7 @@ fn issuer(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Issuer> {
     let algorithms = fields.or(reader, "algorithms", Algorithm::ALL.to_vec(), |reader, item| {
         reader.some(item, |reader, item| reader.parse(item, algorithm))
     });
+    let operators = fields.or(reader, "operators", false, |reader, item| reader.flag(item));
     let (types, untyped) = types(reader, &mut fields);
     let leeway = time(reader, &mut fields, "leeway", defaults::LEEWAY, (Micros::ZERO, Micros::from_secs(300)));
     let days = |days: u64| Micros::from_secs(days * 24 * 60 * 60);
@@ -74,6 +75,7 @@ fn issuer(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Issuer> {
         issuer: name?,
         audiences: audiences?,
         algorithms: algorithms?,
+        operators: operators?,
         types: types?,
         untyped: untyped?,
         leeway: leeway?,

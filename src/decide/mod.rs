@@ -237,7 +237,7 @@ impl Decider {
         })
     }
 
-    /// Whether the caller of an administrative method has `scope`.
+    /// Whether the caller of an administrative method has `scope`, from an issuer that may grant it.
     pub fn permit_operator<'a>(&'a self, credential: Credential<'a>, scope: &'a str) -> Answer<'a, Verdict> {
         let token = match credential {
             Credential::None => return Answer::Now(Err(Reason::NoCredential)),
@@ -246,7 +246,8 @@ impl Decider {
         };
         self.introspect(token).then(move |verdict| {
             Answer::Now(verdict.and_then(|identity| {
-                if identity.has_scope(scope) { Ok(identity) } else { Err(Reason::InsufficientScope) }
+                let may = identity.may_operate && identity.has_scope(scope);
+                if may { Ok(identity) } else { Err(Reason::InsufficientScope) }
             }))
         })
     }

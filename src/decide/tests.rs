@@ -91,6 +91,7 @@ fn identity(scopes: &[&str]) -> Arc<Identity> {
         subject: Some("ann".into()),
         client: None,
         username: None,
+        may_operate: true,
         scopes: scopes.iter().map(|&scope| scope.into()).collect(),
         roles: [].into(),
         audiences: [].into(),
@@ -150,6 +151,10 @@ impl Bench {
         world.verdicts.lock().unwrap().extend([
             ("reader".to_owned(), Ok(identity(&["read"]))),
             ("nobody".to_owned(), Ok(identity(&[]))),
+            (
+                "partner".to_owned(),
+                Ok(Arc::new(Identity { may_operate: false, ..Identity::clone(&identity(&["read"])) })),
+            ),
             ("expired".to_owned(), Err(Reason::Expired)),
             ("unknown".to_owned(), Err(Reason::KeysAway)),
         ]);
@@ -299,6 +304,7 @@ fn operators_need_the_scope() {
     let ask = |credential| bench.decider.permit_operator(credential, "read").get().now_or_never().unwrap().err();
     assert_eq!(ask(Credential::Bearer("reader")), None);
     assert_eq!(ask(Credential::Bearer("nobody")), Some(Reason::InsufficientScope));
+    assert_eq!(ask(Credential::Bearer("partner")), Some(Reason::InsufficientScope), "its issuer may not grant it");
     assert_eq!(ask(Credential::Bearer("expired")), Some(Reason::Expired));
     assert_eq!(ask(Credential::None), Some(Reason::NoCredential));
     assert_eq!(ask(Credential::Unreadable), Some(Reason::MalformedToken));

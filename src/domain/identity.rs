@@ -24,6 +24,8 @@ pub struct Identity {
     pub client: Option<Box<str>>,
     /// `preferred_username` or `username`, for people who read logs and introspection answers.
     pub username: Option<Box<str>>,
+    /// Whether the issuer may say who runs Tollgate; administrative scopes count only then.
+    pub may_operate: bool,
     /// Granted scopes, in the token's order.
     pub scopes: Box<[Box<str>]>,
     /// Roles, in the token's order; Keycloak's client roles included.

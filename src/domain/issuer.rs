@@ -13,6 +13,9 @@ pub struct Issuer {
     pub audiences: Vec<String>,
     /// Signature algorithms that are accepted (RFC 7518 §3.1, RFC 8037). Never empty, asymmetric only.
     pub algorithms: Vec<Algorithm>,
+    /// Whether its tokens may hold administrative scopes. An issuer that is trusted to say who its users are need not be
+    /// trusted to say who runs Tollgate.
+    pub operators: bool,
     /// Accepted values of the `typ` header, in lower case and without `application/`.
     pub types: Vec<String>,
     /// Whether a token without a `typ` header is accepted.

@@ -36,6 +36,7 @@ pub(super) fn judge(token: &Verified<'_>, issuer: &Issuer, name: &Arc<str>, now:
         subject: text(claims, "sub")?,
         client: first_text(claims, ["client_id", "azp"])?,
         username: first_text(claims, ["preferred_username", "username"])?,
+        may_operate: issuer.operators,
         scopes: scopes(claims, &issuer.scope_claims)?,
         roles: roles(claims, &issuer.role_claims)?,
         audiences,

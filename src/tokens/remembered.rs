@@ -202,6 +202,7 @@ mod tests {
             subject: None,
             client: None,
             username: None,
+            may_operate: false,
             scopes: Box::default(),
             roles: Box::default(),
             audiences: Box::default(),

@@ -189,6 +189,7 @@ mod tests {
             subject: None,
             client: None,
             username: None,
+            may_operate: false,
             scopes: ["read", "tollgate:quota admin", "write"].map(Box::from).into(),
             roles: Box::default(),
             audiences: Box::default(),

@@ -62,7 +62,9 @@ pub fn refused(reason: Reason, scope: &str) -> Status {
             "the authorization metadata must hold a bearer token with the scope {scope} ({})",
             reason.name()
         )),
-        Class::PermissionDenied => Status::permission_denied(format!("the token lacks the scope {scope}")),
+        Class::PermissionDenied => Status::permission_denied(format!(
+            "the token lacks the scope {scope}, or its issuer may not grant it (issuers[].operators)"
+        )),
         Class::Allow | Class::QuotaExceeded | Class::DependencyUnavailable => away(reason.name()),
     }
 }

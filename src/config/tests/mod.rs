@@ -65,6 +65,7 @@ issuers:
     algorithms: [ES256, Ed25519]
     types: [application/AT+JWT]
     untyped: true
+    operators: true
     leeway: 0s
     max_token_lifetime: 1h
     required_claims: [sub]
