@@ -45,6 +45,10 @@ pub mod names {
     pub const STORE_UP: &str = "tollgate_store_up";
     /// Counters in the memory store.
     pub const MEMORY_COUNTERS: &str = "tollgate_memory_counters";
+    /// Units of leases: leased, spent, returned, stranded.
+    pub const LEASE_UNITS: &str = "tollgate_lease_units_total";
+    /// Payments: from leases in hand, at the store, or refused from memory.
+    pub const PAYMENTS: &str = "tollgate_payments_total";
     /// Look-ups of remembered verdicts, by outcome.
     pub const VERDICT_LOOKUPS: &str = "tollgate_verdict_lookups_total";
     /// Verdicts that were forgotten to make room.
@@ -119,6 +123,8 @@ impl Telemetry {
             (names::OVERLOAD, Unit::Count, "Calls that were turned away because too many were in flight."),
             (names::STORE_CALLS, Unit::Count, "Calls of the quota store."),
             (names::STORE_FAILURES, Unit::Count, "Calls of the quota store that failed, by cause."),
+            (names::LEASE_UNITS, Unit::Count, "Units of leases: leased, spent, returned, stranded."),
+            (names::PAYMENTS, Unit::Count, "Payments: from leases, at the store, or refused from memory."),
             (names::VERDICT_LOOKUPS, Unit::Count, "Look-ups of remembered verdicts, by outcome."),
             (names::VERDICT_EVICTIONS, Unit::Count, "Verdicts that were forgotten to make room."),
             (names::RELOADS, Unit::Count, "Configurations that were read, by outcome."),
@@ -199,6 +205,57 @@ impl Telemetry {
     /// Begins a call; whoever drops it without a conclusion has abandoned it.
     pub const fn call(&self, facade: Facade, started: Micros) -> Call<'_> {
         Call { telemetry: self, facade, started, ended: false }
+    }
+}
+
+/// Counts what leases are good for. Leased units end up spent or returned; or stranded, when the store was not told in time.
+pub struct LeaseMetrics {
+    leased: Counter,
+    spent: Counter,
+    returned: Counter,
+    stranded: Counter,
+    /// Questions that leases in hand paid whole.
+    pub paid_from_leases: Counter,
+    /// Questions that the store was asked for.
+    pub paid_at_store: Counter,
+    /// Questions that were refused without asking.
+    pub refused_from_memory: Counter,
+}
+
+impl LeaseMetrics {
+    /// Counters in `telemetry`.
+    pub fn new(telemetry: &Telemetry) -> Self {
+        let units = |what| telemetry.counter(names::LEASE_UNITS, &[("what", what)]);
+        let payments = |by| telemetry.counter(names::PAYMENTS, &[("by", by)]);
+        Self {
+            leased: units("leased"),
+            spent: units("spent"),
+            returned: units("returned"),
+            stranded: units("stranded"),
+            paid_from_leases: payments("leases"),
+            paid_at_store: payments("store"),
+            refused_from_memory: payments("refusals"),
+        }
+    }
+
+    /// The store granted so many units in a lease.
+    pub fn leased(&self, units: u64) {
+        self.leased.increment(units);
+    }
+
+    /// A lease ended, of which so many units were spent.
+    pub fn spent(&self, units: u64) {
+        self.spent.increment(units);
+    }
+
+    /// So many units went back.
+    pub fn returned(&self, units: u64) {
+        self.returned.increment(units);
+    }
+
+    /// The store was not told that so many units are free; they count until their lease expires.
+    pub fn stranded(&self, units: u64) {
+        self.stranded.increment(units);
     }
 }
 

@@ -158,3 +158,50 @@ async fn an_outage_shows_before_anyone_asks() {
     })
     .await;
 }
+
+const HOT: &str = r"
+limits:
+  hot: { units: 4000, window: 10m, by: [source.address] }
+rules:
+  - match: { path: /hot }
+    permit: anyone
+    limits: [hot]
+";
+
+/// How often a command was run so far.
+fn calls(redis: &RedisServer, command: &str) -> u64 {
+    let stats = redis.command(&["INFO", "commandstats"]);
+    let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+    line.map_or(0, |line| line.split(',').next().and_then(|calls| calls.parse().ok()).expect("a number"))
+}
+
+#[tokio::test]
+async fn two_replicas_with_a_hot_key_hardly_ask_redis_and_never_admit_more_than_the_limit() {
+    let Some(redis) = RedisServer::start() else { return };
+    let yaml = format!("store: {{ redis: {{ urls: ['{}'] }} }}\n{HOT}", redis.url());
+    let (one, other) = (Tollgate::start(&yaml).await, Tollgate::start(&yaml).await);
+    let (mut first, mut second) = (one.decisions().await, other.decisions().await);
+    // The probes ask, too, so they are taken off; the clocks stand still, so no lease ends.
+    let before = calls(&redis, "evalsha");
+    let mut admitted = 0_u64;
+    for _ in 0..1_250 {
+        for replica in [&mut first, &mut second] {
+            let answer = replica.decide(question("GET", "/hot", None)).await.expect("an answer").into_inner();
+            admitted += u64::from(answer.allowed);
+        }
+    }
+    assert_eq!(admitted, 2_500, "there is room for all");
+    let asked = calls(&redis, "evalsha") - before;
+    assert!(asked < 60, "{asked} script calls for 2500 decisions, settlements and probes included");
+    let leased = one.metric(r#"tollgate_payments_total{by="leases"}"#).await;
+    assert!(leased > 1_200.0, "{leased}");
+    for _ in 0..1_000 {
+        for replica in [&mut first, &mut second] {
+            let answer = replica.decide(question("GET", "/hot", None)).await.expect("an answer").into_inner();
+            admitted += u64::from(answer.allowed);
+        }
+    }
+    assert!((3_000..=4_000).contains(&admitted), "{admitted}");
+    // A stop gives back what is in hand.
+    assert!(one.server.stop().await);
+}

@@ -8,9 +8,12 @@ pub mod decision;
 pub(crate) mod exact_log;
 pub mod identity;
 pub mod issuer;
+pub mod lease;
 pub mod limit;
 pub mod path;
 pub mod policy;
 pub mod question;
+#[cfg(test)]
+mod simulation;
 pub mod time;
 pub mod window;

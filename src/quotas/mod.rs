@@ -1,7 +1,10 @@
 //! Pays what decisions cost, between the one path and a store.
 //!
-//! Every charge is a request that is spent at once; the port to the store speaks of leases all the same. What a limit
-//! wants when the store is away is done here.
+//! Two desks: [`QuotaDesk`] spends every charge at once, at a store that answers at once; [`LeaseDesk`] spends from
+//! leases, which it takes from a store that has to be waited for. What a limit wants when the store is away is done here.
+
+mod leased;
+mod table;
 
 use std::sync::Arc;
 
@@ -14,7 +17,9 @@ use crate::domain::question::Mode;
 use crate::domain::time::{Micros, Moment};
 use crate::domain::window::{Grant, LeaseId, Outcome, Terms};
 
-/// Where charges are paid.
+pub use self::leased::LeaseDesk;
+
+/// Where charges are paid at once.
 pub struct QuotaDesk {
     store: Arc<dyn QuotaStore>,
 }
@@ -95,36 +100,34 @@ impl Bill {
     }
 
     fn settled_by(self, answer: Result<Grants, Away>, asked: bool) -> Payment {
-        match answer {
-            Ok(grants) if grants.len() == self.requests => self.answered(&grants, asked),
+        let grants: SmallVec<[Option<Grant>; 4]> = match answer {
+            Ok(grants) if grants.len() == self.requests => grants.into_iter().map(Some).collect(),
             // A store that answers something else than it was asked is no reason to let anyone go on.
-            Ok(_) | Err(Away { .. }) => self.unanswered(asked),
-        }
+            Ok(_) | Err(Away { .. }) => SmallVec::from_elem(None, self.requests),
+        };
+        self.concluded(&grants, asked)
     }
 
-    fn answered(self, grants: &Grants, asked: bool) -> Payment {
+    /// One grant for each request, in order; nothing where the store could not be asked: each limit then does what it
+    /// wants. What can never be paid is refused all the same.
+    fn concluded(self, grants: &[Option<Grant>], asked: bool) -> Payment {
         let states = self.charges.into_iter().map(|(limit, place)| match place {
-            Place::Grant(index) => granted(limit, grants[index]),
+            Place::Grant(index) => match grants.get(index).copied().flatten() {
+                Some(grant) => granted(limit, grant),
+                None => unknown(limit, QuotaVerdict::Away),
+            },
             Place::Never => unknown(limit, QuotaVerdict::Never),
         });
         let states: QuotaStates = states.collect();
-        let all_granted = states.iter().all(|state| state.verdict.is_granted());
-        Payment { reason: if all_granted { Reason::Allowed } else { Reason::QuotaExceeded }, states, asked }
-    }
-
-    /// What each limit wants when the store is away. What can never be paid is refused all the same.
-    fn unanswered(self, asked: bool) -> Payment {
-        let denied = self.charges.iter().any(|(limit, _)| limit.when_away == WhenAway::Deny);
-        let reason = match (self.is_payable(), denied) {
-            (false, _) => Reason::QuotaExceeded,
-            (true, true) => Reason::StoreAway,
-            (true, false) => Reason::Allowed,
+        let refuses = |state: &QuotaState| !state.verdict.is_granted() && state.verdict != QuotaVerdict::Away;
+        let denies =
+            |state: &QuotaState| state.verdict == QuotaVerdict::Away && state.limit.when_away == WhenAway::Deny;
+        let reason = match (states.iter().any(refuses), states.iter().any(denies)) {
+            (true, _) => Reason::QuotaExceeded,
+            (false, true) => Reason::StoreAway,
+            (false, false) => Reason::Allowed,
         };
-        let states = self.charges.into_iter().map(|(limit, place)| match place {
-            Place::Grant(_) => unknown(limit, QuotaVerdict::Away),
-            Place::Never => unknown(limit, QuotaVerdict::Never),
-        });
-        Payment { reason, states: states.collect(), asked }
+        Payment { reason, states, asked }
     }
 }
 

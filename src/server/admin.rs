@@ -54,7 +54,7 @@ async fn ready(State(parts): State<Arc<Parts>>) -> impl IntoResponse {
 
 impl Parts {
     fn is_degraded(&self) -> bool {
-        self.store.as_ref().is_some_and(|store| store.health().is_err())
+        self.shared.as_ref().is_some_and(|shared| shared.guard.health().is_err())
             || self.tokens.health().iter().any(|issuer| issuer.last_error.is_some())
     }
 
@@ -76,7 +76,7 @@ impl Parts {
         json!({
             "status": status,
             "policy_version": self.decider.policy().version,
-            "store": match &self.store {
+            "store": match self.shared.as_ref().map(|shared| &shared.guard) {
                 None => json!({ "kind": "memory" }),
                 Some(store) => json!({
                     "kind": "redis",

@@ -27,13 +27,13 @@ use self::layers::Admission;
 use crate::api::native::{Decisions, QuotaApi, TokenApi};
 use crate::config::{Config, Store};
 use crate::decide::Decider;
-use crate::decide::ports::{Clock, QuotaStore};
+use crate::decide::ports::{Clock, Quotas};
 use crate::domain::policy::Policy;
 use crate::proto::DESCRIPTORS;
 use crate::proto::decision_service_server::DecisionServiceServer;
 use crate::proto::quota_service_server::QuotaServiceServer;
 use crate::proto::token_service_server::TokenServiceServer;
-use crate::quotas::QuotaDesk;
+use crate::quotas::{LeaseDesk, QuotaDesk};
 use crate::revocation::NothingRevoked;
 use crate::stores::guard::{self, Guard};
 use crate::stores::memory::{self, MemoryStore};
@@ -91,7 +91,7 @@ struct Parts {
     decider: Arc<Decider>,
     tokens: Arc<Tokens>,
     /// None: the memory store, which is never away.
-    store: Option<Arc<Guard>>,
+    shared: Option<Shared>,
     admission: Admission,
     health: HealthReporter,
     policy_version: AtomicU64,
@@ -100,6 +100,12 @@ struct Parts {
     stopping: CancellationToken,
     /// Cancelled when the last connection has closed.
     stopped: CancellationToken,
+}
+
+/// A store that several replicas share, and what this one holds of it.
+struct Shared {
+    guard: Arc<Guard>,
+    desk: Arc<LeaseDesk>,
 }
 
 /// Why a server could not be started.
@@ -168,8 +174,10 @@ impl Server {
         });
         server.tasks.spawn(admin::serve(admin, Arc::clone(&parts)));
         server.tasks.spawn(fold(Arc::clone(&parts.telemetry)));
-        if let Some(store) = &parts.store {
-            server.tasks.spawn(probe(Arc::clone(store), Arc::clone(&parts.clock)));
+        if let Some(Shared { guard, desk }) = &parts.shared {
+            server.tasks.spawn(probe(Arc::clone(guard), Arc::clone(&parts.clock)));
+            let desk = Arc::clone(desk);
+            server.tasks.spawn(async move { desk.upkeep().await });
         }
         server.tasks.spawn(become_ready(parts));
         Ok(server)
@@ -217,6 +225,10 @@ impl Server {
                 "calls were cut off: they took longer than bounds.drain"
             );
         }
+        if let Some(Shared { desk, .. }) = &parts.shared {
+            // Whoever is cut off here has only stranded what it held.
+            let _ = timeout(CLOSE_TIMEOUT, desk.close()).await;
+        }
         self.tasks.shutdown().await;
         drained
     }
@@ -236,11 +248,16 @@ impl Parts {
     fn build(config: Config, clock: Arc<dyn Clock>, health: HealthReporter) -> Result<Self, StartProblem> {
         let telemetry = Telemetry::new().map_err(|error| StartProblem::Configuration(format!("metrics: {error}")))?;
         let telemetry = Arc::new(telemetry);
-        let (counters, store): (Arc<dyn QuotaStore>, _) = match &config.store {
-            Store::Memory => (Arc::new(MemoryStore::new(memory::COUNTERS_MAX, &telemetry)), None),
+        let (quotas, shared): (Arc<dyn Quotas>, _) = match &config.store {
+            Store::Memory => {
+                let store = MemoryStore::new(memory::COUNTERS_MAX, &telemetry);
+                (Arc::new(QuotaDesk::new(Arc::new(store))), None)
+            }
             Store::Redis(settings) => {
                 let guard = Arc::new(guarded_redis(settings, &clock, &telemetry)?);
-                (Arc::clone(&guard) as _, Some(guard))
+                let desk = LeaseDesk::new(Arc::clone(&guard) as _, Arc::clone(&clock), &telemetry);
+                let desk = Arc::new(desk);
+                (Arc::clone(&desk) as _, Some(Shared { guard, desk }))
             }
         };
         let tokens = Tokens::new(Arc::clone(&clock), Arc::clone(&telemetry), VERDICTS_MAX_DEFAULT);
@@ -249,7 +266,7 @@ impl Parts {
             Arc::clone(&clock),
             Arc::clone(&tokens) as _,
             Arc::new(NothingRevoked),
-            Arc::new(QuotaDesk::new(counters)),
+            quotas,
             Arc::clone(&telemetry),
         ));
         let admission = Admission::new(config.bounds.calls_in_flight, telemetry.counter(names::OVERLOAD, &[]));
@@ -260,7 +277,7 @@ impl Parts {
             telemetry,
             decider,
             tokens,
-            store,
+            shared,
             admission,
             health,
             policy_version: AtomicU64::new(0),
@@ -337,7 +354,7 @@ fn local(key: &'static str, listener: &TcpListener) -> Result<SocketAddr, StartP
 /// waiting for one that is away would turn its outage into ours.
 async fn become_ready(parts: Arc<Parts>) {
     parts.tokens.first_fetch().await;
-    if let Some(store) = &parts.store {
+    if let Some(Shared { guard: store, .. }) = &parts.shared {
         while store.probe(parts.clock.now()).await.is_err() && store.health().is_ok() {
             sleep(CONNECT_INTERVAL).await;
         }

@@ -1,0 +1,455 @@
+//! Pays from leases in hand, and asks the store for more: for a store that several replicas share.
+//!
+//! A question whose every charge is covered by a lease, or one of whose charges is known to be refused, is answered at
+//! once. Else one call asks the store for all that is not covered, all or none; calls for a counter that is being asked
+//! wait and are combined into the next request. No call waits while it has a request begun, so none waits in a circle.
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use smallvec::SmallVec;
+use tokio::sync::oneshot;
+use tokio::time::interval;
+
+use super::table::{HOLDINGS_MAX, Table, Woken};
+use super::{Bill, at_once};
+use crate::decide::ports::{
+    Answer, Away, Charges, Clock, Grants, Payment, QuotaStore, Quotas, Request, Requests, Settlement, Settlements,
+};
+use crate::domain::lease::{Ended, Holding, Level, Spend, end_of_lease};
+use crate::domain::limit::{CounterKey, Limit};
+use crate::domain::question::Mode;
+use crate::domain::time::{Micros, Moment};
+use crate::domain::window::{Frame, Grant, LeaseId, Outcome, Terms};
+use crate::telemetry::{LeaseMetrics, Telemetry};
+
+/// How often a call waits for others' requests before it makes one of its own, whoever else is asking.
+const WAITS_MAX: usize = 16;
+
+/// How often leases are looked after. The shortest lease lasts 5 ms; what is not settled in time is only stranded.
+const UPKEEP_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Settlements that wait for the next upkeep at most; more are left to expire.
+const DUE_MAX: usize = 65_536;
+
+/// Settlements in one call of the store.
+const SETTLED_PER_CALL: usize = 256;
+
+/// Where charges are paid from leases.
+pub struct LeaseDesk {
+    store: Arc<dyn QuotaStore>,
+    clock: Arc<dyn Clock>,
+    table: Table,
+    /// Draws the names of leases.
+    replica: u64,
+    serial: AtomicU64,
+    due: Mutex<Vec<(Settlement, Ended)>>,
+    turn: AtomicUsize,
+    metrics: LeaseMetrics,
+}
+
+impl LeaseDesk {
+    /// A desk that takes leases from `store`, which has deadlines of its own. `clock` is read when units are asked for and
+    /// when the answer has come: the moment of the decision is too early for both.
+    pub fn new(store: Arc<dyn QuotaStore>, clock: Arc<dyn Clock>, telemetry: &Telemetry) -> Self {
+        Self::with_room_for(HOLDINGS_MAX, store, clock, telemetry)
+    }
+
+    fn with_room_for(
+        holdings_max: usize,
+        store: Arc<dyn QuotaStore>,
+        clock: Arc<dyn Clock>,
+        telemetry: &Telemetry,
+    ) -> Self {
+        Self {
+            store,
+            clock,
+            table: Table::new(holdings_max),
+            replica: RandomState::new().hash_one("replica"),
+            serial: AtomicU64::new(0),
+            due: Mutex::default(),
+            turn: AtomicUsize::new(0),
+            metrics: LeaseMetrics::new(telemetry),
+        }
+    }
+
+    /// Looks after the leases, for ever: settles those that end and those that are idle.
+    pub async fn upkeep(&self) {
+        let mut ticks = interval(UPKEEP_INTERVAL);
+        loop {
+            ticks.tick().await;
+            self.tend().await;
+        }
+    }
+
+    /// Gives back all that is in hand. To be called when nothing is paid any more; bounded by the store's deadlines.
+    pub async fn close(&self) {
+        self.table.end_leases(Holding::end, |limit, key, ended| self.owe(limit, key, ended));
+        self.settle().await;
+    }
+
+    async fn tend(&self) {
+        let now = self.clock.steady();
+        self.table.end_leases(|holding| holding.tend(now), |limit, key, ended| self.owe(limit, key, ended));
+        self.table.sweep(self.turn.fetch_add(1, Ordering::Relaxed), now);
+        self.settle().await;
+    }
+
+    /// Remembers a lease that is to be settled.
+    fn owe(&self, limit: &Arc<Limit>, key: &CounterKey, ended: Ended) {
+        self.metrics.spent(ended.used);
+        let settlement =
+            Settlement { limit: Arc::clone(limit), key: key.clone(), lease: ended.lease, used: ended.used };
+        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        if due.len() < DUE_MAX {
+            due.push((settlement, ended));
+        } else {
+            self.metrics.stranded(ended.left);
+        }
+    }
+
+    /// Settles what is owed. What the store does not hear of expires by itself.
+    async fn settle(&self) {
+        let due = std::mem::take(&mut *self.due.lock().unwrap_or_else(PoisonError::into_inner));
+        for part in due.chunks(SETTLED_PER_CALL) {
+            let settlements: Settlements = part.iter().map(|(settlement, _)| settlement.clone()).collect();
+            let left = part.iter().map(|(_, ended)| ended.left).sum();
+            // The guard logs and counts what becomes of it.
+            match self.store.settle(settlements, self.clock.now()).get().await {
+                Ok(()) => self.metrics.returned(left),
+                Err(Away { .. }) => self.metrics.stranded(left),
+            }
+        }
+    }
+
+    fn name(&self) -> LeaseId {
+        LeaseId { replica: self.replica, serial: self.serial.fetch_add(1, Ordering::Relaxed) }
+    }
+
+    /// Pays from the leases in hand what they cover.
+    fn take<'a>(&'a self, requests: &'a Requests, now: Micros) -> Taken<'a> {
+        let mut taken = Taken { desk: self, requests, parts: SmallVec::new(), kept: false };
+        for request in requests {
+            let Request { limit, key, terms } = request;
+            let frame = Frame::of(limit);
+            let spend = self.table.with(key, |entry| {
+                if let Some(ended) = entry.holding.follow(frame) {
+                    self.owe(&entry.limit, key, ended);
+                    entry.limit = Arc::clone(limit);
+                }
+                let spend = entry.holding.spend(terms.at_least, now);
+                (spend, entry.holding.level(now))
+            });
+            let (spend, level) = spend.unwrap_or((Spend::Ask, None));
+            taken.parts.push(Part { units: terms.at_least, spend, level });
+        }
+        taken
+    }
+
+    async fn pay_later(&self, bill: Bill, requests: Requests) -> Payment {
+        for _ in 0..WAITS_MAX {
+            let now = self.clock.steady();
+            let mut taken = self.take(&requests, now);
+            if let Some(grants) = taken.answer() {
+                return bill.settled_by(Ok(grants), false);
+            }
+            match self.begin(&requests, &taken, now) {
+                Ok(asking) => return self.ask(bill, &requests, taken, asking).await,
+                Err(answered) => {
+                    // What was taken serves others meanwhile.
+                    drop(taken);
+                    // An asker that went away without a word has told nobody, which is no answer of the store's.
+                    if matches!(answered.await, Ok(Woken::Away)) {
+                        return self.without_store(bill, &requests);
+                    }
+                }
+            }
+        }
+        let taken = self.take(&requests, self.clock.steady());
+        let asking = Asking { desk: self, requests: &requests, parts: SmallVec::new(), woken: Woken::TryAgain };
+        self.ask(bill, &requests, taken, asking).await
+    }
+
+    /// Begins a request for every counter whose lease does not pay; waits instead where one of them is being asked.
+    fn begin<'a>(&'a self, requests: &'a Requests, taken: &Taken<'_>, now: Micros) -> Begun<'a> {
+        let mut asking = Asking { desk: self, requests, parts: SmallVec::new(), woken: Woken::TryAgain };
+        for (index, (request, part)) in requests.iter().zip(&taken.parts).enumerate() {
+            if matches!(part.spend, Spend::Paid(_)) {
+                continue;
+            }
+            let lease = self.name();
+            let begun = self.table.with_new(request, now, |entry| {
+                entry.holding.ask(request.terms.at_least, lease, now).ok_or_else(|| entry.wait())
+            });
+            match begun {
+                Some(Ok(terms)) => asking.parts.push((index, terms)),
+                Some(Err(answered)) => return Err(answered),
+                // No place: it is paid at the store, exactly.
+                None => {}
+            }
+        }
+        Ok(asking)
+    }
+
+    /// Asks the store for what was not taken.
+    async fn ask(&self, bill: Bill, requests: &Requests, taken: Taken<'_>, mut asking: Asking<'_>) -> Payment {
+        let uncovered = requests.iter().zip(&taken.parts).filter(|(_, part)| !matches!(part.spend, Spend::Paid(_)));
+        let asked: Requests =
+            uncovered.map(|(request, _)| Request { terms: asking.terms(request), ..request.clone() }).collect();
+        self.metrics.paid_at_store.increment(1);
+        let sent = self.clock.now();
+        let answer = self.store.acquire(asked.clone(), Mode::Consume, sent).get().await;
+        let Some(grants) = answer.ok().filter(|grants| fits(&asked, grants)) else {
+            asking.woken = Woken::Away;
+            drop((asking, taken));
+            return self.without_store(bill, requests);
+        };
+        let received = self.clock.steady();
+        let all = grants.iter().all(|grant| matches!(grant.outcome, Outcome::Granted { .. }));
+        for (request, grant) in asked.iter().zip(&grants) {
+            self.learn(request, *grant, all, sent.steady, received);
+        }
+        asking.parts.clear();
+        let mut grants = grants.into_iter().zip(&asked).map(|(grant, request)| own(grant, request.terms));
+        let merged: Grants = taken
+            .parts
+            .iter()
+            .filter_map(|part| if matches!(part.spend, Spend::Paid(_)) { Some(part.grant()) } else { grants.next() })
+            .collect();
+        if all {
+            taken.keep();
+        }
+        bill.settled_by(Ok(merged), true)
+    }
+
+    /// Takes note of what the store said of one counter, and tells those who wait.
+    fn learn(&self, request: &Request, grant: Grant, all: bool, sent: Micros, received: Micros) {
+        let Request { limit: _, key, terms } = request;
+        self.table.with(key, |entry| {
+            match grant.outcome {
+                Outcome::Granted { units } if all => {
+                    if terms.hold > Micros::ZERO {
+                        self.metrics.leased(units);
+                    }
+                    let ends = end_of_lease(sent, terms.hold);
+                    if let Some(ended) = entry.holding.granted(*terms, units, grant, ends, received) {
+                        self.owe(&entry.limit, key, ended);
+                    }
+                }
+                Outcome::Short { retry_after } => {
+                    entry.holding.refused(terms.lease, terms.at_least, retry_after, grant, received);
+                }
+                Outcome::Granted { .. } | Outcome::Never => entry.holding.failed(terms.lease),
+            }
+            if !entry.holding.is_asking() {
+                entry.wake(Woken::TryAgain);
+            }
+        });
+    }
+
+    /// What is in hand pays as far as it reaches; the rest is as each limit says.
+    fn without_store(&self, bill: Bill, requests: &Requests) -> Payment {
+        let taken = self.take(requests, self.clock.steady());
+        let known: SmallVec<[Option<Grant>; 4]> = taken.parts.iter().map(Part::known).collect();
+        let payment = bill.concluded(&known, true);
+        if payment.reason.allows() {
+            taken.keep();
+        }
+        payment
+    }
+
+    fn look(&self, request: &Request, now: Micros) -> Option<Grant> {
+        let looked = self.table.with(&request.key, |entry| {
+            let spend = entry.holding.look(request.terms.at_least, now);
+            Part { units: 0, spend, level: entry.holding.level(now) }
+        });
+        looked.as_ref().and_then(Part::known)
+    }
+
+    async fn peek_later(&self, bill: Bill, requests: Requests, now: Moment) -> Payment {
+        let unknown: Requests =
+            requests.iter().filter(|request| self.look(request, now.steady).is_none()).cloned().collect();
+        let mut known: SmallVec<[Option<Grant>; 4]> = SmallVec::new();
+        let answer = self.store.acquire(unknown.clone(), Mode::Peek, now).get().await;
+        let grants = answer.ok().filter(|grants| grants.len() == unknown.len());
+        for request in &requests {
+            let asked = unknown.iter().position(|unknown| unknown.key == request.key);
+            known.push(match asked {
+                Some(index) => grants.as_ref().map(|grants| grants[index]),
+                None => self.look(request, now.steady),
+            });
+        }
+        bill.concluded(&known, true)
+    }
+
+    fn look_at_all(&self, bill: Bill, requests: Requests, now: Moment) -> Answer<'_, Payment> {
+        let known: SmallVec<[Option<Grant>; 4]> =
+            requests.iter().map(|request| self.look(request, now.steady)).collect();
+        if known.iter().all(Option::is_some) {
+            return Answer::Now(bill.concluded(&known, false));
+        }
+        Answer::later(self.peek_later(bill, requests, now))
+    }
+
+    fn forget(&self, key: &CounterKey) {
+        self.table.with(key, |entry| {
+            entry.holding.forget();
+            entry.wake(Woken::TryAgain);
+        });
+    }
+}
+
+impl Quotas for LeaseDesk {
+    fn pay(&self, charges: Charges, now: Moment) -> Answer<'_, Payment> {
+        let (bill, requests) = Bill::new(charges);
+        if requests.is_empty() {
+            return Answer::Now(bill.settled_by(Ok(Grants::new()), false));
+        }
+        // One that can never be paid spoils the payment; the others are then only looked at.
+        if !bill.is_payable() {
+            return self.look_at_all(bill, requests, now);
+        }
+        if let Some(grants) = self.take(&requests, now.steady).answer() {
+            return Answer::Now(bill.settled_by(Ok(grants), false));
+        }
+        Answer::later(self.pay_later(bill, requests))
+    }
+
+    fn peek(&self, charges: Charges, now: Moment) -> Answer<'_, Payment> {
+        let (bill, requests) = Bill::new(charges);
+        self.look_at_all(bill, requests, now)
+    }
+
+    fn reset(&self, limit: Arc<Limit>, key: CounterKey) -> Answer<'_, Result<(), Away>> {
+        Answer::later(async move {
+            self.forget(&key);
+            let answer = self.store.reset(limit, key.clone()).get().await;
+            // What was granted while the reset was on its way may have been forgotten with the rest.
+            self.forget(&key);
+            answer
+        })
+    }
+}
+
+/// What the leases in hand paid of one question. Unless it is kept, it is given back.
+struct Taken<'a> {
+    desk: &'a LeaseDesk,
+    requests: &'a Requests,
+    /// One for each request, in order.
+    parts: SmallVec<[Part; 4]>,
+    kept: bool,
+}
+
+struct Part {
+    units: u64,
+    spend: Spend,
+    level: Option<Level>,
+}
+
+impl Taken<'_> {
+    /// The answer where nobody has to be asked: all is paid, or something is known to be refused.
+    fn answer(&mut self) -> Option<Grants> {
+        if self.parts.iter().any(|part| matches!(part.spend, Spend::Short { .. })) {
+            self.desk.metrics.refused_from_memory.increment(1);
+        } else if self.parts.iter().all(|part| matches!(part.spend, Spend::Paid(_))) {
+            self.desk.metrics.paid_from_leases.increment(1);
+            self.kept = true;
+        } else {
+            return None;
+        }
+        Some(self.parts.iter().map(Part::grant).collect())
+    }
+
+    fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        for (Request { key, .. }, Part { units, spend, .. }) in self.requests.iter().zip(&self.parts) {
+            if let Spend::Paid(lease) = spend {
+                self.desk.table.with(key, |entry| entry.holding.give_back(*lease, *units));
+            }
+        }
+    }
+}
+
+impl Part {
+    /// As the store would put it. Nothing is promised of what is not known.
+    fn grant(&self) -> Grant {
+        let Level { remaining, reset_after } = self.level.unwrap_or(Level { remaining: 0, reset_after: Micros::ZERO });
+        let outcome = match self.spend {
+            Spend::Short { retry_after } => Outcome::Short { retry_after },
+            Spend::Paid(_) | Spend::Ask => Outcome::Granted { units: self.units },
+        };
+        Grant { outcome, remaining, reset_after }
+    }
+
+    fn known(&self) -> Option<Grant> {
+        match self.spend {
+            Spend::Paid(_) | Spend::Short { .. } => Some(self.grant()),
+            Spend::Ask => None,
+        }
+    }
+}
+
+/// What a question has begun to ask; or else it waits for whoever asks already.
+type Begun<'a> = Result<Asking<'a>, oneshot::Receiver<Woken>>;
+
+/// The requests that one question has begun. Those that are not concluded have failed, whatever ended the question.
+struct Asking<'a> {
+    desk: &'a LeaseDesk,
+    requests: &'a Requests,
+    /// Which of the requests, and the terms.
+    parts: SmallVec<[(usize, Terms); 4]>,
+    woken: Woken,
+}
+
+impl Asking<'_> {
+    fn terms(&self, request: &Request) -> Terms {
+        let begun = self
+            .parts
+            .iter()
+            .find(|(index, _)| self.requests.get(*index).is_some_and(|begun| begun.key == request.key));
+        begun.map_or_else(|| at_once(request.terms.at_least), |(_, terms)| *terms)
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        for (index, terms) in &self.parts {
+            let Some(request) = self.requests.get(*index) else { continue };
+            self.desk.table.with(&request.key, |entry| {
+                entry.holding.failed(terms.lease);
+                if !entry.holding.is_asking() {
+                    entry.wake(self.woken);
+                }
+            });
+        }
+    }
+}
+
+/// Whether the store answered what it was asked.
+fn fits(asked: &Requests, grants: &Grants) -> bool {
+    let sound = |(request, grant): (&Request, &Grant)| match grant.outcome {
+        Outcome::Granted { units } => units >= request.terms.at_least,
+        Outcome::Short { .. } | Outcome::Never => true,
+    };
+    asked.len() == grants.len() && asked.iter().zip(grants).all(sound)
+}
+
+/// What a grant means to the question that asked: units beyond its own are in hand, and left.
+fn own(grant: Grant, terms: Terms) -> Grant {
+    match grant.outcome {
+        Outcome::Granted { units } if terms.hold > Micros::ZERO => {
+            Grant { remaining: grant.remaining.saturating_add(units.saturating_sub(terms.at_least)), ..grant }
+        }
+        Outcome::Granted { .. } | Outcome::Short { .. } | Outcome::Never => grant,
+    }
+}
