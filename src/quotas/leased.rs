@@ -453,3 +453,7 @@ fn own(grant: Grant, terms: Terms) -> Grant {
         Outcome::Granted { .. } | Outcome::Short { .. } | Outcome::Never => grant,
     }
 }
+
+#[cfg(test)]
+#[path = "leased_tests.rs"]
+mod tests;

@@ -1,0 +1,299 @@
+//! The desk with leases, on the pure core behind a door that the test opens.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::sync::atomic::AtomicBool;
+
+use futures_util::future::{FutureExt as _, join_all};
+use tokio::sync::Semaphore;
+
+use super::*;
+use crate::decide::ports::{AwayCause, Charge};
+use crate::domain::decision::{QuotaVerdict, Reason};
+use crate::domain::limit::WhenAway;
+use crate::domain::window::Counter;
+
+#[derive(Default)]
+struct Hands(AtomicU64);
+
+impl Clock for Hands {
+    fn now(&self) -> Moment {
+        Moment { wall: Micros::ZERO, steady: Micros(self.0.load(Ordering::Relaxed)) }
+    }
+}
+
+struct Core {
+    counters: Mutex<Vec<(CounterKey, Counter)>>,
+    door: Semaphore,
+    away: AtomicBool,
+    calls: AtomicUsize,
+}
+
+impl Core {
+    fn with<T>(&self, limit: &Limit, key: &CounterKey, act: impl FnOnce(&mut Counter) -> T) -> T {
+        let mut counters = self.counters.lock().unwrap();
+        let place = counters.iter().position(|(known, _)| known == key).unwrap_or_else(|| {
+            counters.push((key.clone(), Counter::new(Frame::of(limit), Micros::ZERO)));
+            counters.len() - 1
+        });
+        act(&mut counters[place].1)
+    }
+
+    async fn enter(&self) -> Result<(), Away> {
+        drop(self.door.acquire().await);
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        if self.away.load(Ordering::Relaxed) { Err(Away { because: AwayCause::Unreachable }) } else { Ok(()) }
+    }
+}
+
+impl QuotaStore for Core {
+    fn acquire(&self, requests: Requests, mode: Mode, now: Moment) -> Answer<'_, Result<Grants, Away>> {
+        Answer::later(async move {
+            self.enter().await?;
+            let each = |charge: bool| -> Grants {
+                let one = |Request { limit, key, terms }: &Request| {
+                    self.with(limit, key, |counter| match charge {
+                        true => counter.acquire(Frame::of(limit), *terms, now.steady),
+                        false => counter.look(Frame::of(limit), *terms, now.steady),
+                    })
+                };
+                requests.iter().map(one).collect()
+            };
+            let looked = each(false);
+            let all = looked.iter().all(|grant| matches!(grant.outcome, Outcome::Granted { .. }));
+            Ok(if all && mode == Mode::Consume { each(true) } else { looked })
+        })
+    }
+
+    fn settle(&self, settlements: Settlements, now: Moment) -> Answer<'_, Result<(), Away>> {
+        Answer::later(async move {
+            self.enter().await?;
+            for Settlement { limit, key, lease, used } in settlements {
+                self.with(&limit, &key, |counter| counter.settle(lease, used, now.steady));
+            }
+            Ok(())
+        })
+    }
+
+    fn reset(&self, limit: Arc<Limit>, key: CounterKey) -> Answer<'_, Result<(), Away>> {
+        Answer::later(async move {
+            self.enter().await?;
+            self.with(&limit, &key, Counter::forget);
+            Ok(())
+        })
+    }
+}
+
+struct World {
+    core: Arc<Core>,
+    clock: Arc<Hands>,
+    desk: LeaseDesk,
+}
+
+fn world() -> World {
+    let core = Arc::new(Core {
+        counters: Mutex::default(),
+        door: Semaphore::new(1_000),
+        away: AtomicBool::new(false),
+        calls: AtomicUsize::new(0),
+    });
+    let clock = Arc::new(Hands(AtomicU64::new(1_000_000_000)));
+    let desk =
+        LeaseDesk::with_room_for(64, Arc::clone(&core) as _, Arc::clone(&clock) as _, &Telemetry::new().unwrap());
+    World { core, clock, desk }
+}
+
+impl World {
+    async fn pay(&self, charges: &[(&Arc<Limit>, u64)]) -> Payment {
+        let one = |&(limit, units): &(&Arc<Limit>, u64)| Charge {
+            limit: Arc::clone(limit),
+            key: CounterKey::new(&limit.name),
+            units,
+        };
+        self.desk.pay(charges.iter().map(one).collect(), self.clock.now()).get().await
+    }
+
+    /// Pays until a lease is in hand.
+    async fn heat(&self, limit: &Arc<Limit>) {
+        for _ in 0..6 {
+            assert_eq!(self.pay(&[(limit, 1)]).await.reason, Reason::Allowed);
+        }
+        assert!(self.in_hand(limit) > 0);
+    }
+
+    fn in_hand(&self, limit: &Limit) -> u64 {
+        let now = self.clock.steady();
+        self.desk.table.with(&CounterKey::new(&limit.name), |entry| entry.holding.in_hand(now)).unwrap_or(0)
+    }
+
+    fn left(&self, limit: &Limit) -> u64 {
+        let terms = at_once(0);
+        let look = |counter: &mut Counter| counter.look(Frame::of(limit), terms, self.clock.steady()).remaining;
+        self.core.with(limit, &CounterKey::new(&limit.name), look)
+    }
+
+    fn calls(&self) -> usize {
+        self.core.calls.load(Ordering::Relaxed)
+    }
+}
+
+fn limit(name: &str, units: u64, when_away: WhenAway) -> Arc<Limit> {
+    Arc::new(Limit { name: name.to_owned(), units, window: Micros::from_secs(32), by: Vec::new(), when_away })
+}
+
+#[tokio::test]
+async fn a_cold_counter_is_charged_exactly_and_a_hot_one_is_paid_from_memory() {
+    let world = world();
+    let limit = limit("a", 1_000, WhenAway::Deny);
+    assert!(world.pay(&[(&limit, 3)]).await.asked);
+    assert_eq!((world.left(&limit), world.in_hand(&limit)), (997, 0));
+    world.heat(&limit).await;
+    let (calls, total) = (world.calls(), world.left(&limit) + world.in_hand(&limit));
+    let paid = world.pay(&[(&limit, 1)]).await;
+    assert_eq!((paid.reason, paid.asked, world.calls()), (Reason::Allowed, false, calls));
+    assert_eq!(paid.states[0].remaining, total - 1, "what is in hand is left, too");
+}
+
+#[tokio::test]
+async fn what_was_not_spent_goes_back_when_the_desk_closes() {
+    let world = world();
+    let limit = limit("a", 1_000, WhenAway::Deny);
+    world.heat(&limit).await;
+    world.desk.close().await;
+    assert_eq!((world.left(&limit), world.in_hand(&limit)), (994, 0));
+}
+
+#[tokio::test]
+async fn an_idle_lease_is_settled_and_an_idle_holding_let_go() {
+    let world = world();
+    let limit = limit("a", 1_000, WhenAway::Deny);
+    world.heat(&limit).await;
+    world.clock.0.fetch_add(600_000, Ordering::Relaxed);
+    world.desk.tend().await;
+    assert_eq!(world.left(&limit), 994);
+    world.clock.0.fetch_add(3_000_000, Ordering::Relaxed);
+    for _ in 0..64 {
+        world.desk.tend().await;
+    }
+    assert!(world.desk.table.with(&CounterKey::new("a"), |_| ()).is_none());
+}
+
+#[tokio::test]
+async fn a_lease_is_not_spent_past_its_end() {
+    let world = world();
+    let limit = limit("a", 1_000, WhenAway::Deny);
+    world.heat(&limit).await;
+    world.clock.0.fetch_add(998_000, Ordering::Relaxed);
+    assert_eq!(world.in_hand(&limit), 0);
+    assert!(world.pay(&[(&limit, 1)]).await.asked);
+}
+
+#[tokio::test]
+async fn what_one_limit_refuses_is_given_back_to_the_others_lease() {
+    let world = world();
+    let (hot, small) = (limit("hot", 1_000, WhenAway::Deny), limit("small", 1, WhenAway::Deny));
+    world.heat(&hot).await;
+    let before = world.in_hand(&hot);
+    assert_eq!(world.pay(&[(&hot, 1), (&small, 1)]).await.reason, Reason::Allowed);
+    let refused = world.pay(&[(&hot, 1), (&small, 1)]).await;
+    assert_eq!((refused.reason, refused.asked), (Reason::QuotaExceeded, true));
+    let remembered = world.pay(&[(&hot, 1), (&small, 1)]).await;
+    assert_eq!((remembered.reason, remembered.asked), (Reason::QuotaExceeded, false));
+    assert!(matches!(remembered.states[1].verdict, QuotaVerdict::Short { .. }));
+    assert_eq!(world.in_hand(&hot), before - 1);
+}
+
+#[tokio::test]
+async fn leases_in_hand_are_spent_while_the_store_is_away() {
+    let world = world();
+    let (hot, other) = (limit("hot", 1_000, WhenAway::Deny), limit("other", 9, WhenAway::Deny));
+    world.heat(&hot).await;
+    world.core.away.store(true, Ordering::Relaxed);
+    let before = world.in_hand(&hot);
+    assert_eq!(world.pay(&[(&hot, 1)]).await.reason, Reason::Allowed);
+    let refused = world.pay(&[(&hot, 1), (&other, 1)]).await;
+    assert_eq!((refused.reason, world.in_hand(&hot)), (Reason::StoreAway, before - 1));
+    let lenient = limit("lenient", 9, WhenAway::Allow);
+    assert_eq!(world.pay(&[(&hot, 1), (&lenient, 1)]).await.reason, Reason::Allowed);
+    assert_eq!(world.in_hand(&hot), before - 2);
+}
+
+#[tokio::test]
+async fn calls_for_a_counter_that_is_being_asked_share_the_next_request() {
+    let world = world();
+    let limit = limit("a", 1_000, WhenAway::Deny);
+    let charges = [(&limit, 1)];
+    let closed = world.core.door.acquire_many(1_000).await.unwrap();
+    let mut calls = Box::pin(join_all((0..100).map(|_| world.pay(&charges))));
+    assert!(calls.as_mut().now_or_never().is_none());
+    drop(closed);
+    let payments = calls.await;
+    assert!(payments.iter().all(|payment| payment.reason == Reason::Allowed));
+    assert!(world.calls() == 2, "{} calls", world.calls());
+    world.desk.close().await;
+    assert_eq!(world.left(&limit), 900);
+}
+
+#[tokio::test]
+async fn a_crowd_before_a_small_limit_is_admitted_exactly() {
+    let world = world();
+    let limit = limit("a", 10, WhenAway::Deny);
+    let charges = [(&limit, 1)];
+    let payments = join_all((0..100).map(|_| world.pay(&charges))).await;
+    assert_eq!(payments.iter().filter(|payment| payment.reason == Reason::Allowed).count(), 10);
+    assert!(world.calls() < 12, "{} calls", world.calls());
+}
+
+#[tokio::test]
+async fn whoever_waits_for_an_asker_that_goes_away_asks_itself() {
+    let world = world();
+    let limit = limit("a", 10, WhenAway::Deny);
+    let closed = world.core.door.acquire_many(1_000).await.unwrap();
+    let charges = [(&limit, 1)];
+    let mut asker = Box::pin(world.pay(&charges));
+    assert!(asker.as_mut().now_or_never().is_none());
+    let mut waiter = Box::pin(world.pay(&charges));
+    assert!(waiter.as_mut().now_or_never().is_none());
+    drop(asker);
+    drop(closed);
+    assert_eq!(waiter.await.reason, Reason::Allowed);
+}
+
+#[tokio::test]
+async fn a_reset_forgets_what_is_in_hand_and_what_was_refused() {
+    let world = world();
+    let limit = limit("a", 40, WhenAway::Deny);
+    world.heat(&limit).await;
+    assert_eq!(world.pay(&[(&limit, 40)]).await.reason, Reason::QuotaExceeded);
+    world.desk.reset(Arc::clone(&limit), CounterKey::new("a")).get().await.unwrap();
+    assert_eq!(world.in_hand(&limit), 0);
+    assert_eq!(world.pay(&[(&limit, 40)]).await.reason, Reason::Allowed);
+    assert_eq!(world.pay(&[(&limit, 1)]).await.reason, Reason::QuotaExceeded);
+}
+
+#[tokio::test]
+async fn a_limit_changed_under_a_lease_never_admits_more_than_the_larger() {
+    let world = world();
+    let old = limit("a", 40, WhenAway::Deny);
+    world.heat(&old).await;
+    let new = limit("a", 20, WhenAway::Deny);
+    let mut admitted = 6;
+    for _ in 0..60 {
+        admitted += u64::from(world.pay(&[(&new, 1)]).await.reason.allows());
+        world.desk.tend().await;
+    }
+    assert!(admitted <= 20, "the lease was given up, {admitted}");
+}
+
+#[tokio::test]
+async fn counters_without_a_place_are_paid_at_the_store() {
+    let world = world();
+    for name in 0..500 {
+        let limit = limit(&name.to_string(), 2, WhenAway::Deny);
+        let mut told = Vec::new();
+        for _ in 0..3 {
+            told.push(world.pay(&[(&limit, 1)]).await.reason.allows());
+        }
+        assert_eq!(told, [true, true, false]);
+    }
+}
