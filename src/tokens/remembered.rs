@@ -180,7 +180,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::*;
-    
+
     use crate::domain::issuer::Algorithm;
     use crate::tokens::jwks::{self, KeySet};
     use crate::tokens::mint::{Signer, set};

@@ -179,7 +179,6 @@ fn timestamp(micros: Micros) -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
-    
 
     #[test]
     fn a_scope_with_a_space_in_it_is_not_told_as_two() {
