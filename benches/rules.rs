@@ -1,7 +1,7 @@
 //! Reading a path, finding the rule, naming the counter.
 
 use divan::{Bencher, black_box};
-use tollgate::domain::identity::{Identity, IdentityKind};
+use tollgate::domain::identity::Identity;
 use tollgate::domain::limit::{Attribute, Limit, WhenAway};
 use tollgate::domain::path::{Host, Method, Target};
 use tollgate::domain::policy::{Demand, Match, PathPattern, Policy, Rule};
@@ -48,19 +48,7 @@ fn rule(path: &str) -> Rule {
 
 fn identity() -> Identity {
     Identity {
-        kind: IdentityKind::Jwt,
-        issuer: "https://issuer.example".into(),
         subject: Some("4f9c2f6e-8a5b-4c1d-9e3f-7b2a6d8c0e14".into()),
-        client: None,
-        username: None,
-        may_operate: false,
-        scopes: Box::default(),
-        roles: Box::default(),
-        audiences: Box::default(),
-        token_id: None,
-        session: None,
-        expires_at: None,
-        not_before: None,
-        issued_at: None,
+        ..Identity::vouched_by("https://issuer.example")
     }
 }

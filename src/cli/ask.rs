@@ -104,7 +104,8 @@ async fn ask(arguments: Arguments) -> Result<pb::DecideResponse, String> {
 
 fn question(arguments: Arguments) -> Result<pb::DecideRequest, String> {
     let token = match arguments.token_file {
-        None => arguments.token,
+        // A variable that is set to nothing holds no token.
+        None => arguments.token.filter(|token| !token.is_empty()),
         Some(file) => {
             let text = std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
             Some(text.trim().to_owned())

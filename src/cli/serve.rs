@@ -45,12 +45,13 @@ pub(super) fn run(arguments: Arguments) -> Done {
     let replica = arguments.replica.unwrap_or_else(|| gethostname::gethostname().to_string_lossy().into_owned());
     let clock = SystemClock::start();
     block_on(&mut tokio::runtime::Builder::new_multi_thread(), async {
+        let signals = life::Signals::listen().map_err(|error| format!("cannot listen to signals: {error}"))?;
         let drained = if let Some(file) = arguments.config {
             let source = life::Source::new(file, &environment);
             let (config, warnings) = source.load().map_err(|problems| problems.to_string())?;
             life::warn(&warnings);
             let server = start(config, clock, &replica).await?;
-            life::run(server, Some(source)).await
+            life::run(server, Some(source), signals).await
         } else {
             let issuer = DevIssuer::new().map_err(|_| "the system has no randomness for a key".to_owned())?;
             let mut config = dev::config(&issuer).map_err(|problems| problems.to_string())?;
@@ -63,9 +64,8 @@ pub(super) fn run(arguments: Arguments) -> Done {
                 .map_err(|error| format!("cannot make a token: {error}"))?;
             server.ready().await;
             print::line(dev::welcome(&server, &token));
-            life::run(server, None).await
+            life::run(server, None, signals).await
         };
-        let drained = drained.map_err(|error| format!("cannot listen to signals: {error}"))?;
         Ok(if drained { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     })
 }

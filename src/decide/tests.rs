@@ -9,7 +9,6 @@ use futures_util::FutureExt as _;
 
 use super::*;
 use crate::domain::decision::{QuotaState, QuotaVerdict};
-use crate::domain::identity::IdentityKind;
 use crate::domain::limit::WhenAway;
 use crate::domain::path::{Method, Target};
 use crate::domain::policy::{Match, PathPattern};
@@ -86,20 +85,10 @@ impl Quotas for World {
 
 fn identity(scopes: &[&str]) -> Arc<Identity> {
     Arc::new(Identity {
-        kind: IdentityKind::Jwt,
-        issuer: "https://i".into(),
         subject: Some("ann".into()),
-        client: None,
-        username: None,
         may_operate: true,
         scopes: scopes.iter().map(|&scope| scope.into()).collect(),
-        roles: [].into(),
-        audiences: [].into(),
-        token_id: None,
-        session: None,
-        expires_at: None,
-        not_before: None,
-        issued_at: None,
+        ..Identity::vouched_by("https://i")
     })
 }
 

@@ -45,6 +45,26 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// A caller of whom nothing is known but who vouches.
+    pub fn vouched_by(issuer: impl Into<Arc<str>>) -> Self {
+        Self {
+            kind: IdentityKind::Jwt,
+            issuer: issuer.into(),
+            subject: None,
+            client: None,
+            username: None,
+            may_operate: false,
+            scopes: Box::default(),
+            roles: Box::default(),
+            audiences: Box::default(),
+            token_id: None,
+            session: None,
+            expires_at: None,
+            not_before: None,
+            issued_at: None,
+        }
+    }
+
     /// Whether this very scope was granted: no prefixes, no case folding.
     pub fn has_scope(&self, scope: &str) -> bool {
         self.scopes.iter().any(|granted| &**granted == scope)

@@ -4,7 +4,7 @@ use std::future::pending;
 use std::io;
 use std::path::PathBuf;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Server;
 use super::watch::Watch;
@@ -41,15 +41,31 @@ impl<'a> Source<'a> {
     }
 }
 
+/// The signals that end the process or have its configuration read again.
+pub struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Listens from now on: one that comes before would end the process as it stands.
+    ///
+    /// # Errors
+    /// The process cannot listen to signals.
+    pub fn listen() -> io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+}
+
 /// Runs `server` until SIGTERM or SIGINT, and reads `source` again when it or a file that it refers to changes, or on
 /// SIGHUP. Whether all calls in flight finished; a second SIGTERM or SIGINT does not wait for them.
-///
-/// # Errors
-/// The process cannot listen to signals.
-pub async fn run(server: Server, mut source: Option<Source<'_>>) -> io::Result<bool> {
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+pub async fn run(server: Server, mut source: Option<Source<'_>>, signals: Signals) -> bool {
+    let Signals { mut hangup, mut terminate, mut interrupt } = signals;
     if let Some(source) = &mut source {
         source.follow(&server);
     }
@@ -59,7 +75,7 @@ pub async fn run(server: Server, mut source: Option<Source<'_>>) -> io::Result<b
             _ = interrupt.recv() => break,
             () = server.parts.stopped.cancelled() => {
                 tracing::error!("stopping: the gRPC port is not served any more");
-                return Ok(false);
+                return false;
             }
             _ = hangup.recv() => {
                 // It is read now, whether the change was noticed yet or not.
@@ -84,7 +100,7 @@ pub async fn run(server: Server, mut source: Option<Source<'_>>) -> io::Result<b
         _ = interrupt.recv() => false,
     };
     tracing::info!(drained, "stopped");
-    Ok(drained)
+    drained
 }
 
 async fn changed(source: &mut Option<Source<'_>>) {

@@ -180,7 +180,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::*;
-    use crate::domain::identity::IdentityKind;
+
     use crate::domain::issuer::Algorithm;
     use crate::tokens::jwks::{self, KeySet};
     use crate::tokens::mint::{Signer, set};
@@ -196,27 +196,11 @@ mod tests {
 
     fn fixture(verdicts_max: usize) -> Fixture {
         let telemetry = Telemetry::new().unwrap();
-        let identity = Identity {
-            kind: IdentityKind::Jwt,
-            issuer: "https://issuer.example".into(),
-            subject: None,
-            client: None,
-            username: None,
-            may_operate: false,
-            scopes: Box::default(),
-            roles: Box::default(),
-            audiences: Box::default(),
-            token_id: None,
-            session: None,
-            expires_at: None,
-            not_before: None,
-            issued_at: None,
-        };
         Fixture {
             remembered: Remembered::new(verdicts_max, &telemetry),
             telemetry,
             keys: jwks::read(set([Signer::ec("k").jwk()]).as_bytes()).unwrap().keys,
-            identity: Arc::new(identity),
+            identity: Arc::new(Identity::vouched_by("https://issuer.example")),
         }
     }
 

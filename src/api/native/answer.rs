@@ -179,26 +179,11 @@ fn timestamp(micros: Micros) -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::identity::IdentityKind;
 
     #[test]
     fn a_scope_with_a_space_in_it_is_not_told_as_two() {
-        let identity = Identity {
-            kind: IdentityKind::Jwt,
-            issuer: "i".into(),
-            subject: None,
-            client: None,
-            username: None,
-            may_operate: false,
-            scopes: ["read", "tollgate:quota admin", "write"].map(Box::from).into(),
-            roles: Box::default(),
-            audiences: Box::default(),
-            token_id: None,
-            session: None,
-            expires_at: None,
-            not_before: None,
-            issued_at: None,
-        };
+        let scopes = ["read", "tollgate:quota admin", "write"].map(Box::from).into();
+        let identity = Identity { scopes, ..Identity::vouched_by("i") };
         assert!(!identity.has_scope("admin"));
         assert_eq!(active(&identity).scope, "read write");
     }
