@@ -455,5 +455,4 @@ fn own(grant: Grant, terms: Terms) -> Grant {
 }
 
 #[cfg(test)]
-#[path = "leased_tests.rs"]
 mod tests;

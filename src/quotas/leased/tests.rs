@@ -52,9 +52,12 @@ impl QuotaStore for Core {
             self.enter().await?;
             let each = |charge: bool| -> Grants {
                 let one = |Request { limit, key, terms }: &Request| {
-                    self.with(limit, key, |counter| match charge {
-                        true => counter.acquire(Frame::of(limit), *terms, now.steady),
-                        false => counter.look(Frame::of(limit), *terms, now.steady),
+                    self.with(limit, key, |counter| {
+                        if charge {
+                            counter.acquire(Frame::of(limit), *terms, now.steady)
+                        } else {
+                            counter.look(Frame::of(limit), *terms, now.steady)
+                        }
                     })
                 };
                 requests.iter().map(one).collect()
