@@ -369,3 +369,61 @@ impl Demand {
         u64::try_from(expected).unwrap_or(u64::MAX).max(units)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::window::Outcome;
+    use super::*;
+
+    const FRAME: Frame = Frame { units: 1_000, width: Micros::from_secs(1), parts: 32 };
+
+    fn grant(outcome: Outcome) -> Grant {
+        Grant { outcome, remaining: 0, reset_after: Micros::from_secs(9) }
+    }
+
+    #[test]
+    fn a_refusal_is_believed_for_a_sub_window_and_says_when_the_cost_fits() {
+        let mut holding = Holding::new(FRAME, Micros::ZERO);
+        let lease = LeaseId { replica: 1, serial: 1 };
+        let terms = holding.ask(5, lease, Micros::ZERO);
+        assert_eq!(terms, Some(Terms { at_least: 5, at_most: 5, hold: Micros::ZERO, lease }));
+        let wait = Micros::from_secs(9);
+        holding.refused(lease, 5, wait, grant(Outcome::Short { retry_after: wait }), Micros::ZERO);
+        let later = Micros::from_millis(999);
+        assert_eq!(holding.spend(5, later), Spend::Short { retry_after: wait - later });
+        assert_eq!(holding.spend(4, later), Spend::Ask, "less may fit");
+        assert_eq!(holding.spend(5, Micros::from_secs(1)), Spend::Ask);
+    }
+
+    proptest! {
+        /// Whatever is spent, given back and asked for: a lease ends with exactly what it was granted.
+        #[test]
+        fn no_unit_of_a_lease_is_spent_twice_or_lost(
+            steps in prop::collection::vec((1..9_u64, 0..200_000_u64, any::<bool>()), 1..200),
+        ) {
+            let mut holding = Holding::new(FRAME, Micros::ZERO);
+            let (mut now, mut granted) = (Micros::ZERO, std::collections::HashMap::new());
+            for (serial, (units, wait, back)) in (0..).zip(steps) {
+                now = now + Micros(wait);
+                let ended = match holding.spend(units, now) {
+                    Spend::Paid(lease) => {
+                        if back {
+                            holding.give_back(lease, units);
+                        }
+                        None
+                    }
+                    _ => holding.ask(units, LeaseId { replica: 1, serial }, now).and_then(|terms| {
+                        granted.insert(terms.lease, terms.at_most);
+                        let grant = grant(Outcome::Granted { units: terms.at_most });
+                        holding.granted(terms, terms.at_most, grant, end_of_lease(now, terms.hold), now)
+                    }),
+                };
+                for ended in ended.into_iter().chain(holding.tend(now)) {
+                    prop_assert_eq!(granted.remove(&ended.lease), Some(ended.used + ended.left));
+                }
+            }
+        }
+    }
+}
