@@ -93,7 +93,12 @@ struct World {
     desk: LeaseDesk,
 }
 
+/// With room enough, wherever two counters fall.
 fn world() -> World {
+    world_for(6_400)
+}
+
+fn world_for(holdings_max: usize) -> World {
     let core = Arc::new(Core {
         counters: Mutex::default(),
         door: Semaphore::new(1_000),
@@ -101,8 +106,12 @@ fn world() -> World {
         calls: AtomicUsize::new(0),
     });
     let clock = Arc::new(Hands(AtomicU64::new(1_000_000_000)));
-    let desk =
-        LeaseDesk::with_room_for(64, Arc::clone(&core) as _, Arc::clone(&clock) as _, &Telemetry::new().unwrap());
+    let desk = LeaseDesk::with_room_for(
+        holdings_max,
+        Arc::clone(&core) as _,
+        Arc::clone(&clock) as _,
+        &Telemetry::new().unwrap(),
+    );
     World { core, clock, desk }
 }
 
@@ -290,7 +299,7 @@ async fn a_limit_changed_under_a_lease_never_admits_more_than_the_larger() {
 
 #[tokio::test]
 async fn counters_without_a_place_are_paid_at_the_store() {
-    let world = world();
+    let world = world_for(64);
     for name in 0..500 {
         let limit = limit(&name.to_string(), 2, WhenAway::Deny);
         let mut told = Vec::new();
