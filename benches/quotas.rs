@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use divan::{Bencher, black_box};
 use tollgate::decide::ports::{Answer, QuotaStore as _, Request, Requests};
-use tollgate::domain::limit::{CounterKey, Limit, UNITS_MAX, WhenAway};
+use tollgate::domain::limit::{Algorithm, CounterKey, Limit, UNITS_MAX, WhenAway};
 use tollgate::domain::question::Mode;
 use tollgate::domain::time::{Micros, Moment};
 use tollgate::domain::window::{Counter, Frame, LeaseId, Terms};
@@ -22,7 +22,7 @@ const ONE: Terms = Terms { at_least: 1, at_most: 1, hold: Micros::ZERO, lease: L
 
 #[divan::bench]
 fn window_charge(bencher: Bencher<'_, '_>) {
-    let frame = Frame::of(&limit(0));
+    let frame = Frame::new(UNITS_MAX, WINDOW);
     let mut now = house::moment().steady;
     let mut counter = Counter::new(frame, now);
     for _ in 0..10_000 {
@@ -57,8 +57,7 @@ fn memory_acquire(bencher: Bencher<'_, '_>, limits: usize) {
 fn limit(number: usize) -> Limit {
     Limit {
         name: format!("limit-{number}"),
-        units: UNITS_MAX,
-        window: WINDOW,
+        algorithm: Algorithm::SlidingWindow { units: UNITS_MAX, window: WINDOW },
         by: Vec::new(),
         when_away: WhenAway::default(),
     }

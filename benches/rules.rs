@@ -2,7 +2,7 @@
 
 use divan::{Bencher, black_box};
 use tollgate::domain::identity::Identity;
-use tollgate::domain::limit::{Attribute, Limit, WhenAway};
+use tollgate::domain::limit::{Algorithm, Attribute, Limit, WhenAway};
 use tollgate::domain::path::{Host, Method, Target};
 use tollgate::domain::policy::{Demand, Match, PathPattern, Policy, Rule};
 use tollgate::domain::time::Micros;
@@ -30,8 +30,7 @@ fn rule_match_last_of(bencher: Bencher<'_, '_>, rules: usize) {
 fn counter_key(bencher: Bencher<'_, '_>) {
     let limit = Limit {
         name: "per-subject".to_owned(),
-        units: 1_000,
-        window: Micros::from_secs(60),
+        algorithm: Algorithm::SlidingWindow { units: 1_000, window: Micros::from_secs(60) },
         by: vec![Attribute::Subject],
         when_away: WhenAway::default(),
     };

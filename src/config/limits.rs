@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::problem::nearest;
-use super::reader::{Item, Reader};
-use super::values::{duration, limit_name};
-use crate::domain::limit::{Attribute, Limit, UNITS_MAX, WINDOW_MAX, WINDOW_MIN, WhenAway};
+use super::reader::{Fields, Item, Reader};
+use super::values::{duration, limit_name, rate};
+use crate::domain::bucket::Flow;
+use crate::domain::fixed::Grid;
+use crate::domain::limit::{Algorithm, Attribute, Limit, UNITS_MAX, WINDOW_MAX, WINDOW_MIN, WhenAway};
+use crate::domain::time::Micros;
 
 /// What a rule can name. A limit that could not be read is there without a value: it is reported once.
 pub(super) type Limits = BTreeMap<String, Option<Arc<Limit>>>;
@@ -34,18 +37,90 @@ pub(super) fn limits(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Limits>
     Some(limits)
 }
 
+/// How a limit counts, as it is named.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    SlidingWindow,
+    TokenBucket,
+    FixedWindow,
+}
+
+const KINDS: [(&str, Kind); 3] =
+    [("sliding_window", Kind::SlidingWindow), ("token_bucket", Kind::TokenBucket), ("fixed_window", Kind::FixedWindow)];
+
 fn limit(reader: &mut Reader<'_>, name: &str, item: &Item<'_>) -> Option<Limit> {
     let mut fields = reader.fields(item, "limit")?;
-    let units = fields.required(reader, "units", |reader, item| reader.whole(item, 1..=UNITS_MAX));
-    let window =
-        fields.required(reader, "window", |reader, item| reader.parse(item, duration(WINDOW_MIN..=WINDOW_MAX)));
+    let kind = fields.or(reader, "algorithm", Kind::SlidingWindow, |reader, item| reader.one_of(item, &KINDS));
+    let algorithm = algorithm(reader, &mut fields, kind);
     let by = fields
         .or(reader, "by", Vec::new(), |reader, item| reader.list(item, |reader, item| reader.parse(item, attribute)));
     let when_away = fields.or(reader, "when_away", WhenAway::default(), |reader, item| {
         reader.one_of(item, &[("deny", WhenAway::Deny), ("allow", WhenAway::Allow)])
     });
     fields.finish(reader);
-    Some(Limit { name: name.to_owned(), units: units?, window: window?, by: by?, when_away: when_away? })
+    Some(Limit { name: name.to_owned(), algorithm: algorithm?, by: by?, when_away: when_away? })
+}
+
+/// The keys of one algorithm; those of the others are refused. Where the algorithm could not be read, nothing is said
+/// of keys that may be right.
+fn algorithm(reader: &mut Reader<'_>, fields: &mut Fields<'_>, kind: Option<Kind>) -> Option<Algorithm> {
+    let (window_keys, bucket_keys) = (["units", "window"], ["rate", "burst"]);
+    match kind {
+        Some(Kind::SlidingWindow | Kind::FixedWindow) => {
+            refuse(reader, fields, bucket_keys, "belongs to `algorithm: token_bucket`; say `units` and `window` here");
+        }
+        Some(Kind::TokenBucket) => {
+            refuse(reader, fields, window_keys, "does not belong to a token bucket; say `rate` and `burst`");
+        }
+        None => {
+            for key in window_keys.into_iter().chain(bucket_keys) {
+                fields.item(reader, key);
+            }
+        }
+    }
+    Some(match kind? {
+        Kind::SlidingWindow => {
+            let (units, window) = units_and_window(reader, fields);
+            Algorithm::SlidingWindow { units: units?, window: window? }
+        }
+        Kind::FixedWindow => {
+            let (units, window) = units_and_window(reader, fields);
+            Algorithm::FixedWindow(Grid { units: units?, length: window? })
+        }
+        Kind::TokenBucket => Algorithm::TokenBucket(flow(reader, fields)?),
+    })
+}
+
+fn refuse(reader: &mut Reader<'_>, fields: &mut Fields<'_>, keys: [&'static str; 2], message: &str) {
+    for key in keys {
+        if let Some(item) = fields.item(reader, key) {
+            reader.error(&item, message);
+        }
+    }
+}
+
+fn units_and_window(reader: &mut Reader<'_>, fields: &mut Fields<'_>) -> (Option<u64>, Option<Micros>) {
+    let units = fields.needed(reader, "units", |reader, item| reader.whole(item, 1..=UNITS_MAX));
+    let window = fields.needed(reader, "window", |reader, item| reader.parse(item, duration(WINDOW_MIN..=WINDOW_MAX)));
+    (units, window)
+}
+
+fn flow(reader: &mut Reader<'_>, fields: &mut Fields<'_>) -> Option<Flow> {
+    let rate = fields.needed(reader, "rate", |reader, item| reader.parse(item, rate));
+    let burst = fields.needed(reader, "burst", |reader, item| {
+        let burst = reader.whole(item, 1..=UNITS_MAX)?;
+        let Some((units, per)) = rate else { return Some(None) };
+        let flow = Flow::new(units, per, burst);
+        if flow.is_none() {
+            let most = Flow::burst_max(units, per);
+            reader.error(
+                item,
+                format!("is too much at this rate; make it {most} or less, or the rate higher or rounder"),
+            );
+        }
+        Some(flow)
+    });
+    burst.flatten()
 }
 
 fn attribute(text: &str) -> Result<Attribute, String> {

@@ -429,11 +429,18 @@ impl<'n> Fields<'n> {
         read: impl FnOnce(&mut Reader<'_>, &Item<'n>) -> Option<T>,
     ) -> Option<T> {
         self.know(reader, key, true);
-        let Some(item) = self.get(key) else {
-            reader.error(&self.item, format!("must have `{key}`"));
-            return None;
-        };
-        read(reader, &item)
+        self.there(reader, key, read)
+    }
+
+    /// The value of `key`, which must be there because of what another key says.
+    pub(super) fn needed<T>(
+        &mut self,
+        reader: &mut Reader<'_>,
+        key: &'static str,
+        read: impl FnOnce(&mut Reader<'_>, &Item<'n>) -> Option<T>,
+    ) -> Option<T> {
+        self.know(reader, key, false);
+        self.there(reader, key, read)
     }
 
     /// The value of `key`; without it, `default`.
@@ -474,6 +481,19 @@ impl<'n> Fields<'n> {
             let path = self.item.below(entry).path;
             reader.report(Severity::Error, Some(entry.at), path, format!("is not a known key; {remedy}"));
         }
+    }
+
+    fn there<T>(
+        &self,
+        reader: &mut Reader<'_>,
+        key: &'static str,
+        read: impl FnOnce(&mut Reader<'_>, &Item<'n>) -> Option<T>,
+    ) -> Option<T> {
+        let Some(item) = self.get(key) else {
+            reader.error(&self.item, format!("must have `{key}`"));
+            return None;
+        };
+        read(reader, &item)
     }
 
     fn get(&self, key: &str) -> Option<Item<'n>> {

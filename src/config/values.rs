@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 
 use url::{Host, Url};
 
+use crate::domain::limit::UNITS_MAX;
 use crate::domain::time::Micros;
 
 /// The units that durations are written in, the longest first.
@@ -30,6 +31,16 @@ pub(super) fn duration(range: RangeInclusive<Micros>) -> impl FnOnce(&str) -> Re
         let micros = count.parse::<u64>().ok().zip(unit).and_then(|(count, unit)| count.checked_mul(unit)).map(Micros);
         micros.filter(|micros| range.contains(micros)).ok_or(must)
     }
+}
+
+/// So many units in so much time: a whole number, a slash and one unit of time.
+pub(super) fn rate(text: &str) -> Result<(u64, Micros), String> {
+    let must = || format!("must be units per s, m, h or d, such as 10/s or 5000/h, 1 to {UNITS_MAX} of them");
+    let (count, unit) = text.split_once('/').ok_or_else(must)?;
+    let per = UNITS.iter().find(|(name, _)| *name == unit && unit != "ms").map(|(_, length)| *length);
+    let digits = !count.is_empty() && count.bytes().all(|byte| byte.is_ascii_digit());
+    let units = count.parse::<u64>().ok().filter(|units| digits && (1..=UNITS_MAX).contains(units));
+    units.zip(per).ok_or_else(must)
 }
 
 /// A duration as it is written.
@@ -149,6 +160,42 @@ mod tests {
         }
         assert!(read("99999999999999999999d").is_err());
         assert!(read("18446744073709551615d").is_err());
+    }
+
+    #[test]
+    fn rates_are_one_number_and_one_unit_of_time() {
+        for (text, units, per) in [
+            ("10/s", 10, 1),
+            ("1/m", 1, 60),
+            ("5000/h", 5_000, 3_600),
+            ("007/d", 7, 86_400),
+            ("1000000000000/s", UNITS_MAX, 1),
+        ] {
+            assert_eq!(rate(text), Ok((units, Micros::from_secs(per))), "{text}");
+        }
+        for text in [
+            "",
+            "/",
+            "10",
+            "/s",
+            "10/",
+            "0/s",
+            "-1/s",
+            "+1/s",
+            "1.5/s",
+            "1/ms",
+            "1/S",
+            "1 /s",
+            "1/ s",
+            "1/s ",
+            "1/2s",
+            "1/s/s",
+            "1000000000001/s",
+            "99999999999999999999/s",
+            "٣/s",
+        ] {
+            assert!(rate(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use futures_util::FutureExt as _;
 
 use super::*;
 use crate::domain::decision::{QuotaState, QuotaVerdict};
-use crate::domain::limit::WhenAway;
+use crate::domain::limit::{Algorithm, WhenAway};
 use crate::domain::path::{Method, Target};
 use crate::domain::policy::{Match, PathPattern};
 use crate::domain::question::{ExtraCharge, Pairs};
@@ -95,8 +95,7 @@ fn identity(scopes: &[&str]) -> Arc<Identity> {
 fn limit(name: &str, by: &[&str]) -> Arc<Limit> {
     Arc::new(Limit {
         name: name.to_owned(),
-        units: 10,
-        window: Micros::from_secs(1),
+        algorithm: Algorithm::SlidingWindow { units: 10, window: Micros::from_secs(1) },
         by: by.iter().map(|name| Attribute::from_name(name).unwrap()).collect(),
         when_away: WhenAway::Deny,
     })

@@ -7,6 +7,7 @@
 //!
 //! Functions of their arguments: `now` is always the replica's steady clock.
 
+use super::limit::{Algorithm, Limit};
 use super::time::Micros;
 use super::window::{Frame, Grant, LeaseId, Terms};
 
@@ -30,6 +31,15 @@ const GROWTH: u64 = 4;
 
 /// The longest that a refusal is believed: meanwhile another replica may have returned units, or an operator all.
 const REFUSAL_MAX: Micros = Micros::from_secs(1);
+
+/// The frame of a limit that is leased: only the sliding window charges units to the moment of their spending at the
+/// latest. A fixed window would charge them to the next one, and a bucket would have gained more by then.
+pub fn leased_frame(limit: &Limit) -> Option<Frame> {
+    match limit.algorithm {
+        Algorithm::SlidingWindow { units, window } => Some(Frame::new(units, window)),
+        Algorithm::TokenBucket(_) | Algorithm::FixedWindow(_) => None,
+    }
+}
 
 /// How long a lease of a counter lasts: from the store's moment of charging.
 pub fn lease_time(frame: Frame) -> Micros {
@@ -149,6 +159,11 @@ impl Holding {
         self.frame = frame;
         self.forget_answers();
         self.end()
+    }
+
+    /// Whether the limit is defined as when this was last asked.
+    pub fn is_of(&self, frame: Frame) -> bool {
+        self.frame == frame
     }
 
     /// Pays `units`, at least 1, from the lease in hand, or says what is known.

@@ -9,6 +9,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use smallvec::SmallVec;
 
+use super::bucket::Flow;
+use super::fixed::Grid;
 use super::path::{Host, Method, Path, Unclear};
 use super::time::Micros;
 
@@ -25,22 +27,55 @@ pub const WINDOW_MIN: Micros = Micros::from_millis(100);
 /// The most units a limit may hold: sums of them stay exact in the doubles that Redis scripts count in.
 pub const UNITS_MAX: u64 = 1_000_000_000_000;
 
-/// So many units per window, for each distinct key.
+/// So many units in so much time, for each distinct key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limit {
     /// Its name in the configuration; `[a-z0-9_.-]`, at most 64 bytes.
     pub name: String,
-    /// At most this many units in any interval as long as `window`. 1 to [`UNITS_MAX`].
-    pub units: u64,
-    /// The window's length. [`WINDOW_MIN`] to [`WINDOW_MAX`].
-    pub window: Micros,
+    /// How units are counted, and how many there are.
+    pub algorithm: Algorithm,
     /// Which attributes of the question select the counter; none: one counter for all.
     pub by: Vec<Attribute>,
     /// What happens while the store cannot be asked.
     pub when_away: WhenAway,
 }
 
+/// How units are counted. What is charged under one algorithm counts under no other: the same key under another is
+/// another counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    /// At most so many units in any interval as long as the window: see [`super::window`].
+    SlidingWindow {
+        /// 1 to [`UNITS_MAX`].
+        units: u64,
+        /// The window's length. [`WINDOW_MIN`] to [`WINDOW_MAX`].
+        window: Micros,
+    },
+    /// At most a burst, and no more than a rate over time: see [`super::bucket`].
+    TokenBucket(Flow),
+    /// At most so many units in each window of the clock: see [`super::fixed`].
+    FixedWindow(Grid),
+}
+
 impl Limit {
+    /// The most units that it ever holds: what the window admits, or the burst.
+    pub const fn units(&self) -> u64 {
+        match self.algorithm {
+            Algorithm::SlidingWindow { units, window: _ } => units,
+            Algorithm::TokenBucket(flow) => flow.burst(),
+            Algorithm::FixedWindow(grid) => grid.units,
+        }
+    }
+
+    /// The window's length; for a token bucket the time in which an empty one fills.
+    pub const fn window(&self) -> Micros {
+        match self.algorithm {
+            Algorithm::SlidingWindow { units: _, window } => window,
+            Algorithm::TokenBucket(flow) => flow.fills_in(),
+            Algorithm::FixedWindow(grid) => grid.length,
+        }
+    }
+
     /// The counter that these attributes select: exactly those in `by`, and `identity.issuer` beside any other
     /// attribute of the identity. It is the counter that a decision with the same attributes consumes.
     ///

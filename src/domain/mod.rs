@@ -1,11 +1,14 @@
 //! Values in, values out: what Tollgate decides about, without a socket, a clock or a lock.
 //!
 //! Nothing in here performs I/O, reads a clock or knows a wire format. Everything that is hard to get right (the
-//! sliding window, path matching, policy) is a function of its arguments, so it is tested and argued about in here.
+//! limit algorithms, path matching, policy) is a function of its arguments, so it is tested and argued about in here.
 
+pub mod bucket;
+pub mod counter;
 pub mod decision;
 #[cfg(test)]
 pub(crate) mod exact_log;
+pub mod fixed;
 pub mod identity;
 pub mod issuer;
 pub mod lease;

@@ -8,10 +8,10 @@
 
 use smallvec::SmallVec;
 
-use super::limit::{Limit, SUB_WINDOWS};
+use super::limit::SUB_WINDOWS;
 use super::time::Micros;
 
-/// How a limit's window is cut: what the arithmetic needs of a [`Limit`].
+/// How a limit's window is cut: what the arithmetic needs to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame {
     /// At most this many units in any interval of the window's length. At least 1.
@@ -23,10 +23,10 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// The frame of `limit`.
-    pub fn of(limit: &Limit) -> Self {
+    /// The frame of a limit of so many units per window.
+    pub fn new(units: u64, window: Micros) -> Self {
         let parts = u64::from(SUB_WINDOWS);
-        Self { units: limit.units, width: Micros(limit.window.0.div_ceil(parts).max(1)), parts }
+        Self { units, width: Micros(window.0.div_ceil(parts).max(1)), parts }
     }
 }
 

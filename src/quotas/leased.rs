@@ -18,11 +18,11 @@ use super::{Bill, at_once};
 use crate::decide::ports::{
     Answer, Away, Charges, Clock, Grants, Payment, QuotaStore, Quotas, Request, Requests, Settlement, Settlements,
 };
-use crate::domain::lease::{Ended, Holding, Level, Spend, end_of_lease};
+use crate::domain::lease::{Ended, Holding, Level, Spend, end_of_lease, leased_frame};
 use crate::domain::limit::{CounterKey, Limit};
 use crate::domain::question::Mode;
 use crate::domain::time::{Micros, Moment};
-use crate::domain::window::{Frame, Grant, LeaseId, Outcome, Terms};
+use crate::domain::window::{Grant, LeaseId, Outcome, Terms};
 use crate::telemetry::{LeaseMetrics, Telemetry};
 
 /// How often a call waits for others' requests before it makes one of its own, whoever else is asking.
@@ -133,8 +133,15 @@ impl LeaseDesk {
         let mut taken = Taken { desk: self, requests, parts: SmallVec::new(), kept: false };
         for request in requests {
             let Request { limit, key, terms } = request;
-            let frame = Frame::of(limit);
+            let frame = leased_frame(limit);
             let spend = self.table.with(key, |entry| {
+                let Some(frame) = frame else {
+                    // It was leased until a reload.
+                    if let Some(ended) = entry.holding.end() {
+                        self.owe(&entry.limit, key, ended);
+                    }
+                    return (Spend::Ask, None);
+                };
                 if let Some(ended) = entry.holding.follow(frame) {
                     self.owe(&entry.limit, key, ended);
                     entry.limit = Arc::clone(limit);
@@ -186,7 +193,7 @@ impl LeaseDesk {
             match begun {
                 Some(Ok(terms)) => asking.parts.push((index, terms)),
                 Some(Err(answered)) => return Err(answered),
-                // No place: it is paid at the store, exactly.
+                // Not leased, or no place: it is paid at the store, exactly.
                 None => {}
             }
         }
@@ -261,7 +268,11 @@ impl LeaseDesk {
     }
 
     fn look(&self, request: &Request, now: Micros) -> Option<Grant> {
+        let frame = leased_frame(&request.limit)?;
         let looked = self.table.with(&request.key, |entry| {
+            if !entry.holding.is_of(frame) {
+                return Part { units: 0, spend: Spend::Ask, level: None };
+            }
             let spend = entry.holding.look(request.terms.at_least, now);
             Part { units: 0, spend, level: entry.holding.level(now) }
         });

@@ -82,7 +82,7 @@ impl Bill {
         let mut requests = Requests::new();
         let mut places = SmallVec::new();
         for (Charge { limit, key, units: _ }, units) in charges.into_iter().zip(totals) {
-            let place = if units > limit.units {
+            let place = if units > limit.units() {
                 Place::Never
             } else {
                 Place::Grant(requests.iter().position(|request| request.key == key).unwrap_or(requests.len()))
@@ -162,7 +162,8 @@ mod tests {
 
     use super::*;
     use crate::decide::ports::{AwayCause, Settlements};
-    use crate::domain::window::{Counter, Frame};
+    use crate::domain::counter::Counter;
+    use crate::domain::limit::Algorithm;
 
     const NOW: Moment = Moment { wall: Micros::ZERO, steady: Micros::from_secs(1_000) };
 
@@ -182,17 +183,13 @@ mod tests {
             let mut counters = self.counters.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             let mut each = |charge: bool| -> Grants {
                 let one = |Request { limit, key, terms }: &Request| {
-                    let frame = Frame::of(limit);
+                    let algorithm = limit.algorithm;
                     let place = counters.iter().position(|(known, _)| known == key).unwrap_or_else(|| {
-                        counters.push((key.clone(), Counter::new(frame, Micros::ZERO)));
+                        counters.push((key.clone(), Counter::new(algorithm, Micros::ZERO)));
                         counters.len() - 1
                     });
                     let counter = &mut counters[place].1;
-                    if charge {
-                        counter.acquire(frame, *terms, now.steady)
-                    } else {
-                        counter.look(frame, *terms, now.steady)
-                    }
+                    if charge { counter.acquire(algorithm, *terms, now) } else { counter.look(algorithm, *terms, now) }
                 };
                 requests.iter().map(one).collect()
             };
@@ -218,7 +215,8 @@ mod tests {
     }
 
     fn limit(name: &str, units: u64, when_away: WhenAway) -> Arc<Limit> {
-        Arc::new(Limit { name: name.to_owned(), units, window: Micros::from_secs(32), by: Vec::new(), when_away })
+        let algorithm = Algorithm::SlidingWindow { units, window: Micros::from_secs(32) };
+        Arc::new(Limit { name: name.to_owned(), algorithm, by: Vec::new(), when_away })
     }
 
     fn charge(limit: &Arc<Limit>, units: u64) -> Charge {

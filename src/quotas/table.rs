@@ -9,7 +9,7 @@ use foldhash::fast::RandomState;
 use tokio::sync::oneshot;
 
 use crate::decide::ports::Request;
-use crate::domain::lease::{Ended, Holding};
+use crate::domain::lease::{Ended, Holding, leased_frame};
 use crate::domain::limit::{CounterKey, Limit};
 use crate::domain::time::Micros;
 use crate::domain::window::Frame;
@@ -95,13 +95,14 @@ impl Table {
         Some(done)
     }
 
-    /// The same, for one that becomes known unless there is no place.
+    /// The same, for one that becomes known unless it is not leased or there is no place.
     pub(super) fn with_new<T>(&self, request: &Request, now: Micros, act: impl FnOnce(&mut Entry) -> T) -> Option<T> {
-        self.make_known(request, now);
+        let frame = leased_frame(&request.limit)?;
+        self.make_known(request, frame, now);
         self.with(&request.key, act)
     }
 
-    fn make_known(&self, request: &Request, now: Micros) {
+    fn make_known(&self, request: &Request, frame: Frame, now: Micros) {
         let mut shard = self.shard(&request.key);
         if shard.entries.contains_key(&request.key) {
             return;
@@ -111,7 +112,7 @@ impl Table {
         }
         if shard.entries.len() < self.entries_max {
             let limit = Arc::clone(&request.limit);
-            let holding = Holding::new(Frame::of(&limit), now);
+            let holding = Holding::new(frame, now);
             let entry = Entry { holding, limit, waiters: Vec::new(), listed: false };
             shard.entries.insert(request.key.clone(), entry);
         }

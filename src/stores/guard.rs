@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::decide::ports::{Answer, Away, AwayCause, Clock, Grants, QuotaStore, Request, Requests, Settlements};
-use crate::domain::limit::{CounterKey, Limit, UNITS_MAX, WINDOW_MIN, WhenAway};
+use crate::domain::limit::{Algorithm, CounterKey, Limit, UNITS_MAX, WINDOW_MIN, WhenAway};
 use crate::domain::question::Mode;
 use crate::domain::time::{Micros, Moment};
 use crate::domain::window::{LeaseId, Terms};
@@ -83,8 +83,7 @@ impl Guard {
         let limit = Arc::new(Limit {
             name: "probe".to_owned(),
             // More than all replicas ever use: a refusal would write nothing.
-            units: UNITS_MAX,
-            window: WINDOW_MIN,
+            algorithm: Algorithm::SlidingWindow { units: UNITS_MAX, window: WINDOW_MIN },
             by: Vec::new(),
             when_away: WhenAway::Deny,
         });

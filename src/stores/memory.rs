@@ -23,10 +23,11 @@ use smallvec::SmallVec;
 use tracing::{info, warn};
 
 use crate::decide::ports::{Answer, Away, AwayCause, Grants, QuotaStore, Request, Requests, Settlements};
-use crate::domain::limit::{CounterKey, Limit};
+use crate::domain::counter::Counter;
+use crate::domain::limit::{Algorithm, CounterKey, Limit};
 use crate::domain::question::Mode;
 use crate::domain::time::{Micros, Moment};
-use crate::domain::window::{Counter, Frame, Grant, Outcome};
+use crate::domain::window::{Grant, Outcome};
 use crate::telemetry::{Telemetry, names};
 
 /// How many counters a store holds unless told otherwise: some 200 MB when full.
@@ -41,7 +42,8 @@ const LOOKED_AT_PER_CALL: usize = 2;
 /// The same, per shard, for a call that finds the store full.
 const LOOKED_AT_WHEN_FULL: usize = 64;
 
-/// Keeps counters in memory. It goes by the steady clock and always answers at once.
+/// Keeps counters in memory. It goes by the steady clock, but for fixed windows, which begin by the wall clock, and
+/// always answers at once.
 pub struct MemoryStore {
     shards: [Mutex<Shard>; SHARDS],
     hasher: RandomState,
@@ -90,12 +92,12 @@ impl MemoryStore {
         }
     }
 
-    fn acquire_now(&self, requests: &[Request], mode: Mode, now: Micros) -> Result<Grants, Away> {
+    fn acquire_now(&self, requests: &[Request], mode: Mode, now: Moment) -> Result<Grants, Away> {
         if let Some(grants) = self.try_acquire(requests, mode, now) {
             return Ok(grants);
         }
         for shard in &self.shards {
-            lock(shard).let_go_of_idle(LOOKED_AT_WHEN_FULL, now, &self.hasher, &self.room);
+            lock(shard).let_go_of_idle(LOOKED_AT_WHEN_FULL, now.steady, &self.hasher, &self.room);
         }
         self.try_acquire(requests, mode, now).ok_or_else(|| {
             self.room.say_full();
@@ -104,13 +106,13 @@ impl MemoryStore {
     }
 
     /// What the counters grant; nothing where there is no room for a new one.
-    fn try_acquire(&self, requests: &[Request], mode: Mode, now: Micros) -> Option<Grants> {
+    fn try_acquire(&self, requests: &[Request], mode: Mode, now: Moment) -> Option<Grants> {
         let hashes: SmallVec<[u64; 4]> = requests.iter().map(|request| self.hash(request.key.as_bytes())).collect();
         let mut locked = self.lock_all(&hashes);
         // Before any is looked at: one that is known must still be there when it is charged, or it would take a place
         // that nobody reserved.
         for &hash in &hashes {
-            locked.of(hash)?.let_go_of_idle(LOOKED_AT_PER_CALL, now, &self.hasher, &self.room);
+            locked.of(hash)?.let_go_of_idle(LOOKED_AT_PER_CALL, now.steady, &self.hasher, &self.room);
         }
         let mut grants = Grants::new();
         let mut new = 0;
@@ -152,23 +154,23 @@ impl MemoryStore {
 
 impl QuotaStore for MemoryStore {
     fn acquire(&self, requests: Requests, mode: Mode, now: Moment) -> Answer<'_, Result<Grants, Away>> {
-        Answer::Now(self.acquire_now(&requests, mode, now.steady))
+        Answer::Now(self.acquire_now(&requests, mode, now))
     }
 
     fn settle(&self, settlements: Settlements, now: Moment) -> Answer<'_, Result<(), Away>> {
         for settlement in settlements {
             let (hash, mut shard) = self.lock_of(&settlement.key);
-            if let Some(counter) = shard.find(hash, settlement.key.as_bytes()) {
-                counter.settle(settlement.lease, settlement.used, now.steady);
+            if let Some(counter) = shard.find(hash, settlement.key.as_bytes(), settlement.limit.algorithm) {
+                counter.settle(settlement.lease, settlement.used, now);
             }
         }
         Answer::Now(Ok(()))
     }
 
-    fn reset(&self, _limit: Arc<Limit>, key: CounterKey) -> Answer<'_, Result<(), Away>> {
+    fn reset(&self, limit: Arc<Limit>, key: CounterKey) -> Answer<'_, Result<(), Away>> {
         let (hash, mut shard) = self.lock_of(&key);
         // It keeps its place until it would have been idle anyway.
-        if let Some(counter) = shard.find(hash, key.as_bytes()) {
+        if let Some(counter) = shard.find(hash, key.as_bytes(), limit.algorithm) {
             counter.forget();
         }
         Answer::Now(Ok(()))
@@ -199,18 +201,19 @@ impl Locked<'_> {
 }
 
 impl Shard {
-    fn find(&mut self, hash: u64, key: &[u8]) -> Option<&mut Counter> {
+    fn find(&mut self, hash: u64, key: &[u8], algorithm: Algorithm) -> Option<&mut Counter> {
         let slots = &self.slots;
-        let place = *self.index.find(hash, |&place| slot(slots, place).is_some_and(|slot| *slot.key == *key))?;
+        let is_it = |slot: &Slot| *slot.key == *key && slot.counter.counts_by(algorithm);
+        let place = *self.index.find(hash, |&place| slot(slots, place).is_some_and(is_it))?;
         self.slots.get_mut(place as usize)?.as_mut().map(|slot| &mut slot.counter)
     }
 
     /// What the counter would grant, and whether there is one.
-    fn look(&mut self, hash: u64, request: &Request, now: Micros) -> (Grant, bool) {
-        let (frame, floor) = (Frame::of(&request.limit), self.floor);
-        match self.find(hash, request.key.as_bytes()) {
-            Some(counter) => (counter.look(frame, request.terms, now), true),
-            None => (Counter::new(frame, floor).look(frame, request.terms, now), false),
+    fn look(&mut self, hash: u64, request: &Request, now: Moment) -> (Grant, bool) {
+        let (algorithm, floor) = (request.limit.algorithm, self.floor);
+        match self.find(hash, request.key.as_bytes(), algorithm) {
+            Some(counter) => (counter.look(algorithm, request.terms, now), true),
+            None => (Counter::new(algorithm, floor).look(algorithm, request.terms, now), false),
         }
     }
 
@@ -218,16 +221,16 @@ impl Shard {
         &mut self,
         hash: u64,
         request: &Request,
-        now: Micros,
+        now: Moment,
         hasher: &RandomState,
         reserved: &mut Reserved<'_>,
     ) -> Grant {
-        let frame = Frame::of(&request.limit);
-        if let Some(counter) = self.find(hash, request.key.as_bytes()) {
-            return counter.acquire(frame, request.terms, now);
+        let algorithm = request.limit.algorithm;
+        if let Some(counter) = self.find(hash, request.key.as_bytes(), algorithm) {
+            return counter.acquire(algorithm, request.terms, now);
         }
-        let mut counter = Counter::new(frame, self.floor);
-        let grant = counter.acquire(frame, request.terms, now);
+        let mut counter = Counter::new(algorithm, self.floor);
+        let grant = counter.acquire(algorithm, request.terms, now);
         reserved.take();
         self.insert(hash, Slot { key: request.key.as_bytes().into(), counter }, hasher);
         grant
@@ -493,20 +496,20 @@ mod tests {
                 scope.spawn(move || {
                     for turn in 0..500 {
                         let mode = if turn % 3 == 0 { Mode::Peek } else { Mode::Consume };
-                        let grants = store.acquire_now(&requests(thread + turn, 1), mode, START).unwrap();
+                        let grants = store.acquire_now(&requests(thread + turn, 1), mode, at(START)).unwrap();
                         let first = grants[0].remaining;
                         assert!(grants.iter().all(|grant| grant.remaining == first), "{grants:?}");
                     }
                 });
             }
         });
-        let left = store.acquire_now(&requests(0, 1), Mode::Peek, START).unwrap()[0].remaining;
+        let left = store.acquire_now(&requests(0, 1), Mode::Peek, at(START)).unwrap()[0].remaining;
         assert_eq!(left, 1_000_000 - 6 * 333);
     }
 
     #[test]
     fn a_counter_takes_little_memory() {
         // With its key's bytes, its share of the index and its due time that is below 200 bytes.
-        assert!(size_of::<Option<Slot>>() <= 80, "{}", size_of::<Option<Slot>>());
+        assert!(size_of::<Option<Slot>>() <= 88, "{}", size_of::<Option<Slot>>());
     }
 }

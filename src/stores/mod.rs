@@ -6,6 +6,8 @@ pub mod memory;
 pub mod redis;
 
 #[cfg(test)]
+mod algorithms;
+#[cfg(test)]
 mod redis_faults;
 #[cfg(test)]
 #[path = "../../tests/support/redis.rs"]

@@ -5,25 +5,33 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::HashMap;
+use std::mem::{Discriminant, discriminant};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
 use tokio::runtime::{Builder, Runtime};
 
+use super::algorithms::{
+    a_bucket_gives_its_burst_and_then_its_rate, a_fixed_window_gives_its_units_by_the_clock, bucket,
+    changed_buckets_and_fixed_windows_count_what_was_charged_before, fixed,
+    limits_of_different_algorithms_pay_all_or_none, the_largest_buckets_and_fixed_windows_are_exact,
+    the_same_key_under_another_algorithm_is_another_counter,
+};
 use super::memory::MemoryStore;
 use super::redis::{RedisStore, Settings, TimeSource};
 use super::redis_server::RedisServer;
 use crate::decide::ports::{Answer, Away, Grants, QuotaStore, Request, Requests, Settlement, Settlements};
+use crate::domain::counter::Counter;
 use crate::domain::exact_log::{Keeper, Log, Step, at_once, play, traces, window};
-use crate::domain::limit::{CounterKey, Limit, WhenAway};
+use crate::domain::limit::{Algorithm, CounterKey, Limit, WhenAway};
 use crate::domain::question::Mode::{self, Consume, Peek};
 use crate::domain::time::{Micros, Moment};
-use crate::domain::window::{Counter, Frame, Grant, LeaseId, Outcome, Terms};
+use crate::domain::window::{Frame, Grant, LeaseId, Outcome, Terms};
 use crate::telemetry::Telemetry;
 
 /// Its width is 100 s: nothing expires in a real Redis while a test with a clock of its own runs.
-const WINDOW: Micros = Micros::from_secs(3_200);
+pub(super) const WINDOW: Micros = Micros::from_secs(3_200);
 const WIDTH: Micros = Micros::from_secs(100);
 const START: Micros = Micros::from_secs(1_000_000);
 const UNITS: u64 = 10;
@@ -64,6 +72,12 @@ suite![
     the_largest_numbers_are_answered,
     a_counter_that_is_named_twice_never_grants_too_much,
     no_counters_at_all_are_granted,
+    a_bucket_gives_its_burst_and_then_its_rate,
+    a_fixed_window_gives_its_units_by_the_clock,
+    limits_of_different_algorithms_pay_all_or_none,
+    the_same_key_under_another_algorithm_is_another_counter,
+    changed_buckets_and_fixed_windows_count_what_was_charged_before,
+    the_largest_buckets_and_fixed_windows_are_exact,
 ];
 
 fn memory() -> MemoryStore {
@@ -77,7 +91,8 @@ fn redis(server: &RedisServer) -> RedisStore {
 
 pub(super) fn limit(units: u64, window: Micros) -> Arc<Limit> {
     let name = "per-client".to_owned();
-    Arc::new(Limit { name, units, window, by: Vec::new(), when_away: WhenAway::Deny })
+    let algorithm = Algorithm::SlidingWindow { units, window };
+    Arc::new(Limit { name, algorithm, by: Vec::new(), when_away: WhenAway::Deny })
 }
 
 pub(super) fn key(value: &str) -> CounterKey {
@@ -90,15 +105,16 @@ pub(super) fn request(limit: &Arc<Limit>, value: &str, terms: Terms) -> Request 
     Request { limit: Arc::clone(limit), key: key(value), terms }
 }
 
-pub(super) const fn at(steady: Micros) -> Moment {
-    Moment { wall: Micros::ZERO, steady }
+/// Both clocks run evenly.
+pub(super) const fn at(now: Micros) -> Moment {
+    Moment { wall: now, steady: now }
 }
 
 fn lease(units: u64, at_most: u64, serial: u64) -> Terms {
     Terms { at_least: units, at_most, hold: WIDTH, lease: LeaseId { replica: u64::MAX, serial } }
 }
 
-async fn all(store: &dyn QuotaStore, mode: Mode, requests: &[Request], now: Micros) -> Grants {
+pub(super) async fn all(store: &dyn QuotaStore, mode: Mode, requests: &[Request], now: Micros) -> Grants {
     store.acquire(requests.iter().cloned().collect(), mode, at(now)).get().await.unwrap()
 }
 
@@ -115,11 +131,11 @@ async fn settle(store: &dyn QuotaStore, lease: LeaseId, used: u64, now: Micros) 
     store.settle([settlement].into_iter().collect(), at(now)).get().await.unwrap();
 }
 
-const fn granted(units: u64) -> Outcome {
+pub(super) const fn granted(units: u64) -> Outcome {
     Outcome::Granted { units }
 }
 
-const fn short(retry_after: Micros) -> Outcome {
+pub(super) const fn short(retry_after: Micros) -> Outcome {
     Outcome::Short { retry_after }
 }
 
@@ -323,21 +339,21 @@ const FRAME: Frame = Frame { units: UNITS, width: WIDTH, parts: 32 };
 
 /// The pure core behind the store port, and nothing else: what each store must answer.
 #[derive(Default)]
-struct Core(Mutex<HashMap<CounterKey, Counter>>);
+struct Core(Mutex<HashMap<(Discriminant<Algorithm>, CounterKey), Counter>>);
 
 impl QuotaStore for Core {
     fn acquire(&self, requests: Requests, mode: Mode, now: Moment) -> Answer<'_, Result<Grants, Away>> {
         let mut counters = self.0.lock().unwrap();
         let mut grant_each = |charge: bool| -> Grants {
             let grant = |Request { limit, key, terms }: &Request| {
-                let fresh = Counter::new(Frame::of(limit), Micros::ZERO);
-                let counter = counters.entry(key.clone()).or_insert(fresh);
+                let fresh = Counter::new(limit.algorithm, Micros::ZERO);
+                let counter = counters.entry((discriminant(&limit.algorithm), key.clone())).or_insert(fresh);
                 let answer = if charge {
                     Counter::acquire
                 } else {
-                    |counter: &mut Counter, frame, terms, now| counter.look(frame, terms, now)
+                    |counter: &mut Counter, algorithm, terms, now| counter.look(algorithm, terms, now)
                 };
-                answer(counter, Frame::of(limit), *terms, now.steady)
+                answer(counter, limit.algorithm, *terms, now)
             };
             requests.iter().map(grant).collect()
         };
@@ -347,16 +363,16 @@ impl QuotaStore for Core {
     }
 
     fn settle(&self, settlements: Settlements, now: Moment) -> Answer<'_, Result<(), Away>> {
-        for Settlement { limit: _, key, lease, used } in settlements {
-            if let Some(counter) = self.0.lock().unwrap().get_mut(&key) {
-                counter.settle(lease, used, now.steady);
+        for Settlement { limit, key, lease, used } in settlements {
+            if let Some(counter) = self.0.lock().unwrap().get_mut(&(discriminant(&limit.algorithm), key)) {
+                counter.settle(lease, used, now);
             }
         }
         Answer::Now(Ok(()))
     }
 
-    fn reset(&self, _limit: Arc<Limit>, key: CounterKey) -> Answer<'_, Result<(), Away>> {
-        if let Some(counter) = self.0.lock().unwrap().get_mut(&key) {
+    fn reset(&self, limit: Arc<Limit>, key: CounterKey) -> Answer<'_, Result<(), Away>> {
+        if let Some(counter) = self.0.lock().unwrap().get_mut(&(discriminant(&limit.algorithm), key)) {
             counter.forget();
         }
         Answer::Now(Ok(()))
@@ -454,7 +470,7 @@ fn steps_for_both() -> impl Strategy<Value = Vec<Both>> {
         asks.dedup_by_key(|(counter, ..)| *counter);
         asks
     });
-    let version = prop_oneof![8 => Just(0), 1 => 0..4_usize];
+    let version = prop_oneof![8 => Just(0), 1 => 0..9_usize];
     let step = prop_oneof![
         3 => (0..60_u64, 0..3_u64).prop_map(|(permille, micros)| Both::Wait { permille, micros }),
         1 => (0..1_200_u64, 0..3_u64).prop_map(|(permille, micros)| Both::Wait { permille, micros }),
@@ -505,6 +521,41 @@ fn memory_answers_like_the_pure_core() {
     });
 }
 
+/// Each counter begins with another of these, and now and then a call asks all of them by the next ones. Rates and
+/// lengths stay the same: see above.
+fn of_all_algorithms() -> Vec<Arc<Limit>> {
+    vec![
+        limit(12, WINDOW),
+        bucket(7, Micros::from_secs(1_000), 9),
+        fixed(7, Micros(WINDOW.0 / 4)),
+        bucket(7, Micros::from_secs(1_000), 12),
+        limit(7, WINDOW),
+        fixed(12, Micros(WINDOW.0 / 4)),
+    ]
+}
+
+#[test]
+fn memory_and_redis_answer_the_same_for_all_algorithms() {
+    let Some(server) = RedisServer::start() else { return };
+    let runtime = runtime();
+    let redis = runtime.block_on(async { redis(&server) });
+    let versions = of_all_algorithms();
+    for_both(100, |mut steps| {
+        steps.retain(|step| !matches!(step, Both::Back { .. }));
+        runtime.block_on(take_both([&memory(), &redis], &versions, &steps))
+    });
+}
+
+#[test]
+fn redis_answers_like_the_pure_core_for_all_algorithms_also_when_they_change_and_time_steps_back() {
+    let Some(server) = RedisServer::start() else { return };
+    let runtime = runtime();
+    let redis = runtime.block_on(async { redis(&server) });
+    let mut versions = of_all_algorithms();
+    versions.extend([bucket(3, Micros::from_secs(86_400), 5), fixed(9, Micros(WINDOW.0 / 3 + 1)), bucket(1, WIDTH, 4)]);
+    for_both(200, |steps| runtime.block_on(take_both([&Core::default(), &redis], &versions, &steps)));
+}
+
 async fn take_both(stores: [&dyn QuotaStore; 2], versions: &[Arc<Limit>], steps: &[Both]) -> Result<(), TestCaseError> {
     static CASES: AtomicUsize = AtomicUsize::new(0);
     let case = CASES.fetch_add(1, Ordering::Relaxed);
@@ -523,7 +574,7 @@ async fn take_both(stores: [&dyn QuotaStore; 2], versions: &[Arc<Limit>], steps:
                     .map(|&(counter, at_least, more, hold)| {
                         let hold = Micros(WINDOW.0 * hold / 1_000);
                         let terms = Terms { at_least, at_most: at_least + more, hold, lease };
-                        request(&versions[version % versions.len()], &name(counter), terms)
+                        request(&versions[(version + counter) % versions.len()], &name(counter), terms)
                     })
                     .collect();
                 let mode = if *peek { Peek } else { Consume };
@@ -539,7 +590,8 @@ async fn take_both(stores: [&dyn QuotaStore; 2], versions: &[Arc<Limit>], steps:
             }
             &Both::Reset { counter } => {
                 for store in stores {
-                    store.reset(Arc::clone(&versions[0]), key(&name(counter))).get().await.unwrap();
+                    let limit = Arc::clone(&versions[counter % versions.len()]);
+                    store.reset(limit, key(&name(counter))).get().await.unwrap();
                 }
             }
         }

@@ -117,8 +117,8 @@ fn quota(state: &QuotaState) -> pb::QuotaStatus {
     pb::QuotaStatus {
         limit: state.limit.name.clone(),
         outcome: outcome.into(),
-        units: state.limit.units,
-        window: Some(duration(state.limit.window)),
+        units: state.limit.units(),
+        window: Some(duration(state.limit.window())),
         remaining: state.remaining,
         reset_after: Some(duration(state.reset_after)),
         retry_after,

@@ -8,8 +8,10 @@ mod schema;
 mod texts;
 
 use super::*;
-use crate::domain::issuer::{Algorithm, ClaimPath, KeySource};
-use crate::domain::limit::{Attribute, WhenAway};
+use crate::domain::bucket::Flow;
+use crate::domain::fixed::Grid;
+use crate::domain::issuer::{Algorithm as Signing, ClaimPath, KeySource};
+use crate::domain::limit::{Algorithm, Attribute, WhenAway};
 
 /// The environment of the tests.
 fn environment(name: &str) -> Option<String> {
@@ -83,6 +85,8 @@ limits:
   per-subject: { units: 1000000000000, window: 366d, by: [identity.subject, path.id], when_away: allow }
   all: { units: 1, window: 100ms }
   from-the-environment: { units: "${UNITS}", window: 1m }
+  spikes: { algorithm: token_bucket, rate: 10/s, burst: 20, by: [identity.client] }
+  hourly: { algorithm: fixed_window, units: 3, window: 1h }
 rules:
   - name: one order
     match: { method: [PUT, POST], host: "*.example.com", path: "/orders/{id}" }
@@ -106,8 +110,17 @@ fn everything_that_can_be_said_is_heard() {
     assert_eq!(redis.deadline, Micros::from_millis(8));
     assert_eq!(config.bounds, Bounds { calls_in_flight: 5, drain: Micros::from_secs(60) });
 
-    let limits: Vec<_> = config.policy.limits.iter().map(|limit| (limit.name.as_str(), limit.units)).collect();
-    assert_eq!(limits, [("all", 1), ("from-the-environment", 7), ("per-subject", 1_000_000_000_000)]);
+    let limits: Vec<_> = config.policy.limits.iter().map(|limit| (limit.name.as_str(), limit.units())).collect();
+    assert_eq!(
+        limits,
+        [("all", 1), ("from-the-environment", 7), ("hourly", 3), ("per-subject", 1_000_000_000_000), ("spikes", 20)]
+    );
+    let hourly = Grid { units: 3, length: Micros::from_secs(3_600) };
+    assert_eq!(config.policy.limit("hourly").unwrap().algorithm, Algorithm::FixedWindow(hourly));
+    let spikes = Flow::new(10, Micros::from_secs(1), 20).unwrap();
+    assert_eq!(config.policy.limit("spikes").unwrap().algorithm, Algorithm::TokenBucket(spikes));
+    let all = Algorithm::SlidingWindow { units: 1, window: Micros::from_millis(100) };
+    assert_eq!(config.policy.limit("all").unwrap().algorithm, all);
     let per_subject = config.policy.limit("per-subject").unwrap();
     assert_eq!(per_subject.by, [Attribute::Subject, Attribute::PathParameter("id".into())]);
     assert_eq!(per_subject.when_away, WhenAway::Allow);
@@ -129,7 +142,7 @@ fn issuers_have_the_defaults_that_the_design_names() {
     let config = good(EVERYTHING);
     let [discovered, partner, other] = config.issuers.as_slice() else { panic!() };
     assert_eq!(discovered.audiences, ["orders", "orders-orders"]);
-    assert_eq!(discovered.algorithms, Algorithm::ALL);
+    assert_eq!(discovered.algorithms, Signing::ALL);
     assert_eq!((discovered.types.as_slice(), discovered.untyped), (["at+jwt".into(), "jwt".into()].as_slice(), true));
     assert_eq!(discovered.leeway, Micros::from_secs(60));
     assert_eq!(discovered.max_token_lifetime, Micros::from_secs(86_400));
@@ -146,7 +159,7 @@ fn issuers_have_the_defaults_that_the_design_names() {
     ];
     assert_eq!(discovered.role_claims, roles);
 
-    assert_eq!(partner.algorithms, [Algorithm::ES256, Algorithm::EdDSA]);
+    assert_eq!(partner.algorithms, [Signing::ES256, Signing::EdDSA]);
     assert_eq!((partner.types.as_slice(), partner.untyped), (["at+jwt".into()].as_slice(), true));
     assert_eq!(partner.role_claims, [path(&["resource_access", "*", "roles"]), path(&["groups"])]);
     let KeySource::Inline(set) = &partner.keys else { panic!() };

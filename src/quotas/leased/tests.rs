@@ -10,8 +10,9 @@ use tokio::sync::Semaphore;
 use super::*;
 use crate::decide::ports::{AwayCause, Charge};
 use crate::domain::decision::{QuotaVerdict, Reason};
-use crate::domain::limit::WhenAway;
-use crate::domain::window::Counter;
+use crate::domain::fixed::Grid;
+use crate::domain::limit::{Algorithm, WhenAway};
+use crate::domain::window::{Counter, Frame};
 
 #[derive(Default)]
 struct Hands(AtomicU64);
@@ -33,7 +34,7 @@ impl Core {
     fn with<T>(&self, limit: &Limit, key: &CounterKey, act: impl FnOnce(&mut Counter) -> T) -> T {
         let mut counters = self.counters.lock().unwrap();
         let place = counters.iter().position(|(known, _)| known == key).unwrap_or_else(|| {
-            counters.push((key.clone(), Counter::new(Frame::of(limit), Micros::ZERO)));
+            counters.push((key.clone(), Counter::new(frame(limit), Micros::ZERO)));
             counters.len() - 1
         });
         act(&mut counters[place].1)
@@ -54,9 +55,9 @@ impl QuotaStore for Core {
                 let one = |Request { limit, key, terms }: &Request| {
                     self.with(limit, key, |counter| {
                         if charge {
-                            counter.acquire(Frame::of(limit), *terms, now.steady)
+                            counter.acquire(frame(limit), *terms, now.steady)
                         } else {
-                            counter.look(Frame::of(limit), *terms, now.steady)
+                            counter.look(frame(limit), *terms, now.steady)
                         }
                     })
                 };
@@ -85,6 +86,11 @@ impl QuotaStore for Core {
             Ok(())
         })
     }
+}
+
+/// The frame of any limit with units and a window; that is enough for a store of these tests.
+fn frame(limit: &Limit) -> Frame {
+    Frame::new(limit.units(), limit.window())
 }
 
 struct World {
@@ -140,7 +146,7 @@ impl World {
 
     fn left(&self, limit: &Limit) -> u64 {
         let terms = at_once(0);
-        let look = |counter: &mut Counter| counter.look(Frame::of(limit), terms, self.clock.steady()).remaining;
+        let look = |counter: &mut Counter| counter.look(frame(limit), terms, self.clock.steady()).remaining;
         self.core.with(limit, &CounterKey::new(&limit.name), look)
     }
 
@@ -150,7 +156,8 @@ impl World {
 }
 
 fn limit(name: &str, units: u64, when_away: WhenAway) -> Arc<Limit> {
-    Arc::new(Limit { name: name.to_owned(), units, window: Micros::from_secs(32), by: Vec::new(), when_away })
+    let algorithm = Algorithm::SlidingWindow { units, window: Micros::from_secs(32) };
+    Arc::new(Limit { name: name.to_owned(), algorithm, by: Vec::new(), when_away })
 }
 
 #[tokio::test]
@@ -307,5 +314,18 @@ async fn counters_without_a_place_are_paid_at_the_store() {
             told.push(world.pay(&[(&limit, 1)]).await.reason.allows());
         }
         assert_eq!(told, [true, true, false]);
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_sliding_window_is_paid_at_the_store_each_time_though_it_was_leased_until_a_reload() {
+    let world = world();
+    let sliding = limit("a", 1_000, WhenAway::Deny);
+    world.heat(&sliding).await;
+    let algorithm = Algorithm::FixedWindow(Grid { units: 1_000, length: Micros::from_secs(32) });
+    let fixed = Arc::new(Limit { algorithm, ..(*sliding).clone() });
+    for _ in 0..20 {
+        assert!(world.pay(&[(&fixed, 1)]).await.asked);
+        assert_eq!(world.in_hand(&fixed), 0);
     }
 }

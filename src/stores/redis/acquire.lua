@@ -1,19 +1,25 @@
--- Asks counters for units, all or none: the sliding window of domain/window.rs, word for word.
+-- Asks counters for units, all or none: the algorithms of domain/window.rs, bucket.rs and fixed.rs, word for word.
 --
 -- KEYS[1..n]   the counters' states; after them one key for the lease of each counter that is asked with a hold.
 -- ARGV[1]      the time in microseconds, or empty: the server's own.
 -- ARGV[2]      c to consume, p to peek.
--- ARGV[2 + i]  what is asked of counter i, packed: width, parts, limit, at_least, at_most, hold.
+-- ARGV[2 + i]  what is asked of counter i, packed: a letter for its algorithm, then integers of 8 bytes:
+--              w  sliding window: width, parts, limit, at_least, at_most, hold;
+--              b  token bucket: gain, unit, burst, at_least;
+--              f  fixed window: length, limit, at_least.
 --
--- A state is a string: width, latest time, total and epoch, then index and units of each sub-window in use, oldest
--- first; integers of 8 bytes. The epoch changes when leases taken so far lose their hold on the charges. Numbers are
--- exact below 2^53. A refusal and a peek write nothing.
+-- A sliding window's state is a string: width, latest time, total and epoch, then index and units of each sub-window in
+-- use, oldest first; integers of 8 bytes. The epoch changes when leases taken so far lose their hold on the charges. A
+-- bucket's state is unit, latest time and parts used; a fixed window's latest time and units used. Numbers are exact
+-- below 2^53. A refusal and a peek write nothing.
 --
 -- The answer is packed too, which is cheaper than an array, with four integers a counter: 0, 1 or 2 for granted, short
 -- or never; units granted or the time to wait; units left; the time until some return.
-local call, pack, unpack, sub, floor = redis.call, struct.pack, struct.unpack, string.sub, math.floor
-local FOUR, ENTRY = '<I8I8I8I8', '<I8I8'
+local call, pack, unpack = redis.call, struct.pack, struct.unpack
+local byte, sub, floor, ceil = string.byte, string.sub, math.floor, math.ceil
+local FOUR, THREE, ENTRY = '<I8I8I8I8', '<I8I8I8', '<I8I8'
 local SLACK_MS = 1000
+local WINDOW, BUCKET = 119, 98 -- w, b
 
 local now
 if ARGV[1] == '' then
@@ -23,6 +29,55 @@ else
   now = tonumber(ARGV[1])
 end
 
+-- Both of these answer with the outcome, units granted or the time to wait, units left, the time until some return;
+-- and, where units are granted, that time after the charge, the state after it, and how long it counts.
+
+local function bucket(raw, ask)
+  local gain, unit, burst, units = unpack(FOUR, ask, 2)
+  local latest, used = now, 0
+  if raw then
+    local old
+    old, latest, used = unpack(THREE, raw)
+    if old ~= unit then
+      used = math.min(ceil(used / old), burst) * unit
+    elseif used > burst * unit then
+      used = burst * unit
+    end
+    if latest < now then
+      -- Compared first: the product might not be exact otherwise.
+      if now - latest >= ceil(used / gain) then used = 0 else used = used - (now - latest) * gain end
+      latest = now
+    end
+  end
+  local free = burst * unit - used
+  local left = floor(free / unit)
+  local next_back = latest + ceil(((left + 1) * unit - free) / gain) - now
+  local returns = used > 0 and next_back or 0
+  if units > burst then return 2, 0, left, returns end
+  if units > left then return 1, latest + ceil((units * unit - free) / gain) - now, left, returns end
+  used = used + units * unit
+  return 0, units, left, returns, next_back, pack(THREE, unit, latest, used), ceil(used / gain)
+end
+
+local function fixed(raw, ask)
+  local length, limit, units = unpack(THREE, ask, 2)
+  local latest, used = now, 0
+  if raw then
+    latest, used = unpack(ENTRY, raw)
+    if latest < now then
+      if floor(latest / length) < floor(now / length) then used = 0 end
+      latest = now
+    end
+  end
+  local ends = (floor(latest / length) + 1) * length
+  local left = limit - used
+  if left < 0 then left = 0 end
+  local returns = used > 0 and ends - now or 0
+  if units > limit then return 2, 0, left, returns end
+  if units > left then return 1, ends - now, left, returns end
+  return 0, units, left, returns, ends - now, pack(ENTRY, latest, used + units), ends - latest
+end
+
 local asked, consume = #ARGV - 2, ARGV[2] == 'c'
 -- What to answer if all grant, and if one refuses. What to write: key, value and life in turns.
 local spent, unspent, writes, lease = '', '', nil, asked
@@ -30,112 +85,129 @@ local spent, unspent, writes, lease = '', '', nil, asked
 local states = asked > 1 and {}
 
 for i = 1, asked do
-  local width, parts, limit, at_least, at_most, hold = unpack('<I8I8I8I8I8I8', ARGV[i + 2])
-  local key = KEYS[i]
+  local key, ask = KEYS[i], ARGV[i + 2]
   local raw = states and states[key] or call('GET', key)
-  local latest, total, epoch, from, size = now, 0, now, 33, 0
-  local keeps_life = raw
-  if raw then
-    local cut
-    cut, latest, total, epoch = unpack(FOUR, raw)
-    if cut ~= width then
-      -- The same charges under another width, none of them earlier than it was.
-      local body, last, sum = '', nil, 0
-      for pos = 33, #raw, 16 do
-        local index, units = unpack(ENTRY, raw, pos)
-        index = floor(((index + 1) * cut - 1) / width)
-        if last and last ~= index then
-          body, sum = body .. pack(ENTRY, last, sum), 0
+  local kind = byte(ask)
+  if kind == WINDOW then
+    local width, parts, limit, at_least, at_most, hold = unpack('<I8I8I8I8I8I8', ask, 2)
+    local latest, total, epoch, from, size = now, 0, now, 33, 0
+    local keeps_life = raw
+    if raw then
+      local cut
+      cut, latest, total, epoch = unpack(FOUR, raw)
+      if cut ~= width then
+        -- The same charges under another width, none of them earlier than it was.
+        local body, last, sum = '', nil, 0
+        for pos = 33, #raw, 16 do
+          local index, units = unpack(ENTRY, raw, pos)
+          index = floor(((index + 1) * cut - 1) / width)
+          if last and last ~= index then
+            body, sum = body .. pack(ENTRY, last, sum), 0
+          end
+          last, sum = index, sum + units
         end
-        last, sum = index, sum + units
+        if last then body = body .. pack(ENTRY, last, sum) end
+        epoch, keeps_life = math.max(epoch + 1, latest), false
+        raw = pack(FOUR, width, latest, total, epoch) .. body
       end
-      if last then body = body .. pack(ENTRY, last, sum) end
-      epoch, keeps_life = math.max(epoch + 1, latest), false
-      raw = pack(FOUR, width, latest, total, epoch) .. body
+      if latest < now then latest = now end
+      size = #raw
     end
-    if latest < now then latest = now end
-    size = #raw
-  end
 
-  -- Whatever lies before the oldest sub-window that counts is passed over.
-  local oldest, first = floor(latest / width) - parts, nil
-  while from < size do
-    local index, units = unpack(ENTRY, raw, from)
-    if index >= oldest then
-      first = index
-      break
+    -- Whatever lies before the oldest sub-window that counts is passed over.
+    local oldest, first = floor(latest / width) - parts, nil
+    while from < size do
+      local index, units = unpack(ENTRY, raw, from)
+      if index >= oldest then
+        first = index
+        break
+      end
+      total, from = total - units, from + 16
     end
-    total, from = total - units, from + 16
-  end
 
-  local left = limit - total
-  if left < 0 then left = 0 end
-  local outcome, value = 0, 0
-  if at_least > limit then
-    outcome, consume = 2, false
-  elseif at_least > left then
-    outcome, consume = 1, false
-    local freed, pos, index, units = 0, from, nil, nil
-    repeat
-      index, units = unpack(ENTRY, raw, pos)
-      freed, pos = freed + units, pos + 16
-    until total - freed + at_least <= limit
-    value = (index + parts + 1) * width - now
-  elseif at_least > 0 then
-    -- Half of what is left at most: near its limit a counter is shared unit by unit.
-    value = floor(left / 2)
-    if value > at_most then value = at_most end
-    if value < at_least then value = at_least end
-  end
-  local returns = first and (first + parts + 1) * width - now or 0
+    local left = limit - total
+    if left < 0 then left = 0 end
+    local outcome, value = 0, 0
+    if at_least > limit then
+      outcome, consume = 2, false
+    elseif at_least > left then
+      outcome, consume = 1, false
+      local freed, pos, index, units = 0, from, nil, nil
+      repeat
+        index, units = unpack(ENTRY, raw, pos)
+        freed, pos = freed + units, pos + 16
+      until total - freed + at_least <= limit
+      value = (index + parts + 1) * width - now
+    elseif at_least > 0 then
+      -- Half of what is left at most: near its limit a counter is shared unit by unit.
+      value = floor(left / 2)
+      if value > at_most then value = at_most end
+      if value < at_least then value = at_least end
+    end
+    local returns = first and (first + parts + 1) * width - now or 0
 
-  if hold > 0 then lease = lease + 1 end
-  if consume and value > 0 then
-    local index, units = floor((latest + hold) / width), value
-    local last, pos, head, tail = index, size - 15, '', ''
-    if first then
-      local at, charged = unpack(ENTRY, raw, pos)
-      if at < index then
+    if hold > 0 then lease = lease + 1 end
+    if consume and value > 0 then
+      local index, units = floor((latest + hold) / width), value
+      local last, pos, head, tail = index, size - 15, '', ''
+      if first then
+        local at, charged = unpack(ENTRY, raw, pos)
+        if at < index then
+          keeps_life = false
+        else
+          last = at
+        end
+        while at > index and pos > from do
+          pos = pos - 16
+          at, charged = unpack(ENTRY, raw, pos)
+        end
+        -- The entry at pos is the last one not after this, if there is one.
+        if at == index then
+          units, head, tail = units + charged, sub(raw, from, pos - 1), sub(raw, pos + 16)
+        elseif at < index then
+          head, tail = sub(raw, from, pos + 15), sub(raw, pos + 16)
+        else
+          tail = sub(raw, from)
+        end
+      else
         keeps_life = false
+      end
+      local state = pack(FOUR, width, latest, total + value, epoch) .. head .. pack(ENTRY, index, units) .. tail
+      local life = not keeps_life and ceil(((last + parts + 1) * width - latest) / 1000) + SLACK_MS
+      if writes then
+        local n = #writes
+        writes[n + 1], writes[n + 2], writes[n + 3] = key, state, life
       else
-        last = at
+        writes = { key, state, life }
       end
-      while at > index and pos > from do
-        pos = pos - 16
-        at, charged = unpack(ENTRY, raw, pos)
+      if states then states[key] = state end
+      if hold > 0 then
+        local n = #writes
+        writes[n + 1], writes[n + 2] = KEYS[lease], pack(FOUR, index, value, latest + hold, epoch)
+        writes[n + 3] = ceil(hold / 1000) + SLACK_MS
       end
-      -- The entry at pos is the last one not after this, if there is one.
-      if at == index then
-        units, head, tail = units + charged, sub(raw, from, pos - 1), sub(raw, pos + 16)
-      elseif at < index then
-        head, tail = sub(raw, from, pos + 15), sub(raw, pos + 16)
-      else
-        tail = sub(raw, from)
-      end
+      if not first or index < first then first = index end
+      spent = spent .. pack(FOUR, outcome, value, left - value, (first + parts + 1) * width - now)
+      -- A counter that is asked alone has granted for good.
+      if states then unspent = unspent .. pack(FOUR, outcome, value, left, returns) end
     else
-      keeps_life = false
+      local looked = pack(FOUR, outcome, value, left, returns)
+      spent, unspent = spent .. looked, unspent .. looked
     end
-    local state = pack(FOUR, width, latest, total + value, epoch) .. head .. pack(ENTRY, index, units) .. tail
-    local life = not keeps_life and math.ceil(((last + parts + 1) * width - latest) / 1000) + SLACK_MS
-    if writes then
-      local n = #writes
-      writes[n + 1], writes[n + 2], writes[n + 3] = key, state, life
-    else
-      writes = { key, state, life }
-    end
-    if states then states[key] = state end
-    if hold > 0 then
-      local n = #writes
-      writes[n + 1], writes[n + 2] = KEYS[lease], pack(FOUR, index, value, latest + hold, epoch)
-      writes[n + 3] = math.ceil(hold / 1000) + SLACK_MS
-    end
-    if not first or index < first then first = index end
-    spent = spent .. pack(FOUR, outcome, value, left - value, (first + parts + 1) * width - now)
-    -- A counter that is asked alone has granted for good.
-    if states then unspent = unspent .. pack(FOUR, outcome, value, left, returns) end
   else
+    local read = kind == BUCKET and bucket or fixed
+    local outcome, value, left, returns, returns_after, state, life = read(raw, ask)
+    if outcome > 0 then consume = false end
     local looked = pack(FOUR, outcome, value, left, returns)
-    spent, unspent = spent .. looked, unspent .. looked
+    unspent = unspent .. looked
+    if consume and value > 0 then
+      writes = writes or {}
+      local n = #writes
+      writes[n + 1], writes[n + 2], writes[n + 3] = key, state, ceil(life / 1000) + SLACK_MS
+      if states then states[key] = state end
+      looked = pack(FOUR, outcome, value, left - value, returns_after)
+    end
+    spent = spent .. looked
   end
 end
 

@@ -12,11 +12,12 @@ use std::sync::Arc;
 
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{Cmd, ErrorKind, RedisError, Script, ServerErrorKind, cmd};
+use smallvec::{SmallVec, smallvec};
 
 pub use self::link::ConnectProblem;
 use self::link::Link;
 use crate::decide::ports::{Answer, Away, AwayCause, Grants, QuotaStore, Request, Requests, Settlement, Settlements};
-use crate::domain::limit::{CounterKey, Limit, UNITS_MAX, WINDOW_MAX};
+use crate::domain::limit::{Algorithm, CounterKey, Limit, UNITS_MAX, WINDOW_MAX};
 use crate::domain::question::Mode;
 use crate::domain::time::{Micros, Moment};
 use crate::domain::window::{Frame, Grant, LeaseId, Outcome};
@@ -102,9 +103,11 @@ impl RedisStore {
 
     async fn acquire_later(&self, requests: Requests, mode: Mode, now: Moment) -> Result<Grants, Away> {
         let mut call = Call::default();
-        call.keys.extend(requests.iter().map(|request| state_key(&request.key)));
-        let leased = requests.iter().filter(|request| request.terms.hold > Micros::ZERO);
-        call.keys.extend(leased.map(|request| lease_key(&request.key, request.terms.lease)));
+        call.keys.extend(requests.iter().map(|request| state_key(&request.key, request.limit.algorithm)));
+        call.keys.extend(requests.iter().filter_map(|Request { limit, key, terms }| match limit.algorithm {
+            Algorithm::SlidingWindow { .. } if terms.hold > Micros::ZERO => Some(lease_key(key, terms.lease)),
+            Algorithm::SlidingWindow { .. } | Algorithm::TokenBucket(_) | Algorithm::FixedWindow(_) => None,
+        }));
         call.args.push(self.time_argument(now));
         call.args.push(match mode {
             Mode::Consume => b"c".into(),
@@ -118,15 +121,16 @@ impl RedisStore {
     async fn settle_later(&self, settlements: Settlements, now: Moment) -> Result<(), Away> {
         let mut call = Call::default();
         call.args.push(self.time_argument(now));
-        for Settlement { limit: _, key, lease, used } in &settlements {
-            call.keys.extend([state_key(key), lease_key(key, *lease)]);
+        for Settlement { limit, key, lease, used } in &settlements {
+            call.keys.extend([state_key(key, limit.algorithm), lease_key(key, *lease)]);
             call.args.push((*used).min(UNITS_MAX).to_string().into_bytes());
         }
         self.run(&self.scripts.settle, &call).await.map(|_| ())
     }
 
-    async fn reset_later(&self, key: CounterKey) -> Result<(), Away> {
-        let call = Call { keys: vec![state_key(&key)], args: Vec::new() };
+    async fn reset_later(&self, limit: Arc<Limit>, key: CounterKey) -> Result<(), Away> {
+        let key = state_key(&key, limit.algorithm);
+        let call = Call { keys: vec![key], args: vec![kind(limit.algorithm).into()] };
         self.run(&self.scripts.reset, &call).await.map(|_| ())
     }
 
@@ -172,8 +176,8 @@ impl QuotaStore for RedisStore {
         Answer::later(self.settle_later(settlements, now))
     }
 
-    fn reset(&self, _limit: Arc<Limit>, key: CounterKey) -> Answer<'_, Result<(), Away>> {
-        Answer::later(self.reset_later(key))
+    fn reset(&self, limit: Arc<Limit>, key: CounterKey) -> Answer<'_, Result<(), Away>> {
+        Answer::later(self.reset_later(limit, key))
     }
 }
 
@@ -212,26 +216,55 @@ async fn ask(command: &Cmd, connection: &mut MultiplexedConnection) -> Result<Ve
     command.query_async(connection).await
 }
 
-/// A counter's state. The first `}` ends the hash tag, wherever it is, and all keys of a counter begin with these
-/// bytes, so they are always on one node. No lease's key ends with `}`, so no counter has another's name.
-fn state_key(key: &CounterKey) -> Vec<u8> {
+/// What all keys of a counter begin with. The first `}` ends the hash tag, wherever it is, so they are always on one
+/// node.
+fn tag(key: &CounterKey) -> Vec<u8> {
     [b"tollgate:{", key.as_bytes(), b"}"].concat()
 }
 
+/// A counter's state. Each algorithm has a name of its own, so that none meets what another has left. No two of these
+/// endings, nor those of leases, end alike, so no counter has another's name.
+fn state_key(key: &CounterKey, algorithm: Algorithm) -> Vec<u8> {
+    let ending: &[u8] = match algorithm {
+        Algorithm::SlidingWindow { .. } => b"",
+        Algorithm::TokenBucket(_) => b":bucket",
+        Algorithm::FixedWindow(_) => b":fixed",
+    };
+    [tag(key), ending.into()].concat()
+}
+
+/// The letter by which the scripts know an algorithm.
+const fn kind(algorithm: Algorithm) -> &'static [u8] {
+    match algorithm {
+        Algorithm::SlidingWindow { .. } => b"w",
+        Algorithm::TokenBucket(_) => b"b",
+        Algorithm::FixedWindow(_) => b"f",
+    }
+}
+
 fn lease_key(key: &CounterKey, lease: LeaseId) -> Vec<u8> {
-    let mut name = state_key(key);
+    let mut name = tag(key);
     name.extend_from_slice(format!(":lease:{:016x}-{:x}", lease.replica, lease.serial).as_bytes());
     name
 }
 
 /// What is asked of one counter, as the script reads it. Nothing in it reaches 2^53, where doubles stop being exact.
 fn packed(request: &Request) -> Vec<u8> {
-    let Frame { units, width, parts } = Frame::of(&request.limit);
-    let terms = request.terms;
+    let (algorithm, terms) = (request.limit.algorithm, request.terms);
     // More than the limit is never granted, however much more it is.
-    let at_least = terms.at_least.min(units + 1);
-    let hold = terms.hold.min(WINDOW_MAX);
-    [width.0, parts, units, at_least, terms.at_most.min(units), hold.0].iter().flat_map(|n| n.to_le_bytes()).collect()
+    let at_least = terms.at_least.min(request.limit.units() + 1);
+    let numbers: SmallVec<[u64; 6]> = match algorithm {
+        Algorithm::SlidingWindow { units, window } => {
+            let Frame { units, width, parts } = Frame::new(units, window);
+            let hold = terms.hold.min(WINDOW_MAX);
+            smallvec![width.0, parts, units, at_least, terms.at_most.min(units), hold.0]
+        }
+        Algorithm::TokenBucket(flow) => smallvec![flow.gain(), flow.unit(), flow.burst(), at_least],
+        Algorithm::FixedWindow(grid) => smallvec![grid.length.0, grid.units, at_least],
+    };
+    let mut packed = kind(algorithm).to_vec();
+    packed.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+    packed
 }
 
 /// Four numbers for each counter; nothing where they make no sense.
@@ -304,6 +337,16 @@ fn cause_by_code(error: &RedisError) -> AwayCause {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::bucket::Flow;
+    use crate::domain::fixed::Grid;
+
+    const SECOND: Micros = Micros::from_secs(1);
+    const WINDOW: Algorithm = Algorithm::SlidingWindow { units: 1, window: SECOND };
+    const FIXED: Algorithm = Algorithm::FixedWindow(Grid { units: 1, length: SECOND });
+
+    fn bucket() -> Algorithm {
+        Flow::new(1, SECOND, 1).map_or_else(|| unreachable!("one a second is exact"), Algorithm::TokenBucket)
+    }
 
     #[test]
     fn a_counters_keys_share_a_hash_tag_whatever_its_values_hold() {
@@ -311,14 +354,19 @@ mod tests {
         for value in ["alice", "a}b", "}", "{", "}{", "{}", "\u{0}\r\n", "x}:lease:0000000000000001-1"] {
             let mut key = CounterKey::new("per-client");
             key.push(value);
-            let (state, lease) = (state_key(&key), lease_key(&key, lease));
-            assert_eq!(hash_tag(&state), hash_tag(&lease), "{value:?}");
-            assert!(hash_tag(&state).is_some_and(|tag| tag.starts_with(b"per-client")), "{value:?}");
-            assert!(state.ends_with(b"}") && !lease.ends_with(b"}"), "{value:?}");
+            let lease = lease_key(&key, lease);
+            for (algorithm, ending) in [(WINDOW, "}"), (bucket(), "}:bucket"), (FIXED, "}:fixed")] {
+                let state = state_key(&key, algorithm);
+                assert_eq!(hash_tag(&state), hash_tag(&lease), "{value:?}");
+                assert!(hash_tag(&state).is_some_and(|tag| tag.starts_with(b"per-client")), "{value:?}");
+                assert!(state.ends_with(ending.as_bytes()) && !lease.ends_with(ending.as_bytes()), "{value:?}");
+            }
         }
         let mut key = CounterKey::new("per-client");
         key.push("alice");
-        assert_eq!(state_key(&key), b"tollgate:{per-client 5:alice}");
+        assert_eq!(state_key(&key, WINDOW), b"tollgate:{per-client 5:alice}");
+        assert_eq!(state_key(&key, bucket()), b"tollgate:{per-client 5:alice}:bucket");
+        assert_eq!(state_key(&key, FIXED), b"tollgate:{per-client 5:alice}:fixed");
         assert_eq!(lease_key(&key, lease), b"tollgate:{per-client 5:alice}:lease:ffffffffffffffff-ff");
     }
 

@@ -1,11 +1,20 @@
 -- Forgets what was charged to a counter. Its time stays, and a new epoch makes open leases of no account.
 --
 -- KEYS[1]  the counter's state (see acquire.lua).
-local HEAD = '<I8I8I8I8'
+-- ARGV[1]  the letter for its algorithm.
+local pack, unpack = struct.pack, struct.unpack
 local raw = redis.call('GET', KEYS[1])
 if raw then
-  local width, latest, _, epoch = struct.unpack(HEAD, raw)
-  local state = struct.pack(HEAD, width, latest, 0, math.max(epoch + 1, latest))
+  local state
+  if ARGV[1] == 'w' then
+    local width, latest, _, epoch = unpack('<I8I8I8I8', raw)
+    state = pack('<I8I8I8I8', width, latest, 0, math.max(epoch + 1, latest))
+  elseif ARGV[1] == 'b' then
+    local unit, latest = unpack('<I8I8', raw)
+    state = pack('<I8I8I8', unit, latest, 0)
+  else
+    state = pack('<I8I8', unpack('<I8', raw), 0)
+  end
   redis.call('SET', KEYS[1], state, 'KEEPTTL')
 end
 return ''

@@ -1,0 +1,311 @@
+//! The fixed window, with the meaning of envoyproxy/ratelimit: windows begin at the multiples of their length since the
+//! Unix epoch, and each admits so many units.
+//!
+//! So a minute begins when the clock's minute does, and a day at midnight UTC. Around an edge up to twice as much can
+//! be admitted in less than a window's length: that is what this algorithm means, and what the sliding window is for.
+
+use std::cmp::Ordering;
+
+use super::time::{Micros, Moment};
+use super::window::{Grant, Outcome, Terms};
+
+/// What the clock is cut into, and how much each piece admits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grid {
+    /// At most so many in each window. 1 to [`UNITS_MAX`](super::limit::UNITS_MAX).
+    pub units: u64,
+    /// The length of a window. [`WINDOW_MIN`](super::limit::WINDOW_MIN) to [`WINDOW_MAX`](super::limit::WINDOW_MAX).
+    pub length: Micros,
+}
+
+impl Grid {
+    const fn index(self, wall: Micros) -> u64 {
+        wall.0 / self.length.0
+    }
+
+    /// The time until the window around `wall` ends. At least 1 µs.
+    const fn left_at(self, wall: Micros) -> Micros {
+        Micros(self.length.0 - wall.0 % self.length.0)
+    }
+}
+
+/// For how long after its end a window is remembered, so that a clock that is set back a little meets it again.
+const REMEMBERED: Micros = Micros::from_secs(1);
+
+/// What has been charged in one window.
+///
+/// The wall clock says which window it is, and it may be set. Set forward, it begins a new window. Set back within the
+/// window, it stays in it, and nothing returns. Set back behind it, the window goes on until as much time as it had left
+/// has passed on the steady clock; then the wall clock is believed again. So no window gives a unit twice, and no clock
+/// that was wrong for a while keeps a counter closed for longer than a window.
+///
+/// When the limit's definition changes, what was charged last stays charged, as far as the latest charge falls in
+/// the new window too. A charge that the old window had let go is unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count {
+    /// As it was when something was charged last.
+    grid: Grid,
+    /// The latest moment at which something was charged.
+    latest: Moment,
+    /// Units charged in the window of `latest`.
+    used: u64,
+}
+
+/// Where a moment stands to the window of the latest charge.
+struct Standing {
+    /// Units that count.
+    used: u64,
+    /// Time until the window ends.
+    left: Micros,
+    /// What the latest moment becomes if something is charged.
+    latest: Moment,
+}
+
+impl Count {
+    /// A counter to which nothing has been charged.
+    pub const fn new(grid: Grid) -> Self {
+        Self { grid, latest: Moment { wall: Micros::ZERO, steady: Micros::ZERO }, used: 0 }
+    }
+
+    /// What [`Count::acquire`] would grant, with what is left and returns now: nothing is charged.
+    pub fn look(&self, grid: Grid, terms: Terms, now: Moment) -> Grant {
+        let Standing { used, left, latest: _ } = self.standing(grid, now);
+        let remaining = grid.units.saturating_sub(used);
+        let outcome = match terms.at_least {
+            never if never > grid.units => Outcome::Never,
+            least if least <= remaining => Outcome::Granted { units: least },
+            _ => Outcome::Short { retry_after: left },
+        };
+        Grant { outcome, remaining, reset_after: if used == 0 { Micros::ZERO } else { left } }
+    }
+
+    /// Grants exactly `at_least` units and charges them, or changes nothing. No lease is kept: they are spent at once.
+    pub fn acquire(&mut self, grid: Grid, terms: Terms, now: Moment) -> Grant {
+        let Grant { outcome, remaining, reset_after } = self.look(grid, terms, now);
+        let units = match outcome {
+            Outcome::Granted { units } if units > 0 => units,
+            Outcome::Granted { .. } | Outcome::Short { .. } | Outcome::Never => {
+                return Grant { outcome, remaining, reset_after };
+            }
+        };
+        let Standing { used, left, latest } = self.standing(grid, now);
+        *self = Self { grid, latest, used: used + units };
+        Grant { outcome, remaining: remaining - units, reset_after: left }
+    }
+
+    /// Forgets everything but the time.
+    pub const fn forget(&mut self) {
+        self.used = 0;
+    }
+
+    /// The moment on the steady clock from which nothing counts any more, unless more is charged: from then on the
+    /// counter is as good as a new one.
+    pub fn idle_from(&self) -> Micros {
+        self.latest.steady + self.grid.left_at(self.latest.wall) + REMEMBERED
+    }
+
+    /// The latest moment on the steady clock at which it was changed.
+    pub const fn latest(&self) -> Micros {
+        self.latest.steady
+    }
+
+    fn standing(&self, grid: Grid, now: Moment) -> Standing {
+        let then = self.latest;
+        let afresh = Standing { used: 0, left: grid.left_at(now.wall), latest: now };
+        match grid.index(now.wall).cmp(&grid.index(then.wall)) {
+            Ordering::Greater => afresh,
+            Ordering::Equal => {
+                let latest = Moment { wall: now.wall.max(then.wall), steady: now.steady.max(then.steady) };
+                Standing { used: self.used, latest, ..afresh }
+            }
+            Ordering::Less => {
+                let ends = then.steady + grid.left_at(then.wall);
+                if now.steady >= ends {
+                    return afresh;
+                }
+                Standing { used: self.used, left: ends.since(now.steady), latest: then }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::exact_log::at_once;
+
+    const MINUTE: Micros = Micros::from_secs(60);
+    const GRID: Grid = Grid { units: 10, length: MINUTE };
+    /// 2024-02-29 12:34:00 UTC.
+    const START: Micros = Micros::from_secs(1_709_210_040);
+
+    /// A moment at which the steady clock has run for `steady` and the wall clock is `wall` after the start.
+    const fn at(wall: i64, steady: u64) -> Moment {
+        Moment { wall: Micros(START.0.strict_add_signed(wall)), steady: Micros(7_000_000 + steady) }
+    }
+
+    fn even(micros: u64) -> Moment {
+        Moment { wall: START + Micros(micros), steady: Micros(7_000_000 + micros) }
+    }
+
+    fn later(now: Moment, by: Micros) -> Moment {
+        Moment { wall: now.wall + by, steady: now.steady + by }
+    }
+
+    fn take(count: &mut Count, units: u64, now: Moment) -> Outcome {
+        let before = *count;
+        let seen = count.look(GRID, at_once(units), now);
+        let grant = count.acquire(GRID, at_once(units), now);
+        assert_eq!(seen.outcome, grant.outcome, "a look says what an acquisition gets");
+        if !matches!(grant.outcome, Outcome::Granted { units: 1.. }) {
+            assert_eq!((before, seen), (*count, grant), "a refusal changes nothing");
+        }
+        let looked = |after: Micros| count.look(GRID, at_once(units), later(now, after));
+        if let Outcome::Short { retry_after } = grant.outcome {
+            assert!(matches!(looked(retry_after).outcome, Outcome::Granted { .. }));
+            assert!(matches!(looked(retry_after - Micros(1)).outcome, Outcome::Short { .. }));
+        }
+        match grant.reset_after {
+            Micros::ZERO => assert_eq!(grant.remaining, GRID.units),
+            after => {
+                assert_eq!(looked(after).remaining, GRID.units);
+                assert_eq!(looked(after - Micros(1)).remaining, grant.remaining);
+            }
+        }
+        grant.outcome
+    }
+
+    const fn granted(units: u64) -> Outcome {
+        Outcome::Granted { units }
+    }
+
+    const fn short(micros: u64) -> Outcome {
+        Outcome::Short { retry_after: Micros(micros) }
+    }
+
+    #[test]
+    fn windows_begin_with_the_clocks_minutes() {
+        let mut count = Count::new(GRID);
+        assert_eq!(START.0 % MINUTE.0, 0);
+        assert_eq!(take(&mut count, 7, even(59_000_000)), granted(7));
+        assert_eq!(take(&mut count, 4, even(59_999_999)), short(1));
+        assert_eq!(take(&mut count, 3, even(59_999_999)), granted(3));
+        // Twice as much around an edge: that is what it means.
+        assert_eq!(take(&mut count, 10, even(60_000_000)), granted(10));
+        assert_eq!(take(&mut count, 1, even(60_000_001)), short(59_999_999));
+        assert_eq!(take(&mut count, 11, even(60_000_001)), Outcome::Never);
+        assert_eq!(take(&mut count, u64::MAX, even(60_000_001)), Outcome::Never);
+        assert_eq!(take(&mut count, 0, even(60_000_001)), granted(0));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_within_the_window_returns_nothing() {
+        let mut count = Count::new(GRID);
+        assert_eq!(take(&mut count, 10, at(50_000_000, 0)), granted(10));
+        assert_eq!(take(&mut count, 1, at(20_000_000, 1)), short(40_000_000));
+        // The time that was left has passed, but the clock still shows the window.
+        assert_eq!(take(&mut count, 1, at(31_000_000, 11_000_001)), short(29_000_000));
+        assert_eq!(take(&mut count, 1, at(60_000_000, 40_000_001)), granted(1));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_behind_the_window_is_believed_when_the_window_is_over() {
+        let hour: i64 = 3_600_000_000;
+        let mut count = Count::new(GRID);
+        assert_eq!(take(&mut count, 9, at(50_000_000, 0)), granted(9));
+        let back = |steady: u64| at(50_000_000 - hour + i64::try_from(steady).unwrap_or(0), steady);
+        assert_eq!(take(&mut count, 2, back(1)), short(9_999_999));
+        assert_eq!(take(&mut count, 1, back(2)), granted(1));
+        assert_eq!(take(&mut count, 1, back(9_999_999)), short(1));
+        assert_eq!(take(&mut count, 10, back(10_000_000)), granted(10));
+        assert_eq!(take(&mut count, 1, back(10_000_001)), short(59_999_999));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_forward_begins_a_window() {
+        let mut count = Count::new(GRID);
+        assert_eq!(take(&mut count, 10, at(1, 0)), granted(10));
+        assert_eq!(take(&mut count, 10, at(3_600_000_001, 1)), granted(10));
+        assert_eq!(take(&mut count, 1, at(3_600_000_001, 1)), short(59_999_999));
+    }
+
+    #[test]
+    fn a_changed_limit_counts_what_was_charged_last() {
+        let mut count = Count::new(GRID);
+        take(&mut count, 8, even(30_000_000));
+        let left =
+            |units, length, now| count.look(Grid { units, length: Micros(length) }, at_once(1), even(now)).remaining;
+        assert_eq!(left(5, MINUTE.0, 31_000_000), 0);
+        assert_eq!(left(20, MINUTE.0, 31_000_000), 12);
+        assert_eq!(left(10, 10_000_000, 31_000_000), 2);
+        assert_eq!(left(10, 10_000_000, 40_000_000), 10);
+        assert_eq!(left(10, 24 * 60 * MINUTE.0, 90_000_000), 2);
+    }
+
+    #[test]
+    fn a_forgotten_counter_has_everything_left() {
+        let mut count = Count::new(GRID);
+        take(&mut count, 8, even(30_000_000));
+        count.forget();
+        assert_eq!(take(&mut count, 10, even(30_000_000)), granted(10));
+    }
+
+    #[test]
+    fn the_ends_of_time_do_no_harm() {
+        let mut count = Count::new(GRID);
+        for (wall, steady) in [(0, u64::MAX), (u64::MAX, 0), (0, 0), (u64::MAX, u64::MAX)] {
+            let _ = count.acquire(GRID, at_once(3), Moment { wall: Micros(wall), steady: Micros(steady) });
+            let _ = count.idle_from();
+        }
+    }
+
+    proptest! {
+        /// The promise: whatever the clock does within a second, no window of the clock holds more than its units.
+        #[test]
+        fn no_window_of_the_clock_admits_more_than_its_units(
+            asks in prop::collection::vec((0..20_000_000_u64, -900_000..900_000_i64, 0..12_u64), 1..150),
+        ) {
+            let mut count = Count::new(GRID);
+            let mut charged = std::collections::BTreeMap::<u64, u64>::new();
+            let mut steady = 0;
+            for (wait, error, units) in asks {
+                steady += wait;
+                // The clock's error comes and goes; on the whole it keeps up.
+                let now = at(i64::try_from(steady).unwrap_or(0) + error, steady);
+                if let Outcome::Granted { units: 1.. } = count.acquire(GRID, at_once(units), now).outcome {
+                    // A clock that was set back behind the window is not believed.
+                    let window = (count.latest.wall.0 / MINUTE.0).max(now.wall.0 / MINUTE.0);
+                    *charged.entry(window).or_default() += units;
+                }
+            }
+            prop_assert!(charged.values().all(|&units| units <= GRID.units), "{:?}", charged);
+        }
+
+        /// With clocks that agree: exact waits, nothing withheld, and idle when it says so.
+        #[test]
+        fn with_an_even_clock_every_answer_is_exact(
+            asks in prop::collection::vec((0..40_000_000_u64, 0..12_u64), 1..100),
+        ) {
+            let mut count = Count::new(GRID);
+            let (mut now, mut window, mut used) = (0, 0, 0);
+            for (wait, units) in asks {
+                now += wait;
+                if now / MINUTE.0 != window {
+                    (window, used) = (now / MINUTE.0, 0);
+                }
+                let fits = units <= GRID.units - used;
+                let outcome = take(&mut count, units, even(now));
+                prop_assert_eq!(matches!(outcome, Outcome::Granted { .. }), fits);
+                if fits {
+                    used += units;
+                }
+                let idle = count.idle_from().since(Micros(7_000_000));
+                if used > 0 {
+                    prop_assert_eq!(count.look(GRID, at_once(0), even(idle.0)).remaining, GRID.units);
+                }
+            }
+        }
+    }
+}
