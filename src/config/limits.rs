@@ -55,7 +55,7 @@ fn limit(reader: &mut Reader<'_>, name: &str, item: &Item<'_>) -> Option<Limit> 
     let by = fields
         .or(reader, "by", Vec::new(), |reader, item| reader.list(item, |reader, item| reader.parse(item, attribute)));
     let when_away = fields.or(reader, "when_away", WhenAway::default(), |reader, item| {
-        reader.one_of(item, &[("deny", WhenAway::Deny), ("allow", WhenAway::Allow)])
+        reader.one_of(item, &[("deny", WhenAway::Deny), ("allow", WhenAway::Allow), ("local", WhenAway::Local)])
     });
     fields.finish(reader);
     Some(Limit { name: name.to_owned(), algorithm: algorithm?, by: by?, when_away: when_away? })

@@ -1,6 +1,7 @@
 //! What the decision needs from outside. A few seams where something is swapped; each speaks of the domain only.
 
 use std::future::Future;
+use std::num::NonZeroU64;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -162,7 +163,44 @@ pub trait QuotaStore: Send + Sync {
 
     /// Forgets a counter.
     fn reset(&self, limit: Arc<Limit>, key: CounterKey) -> Answer<'_, Result<(), Away>>;
+
+    /// Charges units that were admitted already, as far as the counters reach: up to each limit's units. Nothing is
+    /// refused. The units count from the moment of the charging, which is never too early. No counter is named twice.
+    ///
+    /// A store that lost its data takes this before anything else: see [`QuotaStore::beat`].
+    fn assert(&self, charges: Charges, now: Moment) -> Answer<'_, Result<(), Away>>;
+
+    /// Says that a replica is there, and hears who else is and whether the store has lost its data. To be said about once
+    /// a second; it changes the store, so it also shows whether the store takes charges.
+    ///
+    /// Between the moment at which a store finds that its data is of another epoch and the first pulse of that epoch
+    /// it answers acquisitions with [`AwayCause::Lost`]: whoever asks has to tell it first what it admitted.
+    fn beat(&self, pulse: Pulse, now: Moment) -> Answer<'_, Result<Beat, Away>>;
 }
+
+/// What a replica says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pulse {
+    /// Who: a random number, drawn when the replica starts.
+    pub replica: u64,
+    /// The epoch of the store's data that knows all that this replica admitted. None: it has admitted nothing.
+    pub epoch: Option<Epoch>,
+}
+
+/// What a replica hears of the others and of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beat {
+    /// Which data the store has.
+    pub epoch: Epoch,
+    /// Replicas that were there within the last few seconds, this one included. At least 1.
+    pub replicas: u32,
+    /// Those of them whose pulse named this epoch, or none.
+    pub told: u32,
+}
+
+/// Names the data of a store. Another one: what was charged before is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Epoch(pub NonZeroU64);
 
 /// Units asked of one counter.
 #[derive(Clone, Debug)]
@@ -231,6 +269,9 @@ pub enum AwayCause {
     /// It answers but takes no writes (a read-only replica, a disk error).
     #[error("takes no writes")]
     ReadOnly,
+    /// It lost its data, and has not been told yet what was admitted before.
+    #[error("has lost its data and is being told what was admitted")]
+    Lost,
     /// It has no room for another counter.
     #[error("is full")]
     Full,

@@ -48,6 +48,12 @@ impl Flow {
         if filled < most as u128 { filled as u64 } else { most }
     }
 
+    /// A bucket with one part in so many of this one's burst and rate. None where that is less than a unit.
+    pub fn share(self, parts: u32) -> Option<Self> {
+        let parts = u64::from(parts.max(1));
+        Self::new(self.gain, Micros(self.unit.saturating_mul(parts)), self.burst / parts)
+    }
+
     /// The most units that it holds. At least 1.
     pub const fn burst(self) -> u64 {
         self.burst

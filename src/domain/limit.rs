@@ -76,6 +76,18 @@ impl Limit {
         }
     }
 
+    /// What one of so many replicas may admit by itself: the same limit with its part of the units, and of the rate.
+    /// None where there is less than a unit for each.
+    pub fn share(&self, replicas: u32) -> Option<Self> {
+        let part = |units: u64| Some(units / u64::from(replicas.max(1))).filter(|&units| units > 0);
+        let algorithm = match self.algorithm {
+            Algorithm::SlidingWindow { units, window } => Algorithm::SlidingWindow { units: part(units)?, window },
+            Algorithm::TokenBucket(flow) => Algorithm::TokenBucket(flow.share(replicas)?),
+            Algorithm::FixedWindow(grid) => Algorithm::FixedWindow(Grid { units: part(grid.units)?, ..grid }),
+        };
+        Some(Self { algorithm, ..self.clone() })
+    }
+
     /// The counter that these attributes select: exactly those in `by`, and `identity.issuer` beside any other
     /// attribute of the identity. It is the counter that a decision with the same attributes consumes.
     ///
@@ -126,6 +138,8 @@ pub enum WhenAway {
     Deny,
     /// Let go on: everything is admitted meanwhile.
     Allow,
+    /// Admit a share, counted by this replica alone: the limit's units over the replicas last seen.
+    Local,
 }
 
 /// An attribute of a question that can select a counter.

@@ -3,6 +3,7 @@
 //! Nothing in here performs I/O, reads a clock or knows a wire format. Everything that is hard to get right (the
 //! limit algorithms, path matching, policy) is a function of its arguments, so it is tested and argued about in here.
 
+pub mod admitted;
 pub mod bucket;
 pub mod counter;
 pub mod decision;

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::decide::ports::{
-    Answer, Away, AwayCause, Clock, Grants, QuotaStore, Request, Requests, Settlements, all_away,
+    Answer, Away, AwayCause, Beat, Charges, Clock, Grants, Pulse, QuotaStore, Request, Requests, Settlements, all_away,
 };
 use crate::domain::limit::{Algorithm, CounterKey, Limit, UNITS_MAX, WINDOW_MIN, WhenAway};
 use crate::domain::question::Mode;
@@ -164,6 +164,14 @@ impl QuotaStore for Guard {
     fn reset(&self, limit: Arc<Limit>, key: CounterKey) -> Answer<'_, Result<(), Away>> {
         self.pass(self.store.reset(limit, key))
     }
+
+    fn assert(&self, charges: Charges, now: Moment) -> Answer<'_, Result<(), Away>> {
+        self.pass(self.store.assert(charges, now))
+    }
+
+    fn beat(&self, pulse: Pulse, now: Moment) -> Answer<'_, Result<Beat, Away>> {
+        self.pass(self.store.beat(pulse, now))
+    }
 }
 
 /// A store of which no counter could be asked is away.
@@ -196,7 +204,8 @@ impl Call<'_> {
         self.guard.metrics.count(&answer);
         self.trial = None;
         match &answer {
-            Ok(_) => self.guard.succeeded(),
+            // It can be reached: what is missing is told to it by the next calls.
+            Ok(_) | Err(Away { because: AwayCause::Lost }) => self.guard.succeeded(),
             Err(away) => self.guard.failed(away.because),
         }
         answer
@@ -302,13 +311,14 @@ impl StoreMetrics {
 }
 
 /// Every cause.
-const CAUSES: [AwayCause; 8] = [
+const CAUSES: [AwayCause; 9] = [
     AwayCause::Unreachable,
     AwayCause::Deadline,
     AwayCause::Resting,
     AwayCause::Crowded,
     AwayCause::Denied,
     AwayCause::ReadOnly,
+    AwayCause::Lost,
     AwayCause::Full,
     AwayCause::Garbled,
 ];
@@ -321,6 +331,7 @@ const fn label(cause: AwayCause) -> &'static str {
         AwayCause::Crowded => "crowded",
         AwayCause::Denied => "denied",
         AwayCause::ReadOnly => "read_only",
+        AwayCause::Lost => "lost_data",
         AwayCause::Full => "full",
         AwayCause::Garbled => "garbled",
     }
@@ -336,11 +347,13 @@ fn jittered(rest: Micros) -> Micros {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+    use std::num::NonZeroU64;
     use std::sync::atomic::AtomicU64;
 
     use tokio::sync::Semaphore;
 
     use super::*;
+    use crate::decide::ports::Epoch;
     use crate::domain::time::Moment;
     use crate::domain::window::{Grant, Outcome};
 
@@ -413,6 +426,15 @@ mod tests {
 
         fn reset(&self, _: Arc<Limit>, _: CounterKey) -> Answer<'_, Result<(), Away>> {
             self.answer()
+        }
+
+        fn assert(&self, _: Charges, _: Moment) -> Answer<'_, Result<(), Away>> {
+            self.answer()
+        }
+
+        fn beat(&self, _: Pulse, _: Moment) -> Answer<'_, Result<Beat, Away>> {
+            let beat = Beat { epoch: Epoch(NonZeroU64::MIN), replicas: 1, told: 1 };
+            self.answer().then(move |answer| Answer::Now(answer.map(|()| beat)))
         }
     }
 

@@ -13,6 +13,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
 use std::hash::BuildHasher as _;
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -22,12 +23,15 @@ use metrics::Gauge;
 use smallvec::SmallVec;
 use tracing::{info, warn};
 
-use crate::decide::ports::{Answer, Away, AwayCause, Grants, QuotaStore, Request, Requests, Settlements, all_away};
+use crate::decide::ports::{
+    Answer, Away, AwayCause, Beat, Charge, Charges, Epoch, Grants, Pulse, QuotaStore, Request, Requests, Settlements,
+    all_away,
+};
 use crate::domain::counter::Counter;
 use crate::domain::limit::{Algorithm, CounterKey, Limit};
 use crate::domain::question::Mode;
 use crate::domain::time::{Micros, Moment};
-use crate::domain::window::{Grant, Outcome};
+use crate::domain::window::{Grant, LeaseId, Outcome, Terms};
 use crate::telemetry::{Telemetry, names};
 
 /// How many counters a store holds unless told otherwise: some 200 MB when full.
@@ -134,6 +138,19 @@ impl MemoryStore {
         Some(grants.into_iter().map(Ok).collect())
     }
 
+    fn assert_one(&self, Charge { limit, key, units }: Charge, now: Moment) -> Result<(), Away> {
+        let lease = LeaseId { replica: 0, serial: 0 };
+        let request = |units| {
+            let terms = Terms { at_least: units, at_most: units, hold: Micros::ZERO, lease };
+            [Request { limit: Arc::clone(&limit), key: key.clone(), terms }]
+        };
+        let looked = self.acquire_now(&request(0), Mode::Peek, now);
+        let left = looked.first().copied().transpose()?.map_or(0, |grant| grant.remaining);
+        // A charge in between makes it too much, and nothing is charged: but nobody asks a store that is being told.
+        let charged = self.acquire_now(&request(units.min(left)), Mode::Consume, now);
+        charged.first().copied().transpose().map(|_| ())
+    }
+
     fn hash(&self, key: &[u8]) -> u64 {
         self.hasher.hash_one(key)
     }
@@ -174,6 +191,15 @@ impl QuotaStore for MemoryStore {
             counter.forget();
         }
         Answer::Now(Ok(()))
+    }
+
+    fn assert(&self, charges: Charges, now: Moment) -> Answer<'_, Result<(), Away>> {
+        Answer::Now(charges.into_iter().try_for_each(|charge| self.assert_one(charge, now)))
+    }
+
+    /// Nobody else counts here, and what is in memory is lost with whoever admitted it.
+    fn beat(&self, _: Pulse, _: Moment) -> Answer<'_, Result<Beat, Away>> {
+        Answer::Now(Ok(Beat { epoch: Epoch(NonZeroU64::MIN), replicas: 1, told: 1 }))
     }
 }
 

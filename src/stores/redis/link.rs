@@ -5,11 +5,14 @@
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, TlsCertificates, cmd,
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, RedisError,
+    TlsCertificates, cmd,
 };
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
@@ -19,8 +22,9 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
+use super::pulse::epoch_of;
 use super::{Settings, cause_of};
-use crate::decide::ports::{Away, AwayCause};
+use crate::decide::ports::{Away, AwayCause, Epoch};
 
 /// How long one attempt to connect may take, the greeting included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -67,6 +71,8 @@ pub enum ConnectProblem {
 #[derive(Clone)]
 pub(super) struct Line {
     pub(super) connection: MultiplexedConnection,
+    /// Of the data behind it, as far as is known.
+    pub(super) epoch: Arc<AtomicU64>,
     generation: u64,
 }
 
@@ -139,9 +145,9 @@ async fn keep(client: Client, publish: watch::Sender<State>, mut reports: watch:
         .set_pipeline_buffer_size(QUEUE);
     let mut pause = PAUSE_MIN;
     for generation in 1.. {
-        match client.get_multiplexed_async_connection_with_config(&config).await {
-            Ok(connection) => {
-                let line = Line { connection, generation };
+        match connect(&client, &config).await {
+            Ok((connection, epoch)) => {
+                let line = Line { connection, epoch: Arc::new(AtomicU64::new(epoch.0.get())), generation };
                 publish.send_replace(State::Up(line.clone()));
                 match until_useless(line, &mut reports).await {
                     (Lived::Long, _) => {
@@ -163,6 +169,16 @@ async fn keep(client: Client, publish: watch::Sender<State>, mut reports: watch:
         sleep(jittered(pause)).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
+}
+
+/// A connection, and the epoch of the data that it leads to.
+async fn connect(
+    client: &Client,
+    config: &AsyncConnectionConfig,
+) -> Result<(MultiplexedConnection, Epoch), RedisError> {
+    let mut connection = client.get_multiplexed_async_connection_with_config(config).await?;
+    let epoch = epoch_of(&mut connection).await?;
+    Ok((connection, epoch))
 }
 
 /// Whether a connection proved itself. One that breaks as soon as it is made is no better than none.

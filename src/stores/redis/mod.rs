@@ -5,6 +5,7 @@
 //! hash tag, clean themselves up, and can be read: `tollgate:{per-client 5:alice}`.
 
 mod link;
+mod pulse;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -15,9 +16,11 @@ use ::redis::{Cmd, ErrorKind, RedisError, Script, ServerErrorKind, cmd};
 use smallvec::{SmallVec, smallvec};
 
 pub use self::link::ConnectProblem;
-use self::link::Link;
+use self::link::{Line, Link};
+use self::pulse::Trust;
 use crate::decide::ports::{
-    Answer, Away, AwayCause, Grants, QuotaStore, Request, Requests, Settlement, Settlements, all_away,
+    Answer, Away, AwayCause, Beat, Charges, Grants, Pulse, QuotaStore, Request, Requests, Settlement, Settlements,
+    all_away,
 };
 use crate::domain::limit::{Algorithm, CounterKey, Limit, UNITS_MAX, WINDOW_MAX};
 use crate::domain::question::Mode;
@@ -64,6 +67,7 @@ pub enum TimeSource {
 /// Keeps counters in Redis. It has no deadline of its own: see [`Guard`](super::guard::Guard).
 pub struct RedisStore {
     link: Link,
+    trust: Trust,
     time: TimeSource,
     scripts: Scripts,
 }
@@ -72,6 +76,8 @@ struct Scripts {
     acquire: Code,
     settle: Code,
     reset: Code,
+    assert: Code,
+    beat: Code,
 }
 
 /// A script and its digest.
@@ -94,11 +100,14 @@ impl RedisStore {
     pub fn connect(settings: &Settings) -> Result<Self, ConnectProblem> {
         Ok(Self {
             link: Link::open(settings)?,
+            trust: Trust::default(),
             time: settings.time,
             scripts: Scripts {
                 acquire: Code::new(include_str!("acquire.lua")),
                 settle: Code::new(include_str!("settle.lua")),
                 reset: Code::new(include_str!("reset.lua")),
+                assert: Code::new(include_str!("assert.lua")),
+                beat: Code::new(include_str!("beat.lua")),
             },
         })
     }
@@ -141,9 +150,15 @@ impl RedisStore {
         self.run(&self.scripts.reset, &call).await.map(|_| ())
     }
 
-    /// Runs a script, by its digest where the server knows it.
+    /// Runs a script that charges or reads counters, over a connection that leads to the data that was charged before.
     async fn run(&self, code: &Code, call: &Call) -> Result<Vec<u8>, Away> {
-        let mut line = self.link.line().await?;
+        let line = self.link.line().await?;
+        self.trust.reaches(&line)?;
+        self.run_over(line, code, call).await
+    }
+
+    /// Runs a script, by its digest where the server knows it.
+    async fn run_over(&self, mut line: Line, code: &Code, call: &Call) -> Result<Vec<u8>, Away> {
         let outcome = match ask(&call.by_digest(code), &mut line.connection).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
                 ask(&call.by_text(code), &mut line.connection).await
@@ -185,6 +200,17 @@ impl QuotaStore for RedisStore {
 
     fn reset(&self, limit: Arc<Limit>, key: CounterKey) -> Answer<'_, Result<(), Away>> {
         Answer::later(self.reset_later(limit, key))
+    }
+
+    fn assert(&self, charges: Charges, now: Moment) -> Answer<'_, Result<(), Away>> {
+        if charges.is_empty() {
+            return Answer::Now(Ok(()));
+        }
+        Answer::later(self.assert_later(charges, now))
+    }
+
+    fn beat(&self, pulse: Pulse, now: Moment) -> Answer<'_, Result<Beat, Away>> {
+        Answer::later(self.beat_later(pulse, now))
     }
 }
 
