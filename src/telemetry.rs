@@ -47,6 +47,10 @@ pub mod names {
     pub const MEMORY_COUNTERS: &str = "tollgate_memory_counters";
     /// Units of leases: leased, spent, returned, stranded.
     pub const LEASE_UNITS: &str = "tollgate_lease_units_total";
+    /// Units that were admitted without the store: as a local share while it was away.
+    pub const LOCAL_UNITS: &str = "tollgate_local_units_total";
+    /// Units that the store was told of afterwards: local shares, and all of a window when it had lost its data.
+    pub const TOLD_UNITS: &str = "tollgate_told_units_total";
     /// Payments: from leases in hand, at the store, or refused from memory.
     pub const PAYMENTS: &str = "tollgate_payments_total";
     /// Look-ups of remembered verdicts, by outcome.
@@ -124,6 +128,8 @@ impl Telemetry {
             (names::STORE_CALLS, Unit::Count, "Calls of the quota store."),
             (names::STORE_FAILURES, Unit::Count, "Calls of the quota store that failed, by cause."),
             (names::LEASE_UNITS, Unit::Count, "Units of leases: leased, spent, returned, stranded."),
+            (names::LOCAL_UNITS, Unit::Count, "Units that were admitted by a replica alone while the store was away."),
+            (names::TOLD_UNITS, Unit::Count, "Units admitted earlier that the store was told of afterwards."),
             (names::PAYMENTS, Unit::Count, "Payments: from leases, at the store, or refused from memory."),
             (names::VERDICT_LOOKUPS, Unit::Count, "Look-ups of remembered verdicts, by outcome."),
             (names::VERDICT_EVICTIONS, Unit::Count, "Verdicts that were forgotten to make room."),
@@ -214,6 +220,8 @@ pub struct LeaseMetrics {
     spent: Counter,
     returned: Counter,
     stranded: Counter,
+    local: Counter,
+    told: Counter,
     /// Questions that leases in hand paid whole.
     pub paid_from_leases: Counter,
     /// Questions that the store was asked for.
@@ -232,6 +240,8 @@ impl LeaseMetrics {
             spent: units("spent"),
             returned: units("returned"),
             stranded: units("stranded"),
+            local: telemetry.counter(names::LOCAL_UNITS, &[]),
+            told: telemetry.counter(names::TOLD_UNITS, &[]),
             paid_from_leases: payments("leases"),
             paid_at_store: payments("store"),
             refused_from_memory: payments("refusals"),
@@ -251,6 +261,16 @@ impl LeaseMetrics {
     /// So many units went back.
     pub fn returned(&self, units: u64) {
         self.returned.increment(units);
+    }
+
+    /// So many units were admitted by this replica alone.
+    pub fn admitted_locally(&self, units: u64) {
+        self.local.increment(units);
+    }
+
+    /// The store was told of so many units that were admitted earlier.
+    pub fn told(&self, units: u64) {
+        self.told.increment(units);
     }
 
     /// The store was not told that so many units are free; they count until their lease expires.

@@ -236,6 +236,11 @@ impl CounterKey {
         Self(SmallVec::from_slice(limit.as_bytes()))
     }
 
+    /// The key whose bytes these are.
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        Self(SmallVec::from_slice(bytes))
+    }
+
     /// Adds the next selecting value.
     pub fn push(&mut self, value: &str) {
         if value.len() <= PLAIN_VALUE_MAX {

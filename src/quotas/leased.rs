@@ -4,21 +4,29 @@
 //! once. Else one call asks the store for all that is not covered, all or none; calls for a counter that is being asked
 //! wait and are combined into the next request. No call waits while it has a request begun, so none waits in a circle.
 
+mod pulse;
+mod share;
+#[cfg(test)]
+mod tests;
+
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use smallvec::SmallVec;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::interval;
 
-use super::table::{HOLDINGS_MAX, Table, Woken};
+use self::share::Known;
+use super::standing::Standing;
+use super::table::{Entry, HOLDINGS_MAX, Table, Woken};
 use super::{Bill, at_once};
 use crate::decide::ports::{
-    Answer, Away, Charges, Clock, Grants, Payment, QuotaStore, Quotas, Request, Requests, Settlement, Settlements,
+    Answer, Away, AwayCause, Charges, Clock, Grants, Payment, QuotaStore, Quotas, Request, Requests, Settlement,
+    Settlements, all_away,
 };
-use crate::domain::lease::{Ended, Holding, Level, Spend, end_of_lease, leased_frame};
+use crate::domain::lease::{Ended, Holding, Level, Spend, end_of_lease};
 use crate::domain::limit::{CounterKey, Limit, WhenAway};
 use crate::domain::question::Mode;
 use crate::domain::time::{Micros, Moment};
@@ -40,6 +48,8 @@ const SETTLED_PER_CALL: usize = 256;
 /// Where charges are paid from leases.
 pub struct LeaseDesk {
     store: Arc<dyn QuotaStore>,
+    /// Counts what this replica admits by itself while the store is away.
+    local: Arc<dyn QuotaStore>,
     clock: Arc<dyn Clock>,
     table: Table,
     /// Draws the names of leases.
@@ -47,30 +57,46 @@ pub struct LeaseDesk {
     serial: AtomicU64,
     due: Mutex<Vec<(Settlement, Ended)>>,
     turn: AtomicUsize,
+    standing: Standing,
+    /// Held by the beat that is under way.
+    beating: tokio::sync::Mutex<()>,
+    /// Told when a call finds that the store has lost its data.
+    lost: Notify,
     metrics: LeaseMetrics,
 }
 
 impl LeaseDesk {
-    /// A desk that takes leases from `store`, which has deadlines of its own. `clock` is read when units are asked for and
-    /// when the answer has come: the moment of the decision is too early for both.
-    pub fn new(store: Arc<dyn QuotaStore>, clock: Arc<dyn Clock>, telemetry: &Telemetry) -> Self {
-        Self::with_room_for(HOLDINGS_MAX, store, clock, telemetry)
+    /// A desk that takes leases from `store`, which has deadlines of its own, and counts in `local` what it admits by
+    /// itself while that is away. `clock` is read when units are asked for and when the answer has come: the moment of the
+    /// decision is too early for both.
+    pub fn new(
+        store: Arc<dyn QuotaStore>,
+        local: Arc<dyn QuotaStore>,
+        clock: Arc<dyn Clock>,
+        telemetry: &Telemetry,
+    ) -> Self {
+        Self::with_room_for(HOLDINGS_MAX, store, local, clock, telemetry)
     }
 
     fn with_room_for(
         holdings_max: usize,
         store: Arc<dyn QuotaStore>,
+        local: Arc<dyn QuotaStore>,
         clock: Arc<dyn Clock>,
         telemetry: &Telemetry,
     ) -> Self {
         Self {
             store,
+            local,
             clock,
             table: Table::new(holdings_max),
             replica: RandomState::new().hash_one("replica"),
             serial: AtomicU64::new(0),
             due: Mutex::default(),
             turn: AtomicUsize::new(0),
+            standing: Standing::new(),
+            beating: tokio::sync::Mutex::default(),
+            lost: Notify::new(),
             metrics: LeaseMetrics::new(telemetry),
         }
     }
@@ -88,6 +114,8 @@ impl LeaseDesk {
     pub async fn close(&self) {
         self.table.end_leases(Holding::end, |limit, key, ended| self.owe(limit, key, ended));
         self.settle().await;
+        // Nobody is left to tell it later; the guard logs and counts what becomes of it.
+        let _ = self.tell().await;
     }
 
     async fn tend(&self) {
@@ -133,24 +161,13 @@ impl LeaseDesk {
         let mut taken = Taken { desk: self, requests, parts: SmallVec::new(), kept: false };
         for request in requests {
             let Request { limit, key, terms } = request;
-            let frame = leased_frame(limit);
-            let spend = self.table.with(key, |entry| {
-                let Some(frame) = frame else {
-                    // It was leased until a reload.
-                    if let Some(ended) = entry.holding.end() {
-                        self.owe(&entry.limit, key, ended);
-                    }
-                    return (Spend::Ask, None);
-                };
-                if let Some(ended) = entry.holding.follow(frame) {
-                    self.owe(&entry.limit, key, ended);
-                    entry.limit = Arc::clone(limit);
+            let part = self.table.with(key, |entry| {
+                if let Some((old, ended)) = entry.follow(limit, now) {
+                    self.owe(&old, key, ended);
                 }
-                let spend = entry.holding.spend(terms.at_least, now);
-                (spend, entry.holding.level(now))
+                entry.pay(terms.at_least, now)
             });
-            let (spend, level) = spend.unwrap_or((Spend::Ask, None));
-            taken.parts.push(Part { units: terms.at_least, spend, level });
+            taken.parts.push(part.unwrap_or_else(|| Part::unknown(request)));
         }
         taken
     }
@@ -169,7 +186,7 @@ impl LeaseDesk {
                     drop(taken);
                     // An asker that went away without a word has told nobody, which is no answer of the store's.
                     if matches!(answered.await, Ok(Woken::Away)) {
-                        return self.without_store(bill, &requests);
+                        return self.without_store(bill, &requests).await;
                     }
                 }
             }
@@ -187,10 +204,11 @@ impl LeaseDesk {
                 continue;
             }
             let lease = self.name();
-            let begun = self.table.with_new(request, now, |entry| {
-                entry.holding.ask(request.terms.at_least, lease, now).ok_or_else(|| entry.wait())
+            let begun = self.table.with_live(request, now, |entry| {
+                let terms = entry.holding().map(|holding| holding.ask(request.terms.at_least, lease, now));
+                terms.map(|terms| terms.ok_or_else(|| entry.wait()))
             });
-            match begun {
+            match begun.flatten() {
                 Some(Ok(terms)) => asking.parts.push((index, terms)),
                 Some(Err(answered)) => return Err(answered),
                 // Not leased, or no place: it is paid at the store, exactly.
@@ -206,103 +224,116 @@ impl LeaseDesk {
         let asked: Requests =
             uncovered.map(|(request, _)| Request { terms: asking.terms(request), ..request.clone() }).collect();
         self.metrics.paid_at_store.increment(1);
-        let sent = self.clock.now();
-        let grants = self.store.acquire(asked.clone(), Mode::Consume, sent).get().await;
-        if !fits(&asked, &grants) {
-            asking.woken = Woken::Away;
-            drop((asking, taken));
-            return self.without_store(bill, requests);
-        }
+        let (losses, sent) = (self.standing.losses(), self.clock.now());
+        let grants = self.charge(asked.clone(), Mode::Consume, sent).await;
         let received = self.clock.steady();
         let charged = grants.iter().zip(&asked).all(|(grant, request)| lets_go_on(grant, &request.limit));
-        for (request, grant) in asked.iter().zip(&grants) {
-            self.learn(request, *grant, charged, sent.steady, received);
+        let learned = fits(&asked, &grants)
+            && asked.iter().zip(&grants).all(|(request, grant)| {
+                let times = Times { losses, sent: sent.steady, received };
+                self.learn(request, *grant, charged, times)
+            });
+        if !learned {
+            asking.woken = Woken::Away;
+            drop((asking, taken));
+            return self.without_store(bill, requests).await;
         }
         asking.parts.clear();
-        let mut grants = grants.into_iter().zip(&asked).map(|(grant, request)| grant.map(|it| own(it, request.terms)));
-        let merged: Grants = taken
-            .parts
-            .iter()
-            .filter_map(
-                |part| {
-                    if matches!(part.spend, Spend::Paid(_)) { Some(Ok(part.grant())) } else { grants.next() }
-                },
-            )
-            .collect();
-        if charged {
-            taken.keep();
-        }
-        bill.settled_by(merged, true)
-    }
-
-    /// Takes note of what the store said of one counter, and tells those who wait.
-    fn learn(&self, request: &Request, answer: Result<Grant, Away>, charged: bool, sent: Micros, received: Micros) {
-        let Request { limit: _, key, terms } = request;
-        self.table.with(key, |entry| {
-            let Ok(grant) = answer else {
-                entry.holding.failed(terms.lease);
-                if !entry.holding.is_asking() {
-                    entry.wake(Woken::Away);
-                }
-                return;
-            };
-            match grant.outcome {
-                Outcome::Granted { units } if charged => {
-                    if terms.hold > Micros::ZERO {
-                        self.metrics.leased(units);
-                    }
-                    let ends = end_of_lease(sent, terms.hold);
-                    if let Some(ended) = entry.holding.granted(*terms, units, grant, ends, received) {
-                        self.owe(&entry.limit, key, ended);
-                    }
-                }
-                Outcome::Short { retry_after } => {
-                    entry.holding.refused(terms.lease, terms.at_least, retry_after, grant, received);
-                }
-                Outcome::Granted { .. } | Outcome::Never => entry.holding.failed(terms.lease),
-            }
-            if !entry.holding.is_asking() {
-                entry.wake(Woken::TryAgain);
-            }
-        });
-    }
-
-    /// What is in hand pays as far as it reaches; the rest is as each limit says.
-    fn without_store(&self, bill: Bill, requests: &Requests) -> Payment {
-        let taken = self.take(requests, self.clock.steady());
-        let known: SmallVec<[Option<Grant>; 4]> = taken.parts.iter().map(Part::known).collect();
-        let payment = bill.concluded(&known, true);
-        if payment.reason.allows() {
-            taken.keep();
+        let answers = grants.into_iter().zip(&asked).map(|(grant, request)| own(grant.ok()?, request.terms).into());
+        let known = taken.merged(answers);
+        let payment = self.conclude(bill, taken, known).await;
+        if charged && !payment.reason.allows() {
+            self.give_back(&asked);
         }
         payment
     }
 
-    fn look(&self, request: &Request, now: Micros) -> Option<Grant> {
-        let frame = leased_frame(&request.limit)?;
-        let looked = self.table.with(&request.key, |entry| {
-            if !entry.holding.is_of(frame) {
-                return Part { units: 0, spend: Spend::Ask, level: None };
+    /// Asks the store, unless it has to be told first what was admitted.
+    async fn charge(&self, requests: Requests, mode: Mode, now: Moment) -> Grants {
+        let lost = Away { because: AwayCause::Lost };
+        if self.standing.is_telling() {
+            return all_away(requests.len(), lost);
+        }
+        let grants = self.store.acquire(requests, mode, now).get().await;
+        if grants.contains(&Err(lost)) {
+            self.lost.notify_one();
+        }
+        grants
+    }
+
+    /// Takes note of what the store said of one counter, and tells those who wait. False where it is worth nothing any
+    /// more, because the store lost its data meanwhile.
+    fn learn(&self, request: &Request, answer: Result<Grant, Away>, charged: bool, times: Times) -> bool {
+        // Seen under the counter's lock: who gathers what is to be told comes after this, or else this after the loss.
+        let stands = || self.standing.losses() == times.losses;
+        let learn = |entry: &mut Entry| {
+            let answer = answer.ok().filter(|_| stands());
+            self.note(entry, request, answer, charged, times);
+            entry.wake(if answer.is_some() { Woken::TryAgain } else { Woken::Away });
+            stands()
+        };
+        let paid = charged && matches!(answer, Ok(Grant { outcome: Outcome::Granted { units: 1.. }, .. }));
+        let learned = if paid {
+            self.table.with_known(request, times.received, learn)
+        } else {
+            self.table.with(&request.key, learn)
+        };
+        learned.unwrap_or_else(stands)
+    }
+
+    fn note(&self, entry: &mut Entry, request: &Request, answer: Option<Grant>, charged: bool, times: Times) {
+        let Request { limit: _, key, terms } = request;
+        let Times { losses: _, sent, received } = times;
+        let pays = charged && answer.is_some_and(|grant| matches!(grant.outcome, Outcome::Granted { .. }));
+        if pays {
+            entry.admit(terms.at_least, received);
+        }
+        let Some(holding) = entry.holding() else { return };
+        let ended = match answer {
+            Some(grant @ Grant { outcome: Outcome::Granted { units }, .. }) if pays => {
+                if terms.hold > Micros::ZERO {
+                    self.metrics.leased(units);
+                }
+                holding.granted(*terms, units, grant, end_of_lease(sent, terms.hold), received)
             }
-            let spend = entry.holding.look(request.terms.at_least, now);
-            Part { units: 0, spend, level: entry.holding.level(now) }
-        });
+            Some(grant @ Grant { outcome: Outcome::Short { retry_after }, .. }) => {
+                holding.refused(terms.lease, terms.at_least, retry_after, grant, received);
+                None
+            }
+            Some(_) | None => {
+                holding.failed(terms.lease);
+                None
+            }
+        };
+        if let Some(ended) = ended {
+            self.owe(&Arc::clone(entry.limit()), key, ended);
+        }
+    }
+
+    /// What the store charged serves others where it was leased: a share that this replica had to pay was used up. What was
+    /// not leased stays charged, and nobody uses it.
+    fn give_back(&self, charged: &Requests) {
+        for Request { key, terms, .. } in charged.iter().filter(|request| request.terms.hold > Micros::ZERO) {
+            self.table.with(key, |entry| entry.give_back(terms.lease, terms.at_least));
+        }
+    }
+
+    fn look(&self, request: &Request, now: Micros) -> Option<Grant> {
+        let looked = self.table.with(&request.key, |entry| entry.look(request, now));
         looked.as_ref().and_then(Part::known)
     }
 
     async fn peek_later(&self, bill: Bill, requests: Requests, now: Moment) -> Payment {
-        let unknown: Requests =
-            requests.iter().filter(|request| self.look(request, now.steady).is_none()).cloned().collect();
-        let mut known: SmallVec<[Option<Grant>; 4]> = SmallVec::new();
-        let grants = self.store.acquire(unknown.clone(), Mode::Peek, now).get().await;
+        let mut known: Known = requests.iter().map(|request| self.look(request, now.steady)).collect();
+        let unknown = requests.iter().zip(&known).filter(|(_, known)| known.is_none());
+        let unknown: Requests = unknown.map(|(request, _)| request.clone()).collect();
+        let grants = self.charge(unknown.clone(), Mode::Peek, now).await;
         let understood = grants.len() == unknown.len();
-        for request in &requests {
-            let asked = unknown.iter().position(|unknown| unknown.key == request.key);
-            known.push(match asked {
-                Some(index) => grants.get(index).copied().and_then(Result::ok).filter(|_| understood),
-                None => self.look(request, now.steady),
-            });
+        let mut answers = grants.into_iter();
+        for known in known.iter_mut().filter(|known| known.is_none()) {
+            *known = answers.next().and_then(Result::ok).filter(|_| understood);
         }
+        self.look_at_shares(&requests, &mut known, now).await;
         bill.concluded(&known, true)
     }
 
@@ -317,7 +348,7 @@ impl LeaseDesk {
 
     fn forget(&self, key: &CounterKey) {
         self.table.with(key, |entry| {
-            entry.holding.forget();
+            entry.forget(self.clock.steady());
             entry.wake(Woken::TryAgain);
         });
     }
@@ -367,7 +398,15 @@ struct Taken<'a> {
 struct Part {
     units: u64,
     spend: Spend,
-    level: Option<Level>,
+    level: Level,
+}
+
+/// When a request was sent and answered, and how often the store had lost its data by the former.
+#[derive(Clone, Copy)]
+struct Times {
+    losses: u64,
+    sent: Micros,
+    received: Micros,
 }
 
 impl Taken<'_> {
@@ -396,16 +435,22 @@ impl Drop for Taken<'_> {
         }
         for (Request { key, .. }, Part { units, spend, .. }) in self.requests.iter().zip(&self.parts) {
             if let Spend::Paid(lease) = spend {
-                self.desk.table.with(key, |entry| entry.holding.give_back(*lease, *units));
+                self.desk.table.with(key, |entry| entry.give_back(*lease, *units));
             }
         }
     }
 }
 
 impl Part {
-    /// As the store would put it. Nothing is promised of what is not known.
+    /// Of a counter of which nothing is known: nobody is known to have used any of it.
+    fn unknown(request: &Request) -> Self {
+        let level = Level { remaining: request.limit.units(), reset_after: Micros::ZERO };
+        Self { units: request.terms.at_least, spend: Spend::Ask, level }
+    }
+
+    /// As the store would put it.
     fn grant(&self) -> Grant {
-        let Level { remaining, reset_after } = self.level.unwrap_or(Level { remaining: 0, reset_after: Micros::ZERO });
+        let Level { remaining, reset_after } = self.level;
         let outcome = match self.spend {
             Spend::Short { retry_after } => Outcome::Short { retry_after },
             Spend::Paid(_) | Spend::Ask => Outcome::Granted { units: self.units },
@@ -417,6 +462,43 @@ impl Part {
         match self.spend {
             Spend::Paid(_) | Spend::Short { .. } => Some(self.grant()),
             Spend::Ask => None,
+        }
+    }
+}
+
+impl Entry {
+    /// Pays `units` from the lease in hand, if it can.
+    fn pay(&mut self, units: u64, now: Micros) -> Part {
+        let spend = self.holding().map_or(Spend::Ask, |holding| holding.spend(units, now));
+        if matches!(spend, Spend::Paid(_)) {
+            self.admit(units, now);
+        }
+        Part { units, spend, level: self.level(now) }
+    }
+
+    /// What [`Entry::pay`] would do.
+    fn look(&mut self, request: &Request, now: Micros) -> Part {
+        if self.limit().algorithm != request.limit.algorithm {
+            return Part::unknown(request);
+        }
+        let units = request.terms.at_least;
+        let spend = self.holding().map_or(Spend::Ask, |holding| holding.look(units, now));
+        Part { units, spend, level: self.level(now) }
+    }
+
+    /// What is left. Where the store has not said lately: all but what this replica admitted itself.
+    fn level(&mut self, now: Micros) -> Level {
+        if let Some(level) = self.holding().and_then(|holding| holding.level(now)) {
+            return level;
+        }
+        let remaining = self.limit().units().saturating_sub(self.admitted(now));
+        Level { remaining, reset_after: Micros::ZERO }
+    }
+
+    fn give_back(&mut self, lease: LeaseId, units: u64) {
+        self.take_back(units);
+        if let Some(holding) = self.holding() {
+            holding.give_back(lease, units);
         }
     }
 }
@@ -448,10 +530,10 @@ impl Drop for Asking<'_> {
         for (index, terms) in &self.parts {
             let Some(request) = self.requests.get(*index) else { continue };
             self.desk.table.with(&request.key, |entry| {
-                entry.holding.failed(terms.lease);
-                if !entry.holding.is_asking() {
-                    entry.wake(self.woken);
+                if let Some(holding) = entry.holding() {
+                    holding.failed(terms.lease);
                 }
+                entry.wake(self.woken);
             });
         }
     }
@@ -483,6 +565,3 @@ fn own(grant: Grant, terms: Terms) -> Grant {
         Outcome::Granted { .. } | Outcome::Short { .. } | Outcome::Never => grant,
     }
 }
-
-#[cfg(test)]
-mod tests;

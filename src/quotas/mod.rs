@@ -4,6 +4,7 @@
 //! leases, which it takes from a store that has to be waited for. What a limit wants when the store is away is done here.
 
 mod leased;
+mod standing;
 mod table;
 
 use std::sync::Arc;
@@ -121,8 +122,9 @@ impl Bill {
         });
         let states: QuotaStates = states.collect();
         let refuses = |state: &QuotaState| !state.verdict.is_granted() && state.verdict != QuotaVerdict::Away;
+        // A limit that would admit a share has none to admit, or nowhere to count it.
         let denies =
-            |state: &QuotaState| state.verdict == QuotaVerdict::Away && state.limit.when_away == WhenAway::Deny;
+            |state: &QuotaState| state.verdict == QuotaVerdict::Away && state.limit.when_away != WhenAway::Allow;
         let reason = match (states.iter().any(refuses), states.iter().any(denies)) {
             (true, _) => Reason::QuotaExceeded,
             (false, true) => Reason::StoreAway,
@@ -157,12 +159,13 @@ const fn unknown(limit: Arc<Limit>, verdict: QuotaVerdict) -> QuotaState {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU64;
     use std::sync::Mutex;
 
     use proptest::prelude::*;
 
     use super::*;
-    use crate::decide::ports::{AwayCause, Settlements, all_away};
+    use crate::decide::ports::{AwayCause, Beat, Epoch, Pulse, Settlements, all_away};
     use crate::domain::counter::Counter;
     use crate::domain::limit::Algorithm;
 
@@ -213,6 +216,14 @@ mod tests {
 
         fn reset(&self, _: Arc<Limit>, _: CounterKey) -> Answer<'_, Result<(), Away>> {
             Answer::Now(Ok(()))
+        }
+
+        fn assert(&self, _: Charges, _: Moment) -> Answer<'_, Result<(), Away>> {
+            Answer::Now(Ok(()))
+        }
+
+        fn beat(&self, _: Pulse, _: Moment) -> Answer<'_, Result<Beat, Away>> {
+            Answer::Now(Ok(Beat { epoch: Epoch(NonZeroU64::MIN), replicas: 1, told: 1 }))
         }
     }
 

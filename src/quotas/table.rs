@@ -1,5 +1,8 @@
-//! What this replica holds, counter by counter: sharded, bounded, each shard behind one lock that is held for some
-//! arithmetic and never over an await. One lock at a time: a question that cannot be paid whole gives back what it took.
+//! What this replica knows of counters: sharded, bounded, each shard behind one lock that is held for some arithmetic and
+//! never over an await. One lock at a time: a question that cannot be paid whole gives back what it took.
+//!
+//! A counter that is in use has a holding, for leases, refusals and requests. When it falls idle the holding is let go, and
+//! what stays for the rest of its window is how much was admitted: for a store that loses its data.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher as _;
@@ -8,18 +11,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use foldhash::fast::RandomState;
 use tokio::sync::oneshot;
 
-use crate::decide::ports::Request;
+use crate::decide::ports::{Charge, Request};
+use crate::domain::admitted::Admitted;
 use crate::domain::lease::{Ended, Holding, leased_frame};
 use crate::domain::limit::{CounterKey, Limit};
 use crate::domain::time::Micros;
-use crate::domain::window::Frame;
 
-/// How many counters are held at most: some 30 MB when full. One that finds no place is paid at the store each time.
+/// How many counters are in use at most: some 30 MB when full. One that finds no place is paid at the store each time, and
+/// what was admitted of it is not remembered.
 pub(super) const HOLDINGS_MAX: usize = 65_536;
+
+/// So many counters more, at most, are only remembered: some 50 MB when full. Of others it is forgotten what was admitted.
+const REMEMBERED_PER_HOLDING: usize = 4;
 
 const SHARDS: usize = 64;
 
-/// A full shard is swept for idle holdings at most this often: a flood of new counters costs little.
+/// A full shard is swept for idle counters at most this often: a flood of new counters costs little.
 const SWEEP_INTERVAL: Micros = Micros::from_millis(10);
 
 /// What became of a request that a call waited for.
@@ -31,91 +38,176 @@ pub(super) enum Woken {
     Away,
 }
 
-/// One counter's holding, and the calls that wait for its request.
+/// What is known of one counter.
 pub(super) struct Entry {
-    pub(super) holding: Holding,
-    pub(super) limit: Arc<Limit>,
+    limit: Arc<Limit>,
+    admitted: Admitted,
+    /// Units that were admitted and are not charged to the store's present data.
+    owed: u64,
+    /// There while the counter is in use.
+    live: Option<Box<Live>>,
+}
+
+/// A holding, and the calls that wait for its request.
+struct Live {
+    holding: Holding,
     waiters: Vec<oneshot::Sender<Woken>>,
     /// Whether the shard's list of leases has it.
     listed: bool,
 }
 
 impl Entry {
+    fn new(limit: &Arc<Limit>, now: Micros) -> Self {
+        Self { limit: Arc::clone(limit), admitted: Admitted::nothing(now), owed: 0, live: None }
+    }
+
+    /// The limit, as it was when the counter was last asked.
+    pub(super) const fn limit(&self) -> &Arc<Limit> {
+        &self.limit
+    }
+
+    /// What leases are in hand, where the counter is in use.
+    pub(super) fn holding(&mut self) -> Option<&mut Holding> {
+        self.live.as_mut().map(|live| &mut live.holding)
+    }
+
     /// Waits for the request that is under way.
     pub(super) fn wait(&mut self) -> oneshot::Receiver<Woken> {
         let (sender, receiver) = oneshot::channel();
-        self.waiters.push(sender);
+        if let Some(live) = &mut self.live {
+            live.waiters.push(sender);
+        }
         receiver
     }
 
-    /// Tells those who wait.
+    /// Tells those who wait, unless a request is under way.
     pub(super) fn wake(&mut self, woken: Woken) {
-        for waiter in self.waiters.drain(..) {
+        let Some(live) = self.live.as_mut().filter(|live| !live.holding.is_asking()) else { return };
+        for waiter in live.waiters.drain(..) {
             // One that has gone away needs nothing.
             let _ = waiter.send(woken);
         }
     }
+
+    /// Goes over to the limit's present definition. The lease that ends by that, if there is one.
+    pub(super) fn follow(&mut self, limit: &Arc<Limit>, now: Micros) -> Option<(Arc<Limit>, Ended)> {
+        if self.limit.algorithm == limit.algorithm {
+            return None;
+        }
+        self.admitted.follow(self.limit.window(), now);
+        let old = std::mem::replace(&mut self.limit, Arc::clone(limit));
+        let holding = self.holding()?;
+        let ended = match leased_frame(limit) {
+            Some(frame) => holding.follow(frame),
+            None => holding.end(),
+        };
+        ended.map(|ended| (old, ended))
+    }
+
+    /// The counter was reset.
+    pub(super) fn forget(&mut self, now: Micros) {
+        (self.admitted, self.owed) = (Admitted::nothing(now), 0);
+        if let Some(holding) = self.holding() {
+            holding.forget();
+        }
+    }
+
+    /// Units were admitted that the store knows of.
+    pub(super) fn admit(&mut self, units: u64, now: Micros) {
+        self.admitted.add(units, self.limit.window(), now);
+    }
+
+    /// Units were admitted that the store does not know of.
+    pub(super) fn admit_untold(&mut self, units: u64, now: Micros) {
+        self.admit(units, now);
+        self.owed = self.owed.saturating_add(units);
+    }
+
+    /// Units were not admitted after all.
+    pub(super) fn take_back(&mut self, units: u64) {
+        self.admitted.take_back(units);
+    }
+
+    /// Units admitted within the last window, and perhaps some before.
+    pub(super) fn admitted(&self, now: Micros) -> u64 {
+        self.admitted.within(self.limit.window(), now)
+    }
+
+    /// The store lost its data: all that counts is owed to the new, and what is in hand has nothing behind it.
+    fn lose(&mut self, now: Micros) -> Option<Ended> {
+        self.owed = self.admitted(now);
+        let ended = self.live.as_mut().and_then(|live| {
+            let ended = live.holding.end();
+            live.holding.forget();
+            ended
+        });
+        self.wake(Woken::Away);
+        ended
+    }
+
+    fn has_lease(&self) -> bool {
+        self.live.as_ref().is_some_and(|live| live.holding.has_lease())
+    }
 }
 
-/// Every holding.
+/// Every counter that is known.
 pub(super) struct Table {
     shards: [Mutex<Shard>; SHARDS],
     hasher: RandomState,
-    entries_max: usize,
+    room: Room,
+}
+
+/// How many counters a shard may know.
+#[derive(Clone, Copy)]
+struct Room {
+    live: usize,
+    remembered: usize,
 }
 
 #[derive(Default)]
 struct Shard {
-    entries: HashMap<CounterKey, Entry, RandomState>,
+    entries: HashMap<Box<[u8]>, Entry, RandomState>,
+    /// How many of the entries are live.
+    live: usize,
     /// Those with a lease in hand, and some that had one.
     leased: Vec<CounterKey>,
+    /// Those that owe something to the store, and some that did.
+    owing: Vec<CounterKey>,
     swept: Micros,
 }
 
 impl Table {
-    /// For at most `holdings_max` counters, rounded up to the number of shards.
+    /// For at most `holdings_max` counters in use, rounded up to the number of shards.
     pub(super) fn new(holdings_max: usize) -> Self {
+        let live = holdings_max.div_ceil(SHARDS);
         Self {
             shards: std::array::from_fn(|_| Mutex::default()),
             hasher: RandomState::default(),
-            entries_max: holdings_max.div_ceil(SHARDS),
+            room: Room { live, remembered: live * REMEMBERED_PER_HOLDING },
         }
     }
 
     /// Does something with a counter that is known.
     pub(super) fn with<T>(&self, key: &CounterKey, act: impl FnOnce(&mut Entry) -> T) -> Option<T> {
-        let mut shard = self.shard(key);
-        let Shard { entries, leased, .. } = &mut *shard;
-        let entry = entries.get_mut(key)?;
-        let done = act(entry);
-        if !entry.listed && entry.holding.has_lease() {
-            entry.listed = true;
-            leased.push(key.clone());
-        }
-        Some(done)
+        self.shard(key).with(key, act)
     }
 
-    /// The same, for one that becomes known unless it is not leased or there is no place.
-    pub(super) fn with_new<T>(&self, request: &Request, now: Micros, act: impl FnOnce(&mut Entry) -> T) -> Option<T> {
-        let frame = leased_frame(&request.limit)?;
-        self.make_known(request, frame, now);
-        self.with(&request.key, act)
-    }
-
-    fn make_known(&self, request: &Request, frame: Frame, now: Micros) {
+    /// The same, with one that becomes known unless there is no place.
+    pub(super) fn with_known<T>(&self, request: &Request, now: Micros, act: impl FnOnce(&mut Entry) -> T) -> Option<T> {
         let mut shard = self.shard(&request.key);
-        if shard.entries.contains_key(&request.key) {
-            return;
+        shard.make_known(request, now, self.room);
+        shard.with(&request.key, act)
+    }
+
+    /// The same, with one that comes into use unless it is not leased or there is no place.
+    pub(super) fn with_live<T>(&self, request: &Request, now: Micros, act: impl FnOnce(&mut Entry) -> T) -> Option<T> {
+        let frame = leased_frame(&request.limit)?;
+        let mut shard = self.shard(&request.key);
+        shard.make_known(request, now, self.room);
+        if !shard.make_live(&request.key, || Holding::new(frame, now), now, self.room) {
+            return None;
         }
-        if shard.entries.len() >= self.entries_max && now.since(shard.swept) >= SWEEP_INTERVAL {
-            shard.sweep(now);
-        }
-        if shard.entries.len() < self.entries_max {
-            let limit = Arc::clone(&request.limit);
-            let holding = Holding::new(frame, now);
-            let entry = Entry { holding, limit, waiters: Vec::new(), listed: false };
-            shard.entries.insert(request.key.clone(), entry);
-        }
+        shard.with(&request.key, act)
     }
 
     /// Ends the leases that `ends` says end.
@@ -128,19 +220,57 @@ impl Table {
             let mut shard = lock(shard);
             let Shard { entries, leased, .. } = &mut *shard;
             leased.retain(|key| {
-                let Some(entry) = entries.get_mut(key) else { return false };
-                if let Some(lease) = ends(&mut entry.holding) {
-                    ended(&entry.limit, key, lease);
+                let Some(entry) = entries.get_mut(key.as_bytes()) else { return false };
+                let limit = Arc::clone(&entry.limit);
+                let Some(live) = &mut entry.live else { return false };
+                if let Some(lease) = ends(&mut live.holding) {
+                    ended(&limit, key, lease);
                 }
-                entry.listed = entry.holding.has_lease();
-                entry.listed
+                live.listed = live.holding.has_lease();
+                live.listed
             });
         }
     }
 
-    /// Lets go of the idle holdings of one shard, in turns.
+    /// The store lost its data. Leases that end by that are answered for by `ended`.
+    pub(super) fn lose(&self, now: Micros, mut ended: impl FnMut(Ended)) {
+        for shard in &self.shards {
+            let mut shard = lock(shard);
+            let Shard { entries, owing, .. } = &mut *shard;
+            owing.clear();
+            for (key, entry) in entries {
+                if let Some(lease) = entry.lose(now) {
+                    ended(lease);
+                }
+                if entry.owed > 0 {
+                    owing.push(CounterKey::from_bytes(key));
+                }
+            }
+        }
+    }
+
+    /// What is owed to the store, shard by shard. It counts as told: [`Table::still_owe`] takes that back.
+    pub(super) fn owed(&self) -> impl Iterator<Item = Vec<Charge>> {
+        self.shards.iter().map(|shard| lock(shard).owed())
+    }
+
+    /// The store may not have heard of these.
+    pub(super) fn still_owe(&self, charges: &[Charge]) {
+        for Charge { limit: _, key, units } in charges {
+            self.with(key, |entry| entry.owed = entry.owed.saturating_add(*units));
+        }
+    }
+
+    /// Lets go of what is idle in one shard, in turns.
     pub(super) fn sweep(&self, turn: usize, now: Micros) {
-        lock(&self.shards[turn % SHARDS]).sweep(now);
+        lock(&self.shards[turn % SHARDS]).sweep(now, self.room);
+    }
+
+    /// How many counters are known, and how many of them are in use.
+    #[cfg(test)]
+    pub(super) fn size(&self) -> (usize, usize) {
+        let each = self.shards.iter().map(|shard| lock(shard));
+        each.fold((0, 0), |(known, live), shard| (known + shard.entries.len(), live + shard.live))
     }
 
     fn shard(&self, key: &CounterKey) -> MutexGuard<'_, Shard> {
@@ -151,9 +281,78 @@ impl Table {
 }
 
 impl Shard {
-    fn sweep(&mut self, now: Micros) {
+    fn with<T>(&mut self, key: &CounterKey, act: impl FnOnce(&mut Entry) -> T) -> Option<T> {
+        let entry = self.entries.get_mut(key.as_bytes())?;
+        let owed = entry.owed;
+        let done = act(entry);
+        if owed == 0 && entry.owed > 0 {
+            self.owing.push(key.clone());
+        }
+        let leased = entry.has_lease();
+        if let Some(live) = entry.live.as_mut().filter(|live| leased && !live.listed) {
+            live.listed = true;
+            self.leased.push(key.clone());
+        }
+        Some(done)
+    }
+
+    fn make_known(&mut self, request: &Request, now: Micros, room: Room) {
+        if self.entries.contains_key(request.key.as_bytes()) {
+            return;
+        }
+        if self.entries.len() >= room.live + room.remembered {
+            self.sweep_now_and_then(now, room);
+        }
+        if self.entries.len() < room.live + room.remembered {
+            self.entries.insert(request.key.as_bytes().into(), Entry::new(&request.limit, now));
+        }
+    }
+
+    /// Whether it is in use from now on.
+    fn make_live(&mut self, key: &CounterKey, holding: impl FnOnce() -> Holding, now: Micros, room: Room) -> bool {
+        if self.live >= room.live && self.entries.get(key.as_bytes()).is_some_and(|entry| entry.live.is_none()) {
+            self.sweep_now_and_then(now, room);
+        }
+        let Some(entry) = self.entries.get_mut(key.as_bytes()) else { return false };
+        if entry.live.is_none() && self.live < room.live {
+            entry.live = Some(Box::new(Live { holding: holding(), waiters: Vec::new(), listed: false }));
+            self.live += 1;
+        }
+        entry.live.is_some()
+    }
+
+    fn sweep_now_and_then(&mut self, now: Micros, room: Room) {
+        if now.since(self.swept) >= SWEEP_INTERVAL {
+            self.sweep(now, room);
+        }
+    }
+
+    /// Lets go of idle holdings, and of counters of which nothing counts any more. Where too many are remembered, one that
+    /// falls idle is not.
+    fn sweep(&mut self, now: Micros, room: Room) {
         self.swept = now;
-        self.entries.retain(|_, entry| !entry.holding.is_idle(now));
+        let mut remembered = self.entries.len() - self.live;
+        let live = &mut self.live;
+        self.entries.retain(|_, entry| {
+            if entry.live.as_ref().is_some_and(|held| held.holding.is_idle(now)) {
+                entry.live = None;
+                *live -= 1;
+                remembered += 1;
+            }
+            let forgotten = entry.live.is_none() && (remembered > room.remembered || entry.admitted(now) == 0);
+            remembered -= usize::from(forgotten);
+            !forgotten
+        });
+    }
+
+    fn owed(&mut self) -> Vec<Charge> {
+        let Self { entries, owing, .. } = self;
+        let charge = |key: CounterKey| {
+            let entry = entries.get_mut(key.as_bytes())?;
+            let units = std::mem::take(&mut entry.owed);
+            (units > 0).then(|| Charge { limit: Arc::clone(&entry.limit), key, units })
+        };
+        owing.drain(..).filter_map(charge).collect()
     }
 }
 

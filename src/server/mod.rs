@@ -57,9 +57,6 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_mins(1);
 /// for long.
 const FOLD_INTERVAL: Duration = Duration::from_millis(250);
 
-/// How often the store is asked for its own sake.
-const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-
 /// How often a store that is being connected to is asked at the start.
 const CONNECT_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -85,7 +82,6 @@ pub struct Server {
 
 /// What is shared between the ports.
 struct Parts {
-    clock: Arc<dyn Clock>,
     config: ArcSwap<Config>,
     telemetry: Arc<Telemetry>,
     decider: Arc<Decider>,
@@ -174,10 +170,10 @@ impl Server {
         });
         server.tasks.spawn(admin::serve(admin, Arc::clone(&parts)));
         server.tasks.spawn(fold(Arc::clone(&parts.telemetry)));
-        if let Some(Shared { guard, desk }) = &parts.shared {
-            server.tasks.spawn(probe(Arc::clone(guard), Arc::clone(&parts.clock)));
-            let desk = Arc::clone(desk);
-            server.tasks.spawn(async move { desk.upkeep().await });
+        if let Some(Shared { desk, .. }) = &parts.shared {
+            let (pulse, upkeep) = (Arc::clone(desk), Arc::clone(desk));
+            server.tasks.spawn(async move { pulse.pulse().await });
+            server.tasks.spawn(async move { upkeep.upkeep().await });
         }
         server.tasks.spawn(become_ready(parts));
         Ok(server)
@@ -255,7 +251,8 @@ impl Parts {
             }
             Store::Redis(settings) => {
                 let guard = Arc::new(guarded_redis(settings, &clock, &telemetry)?);
-                let desk = LeaseDesk::new(Arc::clone(&guard) as _, Arc::clone(&clock), &telemetry);
+                let local = Arc::new(MemoryStore::new(memory::COUNTERS_MAX, &telemetry));
+                let desk = LeaseDesk::new(Arc::clone(&guard) as _, local, Arc::clone(&clock), &telemetry);
                 let desk = Arc::new(desk);
                 (Arc::clone(&desk) as _, Some(Shared { guard, desk }))
             }
@@ -272,7 +269,6 @@ impl Parts {
         let admission = Admission::new(config.bounds.calls_in_flight, telemetry.counter(names::OVERLOAD, &[]));
         let policy = config.policy.clone();
         let parts = Self {
-            clock,
             config: ArcSwap::from_pointee(config),
             telemetry,
             decider,
@@ -354,8 +350,8 @@ fn local(key: &'static str, listener: &TcpListener) -> Result<SocketAddr, StartP
 /// waiting for one that is away would turn its outage into ours.
 async fn become_ready(parts: Arc<Parts>) {
     parts.tokens.first_fetch().await;
-    if let Some(Shared { guard: store, .. }) = &parts.shared {
-        while store.probe(parts.clock.now()).await.is_err() && store.health().is_ok() {
+    if let Some(Shared { guard, desk }) = &parts.shared {
+        while desk.beat().await.is_err() && guard.health().is_ok() {
             sleep(CONNECT_INTERVAL).await;
         }
     }
@@ -363,16 +359,6 @@ async fn become_ready(parts: Arc<Parts>) {
     parts.ready.cancel();
     if parts.stopping.is_cancelled() {
         parts.say(ServingStatus::NotServing).await;
-    }
-}
-
-/// Keeps the store's state known without traffic.
-async fn probe(store: Arc<Guard>, clock: Arc<dyn Clock>) {
-    let mut ticks = interval(PROBE_INTERVAL);
-    loop {
-        ticks.tick().await;
-        // The guard logs and counts what becomes of it.
-        let _ = store.probe(clock.now()).await;
     }
 }
 

@@ -15,12 +15,11 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::decide::ports::{
-    Answer, Away, AwayCause, Beat, Charges, Clock, Grants, Pulse, QuotaStore, Request, Requests, Settlements, all_away,
+    Answer, Away, AwayCause, Beat, Charges, Clock, Grants, Pulse, QuotaStore, Requests, Settlements, all_away,
 };
-use crate::domain::limit::{Algorithm, CounterKey, Limit, UNITS_MAX, WINDOW_MIN, WhenAway};
+use crate::domain::limit::{CounterKey, Limit};
 use crate::domain::question::Mode;
 use crate::domain::time::{Micros, Moment};
-use crate::domain::window::{LeaseId, Terms};
 use crate::telemetry::{Telemetry, names};
 
 /// How much is borne with.
@@ -72,33 +71,6 @@ impl Guard {
             State::Trusted => Ok(()),
             State::Resting { because, .. } | State::Tried { because } => Err(Away { because }),
         }
-    }
-
-    /// Charges a counter of its own, to learn whether the store takes charges; what it says counts like any other call.
-    /// For a store that nobody asks at the moment: its outage is known before the next question, and its return too.
-    ///
-    /// A look alone would not do: a read-only replica and a store without memory answer it.
-    ///
-    /// # Errors
-    /// Why it takes none.
-    pub async fn probe(&self, now: Moment) -> Result<(), Away> {
-        let limit = Arc::new(Limit {
-            name: "probe".to_owned(),
-            // More than all replicas ever use: a refusal would write nothing.
-            algorithm: Algorithm::SlidingWindow { units: UNITS_MAX, window: WINDOW_MIN },
-            by: Vec::new(),
-            when_away: WhenAway::Deny,
-        });
-        let lease = LeaseId { replica: 0, serial: 0 };
-        let terms = Terms { at_least: 1, at_most: 1, hold: Micros::ZERO, lease };
-        // No configured limit has a name with a space, so no key begins like that.
-        let request = Request { limit, key: CounterKey::new(" probe"), terms };
-        self.acquire(Requests::from_iter([request]), Mode::Consume, now)
-            .get()
-            .await
-            .into_iter()
-            .collect::<Result<Vec<_>, _>>()
-            .map(|_| ())
     }
 
     fn pass<'a, T: Send + 'a>(&'a self, answer: Answer<'a, Result<T, Away>>) -> Answer<'a, Result<T, Away>> {

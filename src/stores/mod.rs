@@ -14,3 +14,5 @@ mod redis_faults;
 mod redis_server;
 #[cfg(test)]
 mod suite;
+#[cfg(test)]
+mod told;

@@ -17,7 +17,7 @@ use super::guard::{Bounds, Guard};
 use super::redis::{ConnectProblem, RedisStore, Settings};
 use super::redis_server::{RedisServer, free_port};
 use super::suite::{key, limit, request};
-use crate::decide::ports::{Away, AwayCause, Clock, QuotaStore};
+use crate::decide::ports::{Away, AwayCause, Clock, Pulse, QuotaStore};
 use crate::domain::exact_log::at_once;
 use crate::domain::question::Mode;
 use crate::domain::time::{Micros, Moment};
@@ -64,6 +64,10 @@ impl Guarded {
         let took = self.clock.now().steady - before;
         assert!(took < DEADLINE + Micros::from_millis(400), "{took}");
         answer[0]
+    }
+
+    async fn beat(&self) -> Result<(), Away> {
+        self.guard.beat(Pulse { replica: 1, epoch: None }, self.clock.now()).get().await.map(|_| ())
     }
 
     async fn ask(&self) -> Result<Grant, Away> {
@@ -259,7 +263,7 @@ async fn a_user_that_may_not_run_scripts_is_told() {
     let grant = [&["ACL", "SETUSER", "tollgate"][..], &needs].concat();
     assert_eq!(server.command(&grant), "OK");
     guarded.serves().await;
-    assert_eq!(guarded.guard.probe(guarded.clock.now()).await, Ok(()));
+    assert_eq!(guarded.beat().await, Ok(()));
     let url = format!("{}1", server.url().replace("redis://", "redis://tollgate:pw@"));
     let elsewhere = Guarded::new(&Settings { url, ..Settings::default() });
     elsewhere.is_away(AwayCause::Denied).await;
@@ -303,22 +307,22 @@ async fn a_server_that_was_demoted_is_left_for_the_one_that_its_name_leads_to_no
     carrier.abort();
 }
 
-/// Else a probe's good news would let calls through that fail.
+/// Else a beat's good news would let calls through that fail.
 #[tokio::test]
-async fn a_probe_finds_out_whether_charges_are_taken() {
+async fn a_beat_finds_out_whether_charges_are_taken() {
     let Some(server) = RedisServer::start_with(&["--maxmemory-policy", "noeviction"]) else { return };
     let guarded = Guarded::new(&settings(&server));
-    let probe = async || guarded.guard.probe(guarded.clock.now()).await;
+    let beat = async || guarded.beat().await;
     guarded.serves().await;
     for _ in 0..5 {
-        assert_eq!(probe().await, Ok(()));
+        assert_eq!(beat().await, Ok(()));
     }
     assert_eq!(server.command(&["CONFIG", "SET", "maxmemory", "1"]), "OK");
-    assert_eq!(probe().await, Err(Away { because: AwayCause::Full }));
+    assert_eq!(beat().await, Err(Away { because: AwayCause::Full }));
     assert_eq!(server.command(&["CONFIG", "SET", "maxmemory", "0"]), "OK");
-    assert_eq!(probe().await, Ok(()));
+    assert_eq!(beat().await, Ok(()));
     assert_eq!(server.command(&["REPLICAOF", "127.0.0.1", &free_port().to_string()]), "OK");
-    assert_eq!(probe().await, Err(Away { because: AwayCause::ReadOnly }));
+    assert_eq!(beat().await, Err(Away { because: AwayCause::ReadOnly }));
 }
 
 #[tokio::test]

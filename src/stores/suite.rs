@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::mem::{Discriminant, discriminant};
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -21,7 +22,9 @@ use super::algorithms::{
 use super::memory::MemoryStore;
 use super::redis::{RedisStore, Settings, TimeSource};
 use super::redis_server::RedisServer;
-use crate::decide::ports::{Answer, Away, Grants, QuotaStore, Request, Requests, Settlement, Settlements};
+use crate::decide::ports::{
+    Answer, Away, Beat, Charge, Charges, Epoch, Grants, Pulse, QuotaStore, Request, Requests, Settlement, Settlements,
+};
 use crate::domain::counter::Counter;
 use crate::domain::exact_log::{Keeper, Log, Step, at_once, play, traces, window};
 use crate::domain::limit::{Algorithm, CounterKey, Limit, WhenAway};
@@ -80,11 +83,11 @@ suite![
     the_largest_buckets_and_fixed_windows_are_exact,
 ];
 
-fn memory() -> MemoryStore {
+pub(super) fn memory() -> MemoryStore {
     MemoryStore::new(1_000, &Telemetry::new().unwrap())
 }
 
-fn redis(server: &RedisServer) -> RedisStore {
+pub(super) fn redis(server: &RedisServer) -> RedisStore {
     let settings = Settings { url: server.url(), time: TimeSource::Asker, ..Settings::default() };
     RedisStore::connect(&settings).unwrap()
 }
@@ -340,7 +343,7 @@ const FRAME: Frame = Frame { units: UNITS, width: WIDTH, parts: 32 };
 
 /// The pure core behind the store port, and nothing else: what each store must answer.
 #[derive(Default)]
-struct Core(Mutex<HashMap<(Discriminant<Algorithm>, CounterKey), Counter>>);
+pub(super) struct Core(Mutex<HashMap<(Discriminant<Algorithm>, CounterKey), Counter>>);
 
 impl QuotaStore for Core {
     fn acquire(&self, requests: Requests, mode: Mode, now: Moment) -> Answer<'_, Grants> {
@@ -379,6 +382,21 @@ impl QuotaStore for Core {
         }
         Answer::Now(Ok(()))
     }
+
+    fn assert(&self, charges: Charges, now: Moment) -> Answer<'_, Result<(), Away>> {
+        let mut counters = self.0.lock().unwrap();
+        for Charge { limit, key, units } in charges {
+            let fresh = Counter::new(limit.algorithm, Micros::ZERO);
+            let counter = counters.entry((discriminant(&limit.algorithm), key)).or_insert(fresh);
+            let left = counter.look(limit.algorithm, at_once(0), now).remaining;
+            counter.acquire(limit.algorithm, at_once(units.min(left)), now);
+        }
+        Answer::Now(Ok(()))
+    }
+
+    fn beat(&self, _: Pulse, _: Moment) -> Answer<'_, Result<Beat, Away>> {
+        Answer::Now(Ok(Beat { epoch: Epoch(NonZeroU64::MIN), replicas: 1, told: 1 }))
+    }
 }
 
 /// A store, asked about counters that no other trace uses.
@@ -414,7 +432,7 @@ impl Keeper for InStore<'_> {
     }
 }
 
-fn runtime() -> Runtime {
+pub(super) fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
 }
 

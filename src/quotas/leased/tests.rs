@@ -2,13 +2,17 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod loss;
+mod share;
+
+use std::num::NonZeroU64;
 use std::sync::atomic::AtomicBool;
 
 use futures_util::future::{FutureExt as _, join_all};
 use tokio::sync::Semaphore;
 
 use super::*;
-use crate::decide::ports::{AwayCause, Charge, all_away};
+use crate::decide::ports::{Beat, Charge, Epoch, Pulse};
 use crate::domain::decision::{QuotaVerdict, Reason};
 use crate::domain::fixed::Grid;
 use crate::domain::limit::{Algorithm, WhenAway};
@@ -30,9 +34,32 @@ struct Core {
     /// A limit whose counters are on a node that is away.
     lost: Mutex<Option<Arc<Limit>>>,
     calls: AtomicUsize,
+    /// Goes up when all is lost.
+    epoch: AtomicU64,
+    /// The epoch that each replica has named.
+    pulses: Mutex<Vec<Pulse>>,
 }
 
 impl Core {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            counters: Mutex::default(),
+            door: Semaphore::new(1_000),
+            away: AtomicBool::new(false),
+            lost: Mutex::default(),
+            calls: AtomicUsize::new(0),
+            epoch: AtomicU64::new(1),
+            pulses: Mutex::default(),
+        })
+    }
+
+    /// Loses all its data, as a restart does.
+    fn lose(&self) {
+        self.counters.lock().unwrap().clear();
+        self.pulses.lock().unwrap().clear();
+        self.epoch.fetch_add(1, Ordering::Relaxed);
+    }
+
     fn with<T>(&self, limit: &Limit, key: &CounterKey, act: impl FnOnce(&mut Counter) -> T) -> T {
         let mut counters = self.counters.lock().unwrap();
         let place = counters.iter().position(|(known, _)| known == key).unwrap_or_else(|| {
@@ -102,6 +129,32 @@ impl QuotaStore for Core {
             Ok(())
         })
     }
+
+    fn assert(&self, charges: Charges, now: Moment) -> Answer<'_, Result<(), Away>> {
+        Answer::later(async move {
+            self.enter().await?;
+            for Charge { limit, key, units } in charges {
+                self.with(&limit, &key, |counter| {
+                    let left = counter.look(frame(&limit), at_once(0), now.steady).remaining;
+                    counter.acquire(frame(&limit), at_once(units.min(left)), now.steady);
+                });
+            }
+            Ok(())
+        })
+    }
+
+    fn beat(&self, pulse: Pulse, _: Moment) -> Answer<'_, Result<Beat, Away>> {
+        Answer::later(async move {
+            self.enter().await?;
+            let epoch = Epoch(NonZeroU64::new(self.epoch.load(Ordering::Relaxed)).unwrap());
+            let mut pulses = self.pulses.lock().unwrap();
+            pulses.retain(|known| known.replica != pulse.replica);
+            pulses.push(pulse);
+            let told = pulses.iter().filter(|pulse| pulse.epoch.is_none_or(|told| told == epoch)).count();
+            let count = |number: usize| u32::try_from(number).unwrap();
+            Ok(Beat { epoch, replicas: count(pulses.len()), told: count(told) })
+        })
+    }
 }
 
 /// The frame of any limit with units and a window; that is enough for a store of these tests.
@@ -121,24 +174,26 @@ fn world() -> World {
 }
 
 fn world_for(holdings_max: usize) -> World {
-    let core = Arc::new(Core {
-        counters: Mutex::default(),
-        door: Semaphore::new(1_000),
-        away: AtomicBool::new(false),
-        lost: Mutex::default(),
-        calls: AtomicUsize::new(0),
-    });
-    let clock = Arc::new(Hands(AtomicU64::new(1_000_000_000)));
-    let desk = LeaseDesk::with_room_for(
-        holdings_max,
-        Arc::clone(&core) as _,
-        Arc::clone(&clock) as _,
-        &Telemetry::new().unwrap(),
-    );
-    World { core, clock, desk }
+    World::at(Core::new(), Arc::new(Hands(AtomicU64::new(1_000_000_000))), holdings_max)
 }
 
 impl World {
+    /// A replica at a store that it may share with others.
+    fn at(core: Arc<Core>, clock: Arc<Hands>, holdings_max: usize) -> Self {
+        let (store, local, hands) = (Arc::clone(&core) as _, Core::new(), Arc::clone(&clock) as _);
+        let desk = LeaseDesk::with_room_for(holdings_max, store, local, hands, &Telemetry::new().unwrap());
+        Self { core, clock, desk }
+    }
+
+    /// Another replica at the same store.
+    fn other(&self) -> Self {
+        Self::at(Arc::clone(&self.core), Arc::clone(&self.clock), 6_400)
+    }
+
+    fn pass(&self, time: Micros) {
+        self.clock.0.fetch_add(time.0, Ordering::Relaxed);
+    }
+
     async fn pay(&self, charges: &[(&Arc<Limit>, u64)]) -> Payment {
         let one = |&(limit, units): &(&Arc<Limit>, u64)| Charge {
             limit: Arc::clone(limit),
@@ -158,7 +213,10 @@ impl World {
 
     fn in_hand(&self, limit: &Limit) -> u64 {
         let now = self.clock.steady();
-        self.desk.table.with(&CounterKey::new(&limit.name), |entry| entry.holding.in_hand(now)).unwrap_or(0)
+        self.desk
+            .table
+            .with(&CounterKey::new(&limit.name), |entry| entry.holding().map_or(0, |held| held.in_hand(now)))
+            .unwrap_or(0)
     }
 
     fn left(&self, limit: &Limit) -> u64 {

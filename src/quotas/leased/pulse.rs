@@ -1,0 +1,93 @@
+//! The desk says once a second that it is there, and tells a store that lost its data what it admitted.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use super::super::standing::Heard;
+use super::LeaseDesk;
+use crate::decide::ports::{Away, Charge, Charges, Pulse};
+
+/// How often a replica says that it is there.
+const BEAT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The same, while the others' word is waited for.
+const WAIT_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How often in a row a store may be found to have lost its data before it is given a pause.
+const LOSSES_IN_A_ROW_MAX: usize = 3;
+
+/// Charges in one call of the store: well within its deadline.
+const TOLD_PER_CALL: usize = 128;
+
+impl LeaseDesk {
+    /// Beats for ever: once a second, and at once when a call finds that the store lost its data.
+    pub async fn pulse(&self) {
+        loop {
+            // The guard logs and counts what becomes of it.
+            let told = self.beat().await;
+            let waits = told.is_ok() && self.standing.is_telling();
+            let _ = timeout(if waits { WAIT_INTERVAL } else { BEAT_INTERVAL }, self.lost.notified()).await;
+        }
+    }
+
+    /// Says that this replica is there, and hears who else is. Tells the store what it does not know: after it lost its
+    /// data all that was admitted within the last window, else what was admitted while it was away.
+    ///
+    /// # Errors
+    /// Why the store could not be asked, or told.
+    pub async fn beat(&self) -> Result<(), Away> {
+        let _one_at_a_time = self.beating.lock().await;
+        for _ in 0..LOSSES_IN_A_ROW_MAX {
+            let (telling, pulse) = (self.standing.is_telling(), self.own_pulse());
+            let beat = self.store.beat(pulse, self.clock.now()).get().await?;
+            let now = self.clock.steady();
+            let epoch = match self.standing.hear(beat, now) {
+                Heard::Waiting => return Ok(()),
+                Heard::Intact => {
+                    if telling {
+                        info!("the quota store knows again what was admitted");
+                    }
+                    return self.tell().await;
+                }
+                Heard::Lost(epoch) => {
+                    warn!("the quota store has lost its data; it is told what was admitted within the last window");
+                    self.table.lose(now, |ended| {
+                        self.metrics.spent(ended.used);
+                        self.metrics.stranded(ended.left);
+                    });
+                    epoch
+                }
+                Heard::Untold(epoch) => epoch,
+            };
+            self.tell().await?;
+            self.standing.told(epoch);
+        }
+        Ok(())
+    }
+
+    fn own_pulse(&self) -> Pulse {
+        Pulse { replica: self.replica, epoch: self.standing.epoch() }
+    }
+
+    /// Charges to the store what was admitted and is not charged there. What it may not have heard is told again: then
+    /// less is admitted than could be, never more.
+    pub(super) async fn tell(&self) -> Result<(), Away> {
+        for owed in self.table.owed() {
+            let mut told = Ok(());
+            for part in owed.chunks(TOLD_PER_CALL) {
+                if told.is_ok() {
+                    let charges: Charges = part.iter().cloned().collect();
+                    told = self.store.assert(charges, self.clock.now()).get().await;
+                }
+                match told {
+                    Ok(()) => self.metrics.told(part.iter().map(|Charge { units, .. }| units).sum()),
+                    Err(Away { .. }) => self.table.still_owe(part),
+                }
+            }
+            told?;
+        }
+        Ok(())
+    }
+}
