@@ -140,7 +140,10 @@ async fn keys_vanish_by_themselves() {
     assert!((60_000..=64_000 + 2_000 + 500 + 1_000).contains(&state), "{state}");
     let lease = life("tollgate:{per-client 5:alice}:lease:0000000000000001-2");
     assert!((1..=1_500).contains(&lease), "{lease}");
-    assert_eq!(server.command(&["DBSIZE"]), "2");
+    // The epoch stays as long as the data does.
+    assert_eq!((life("tollgate:{ beat}:epoch"), server.command(&["DBSIZE"])), (-1, "3".to_owned()));
+    store.beat(Pulse { replica: 1, epoch: None }, clock().now()).get().await.unwrap();
+    assert!((1..=5_000).contains(&life("tollgate:{ beat}:replicas")));
 }
 
 #[tokio::test]

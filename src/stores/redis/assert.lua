@@ -61,9 +61,10 @@ function charge.b(raw, ask)
       latest = now
     end
   end
-  local after = math.min(used + units * unit, burst * unit)
-  if after <= used then return nil end
-  return pack(THREE, unit, latest, after), ceil(after / gain)
+  units = math.min(units, floor((burst * unit - used) / unit))
+  if units <= 0 then return nil end
+  used = used + units * unit
+  return pack(THREE, unit, latest, used), ceil(used / gain)
 end
 
 function charge.f(raw, ask)
@@ -76,9 +77,9 @@ function charge.f(raw, ask)
       latest = now
     end
   end
-  local after = math.min(used + units, limit)
-  if after <= used then return nil end
-  return pack(ENTRY, latest, after), (floor(latest / length) + 1) * length - latest
+  units = math.min(units, limit - used)
+  if units <= 0 then return nil end
+  return pack(ENTRY, latest, used + units), (floor(latest / length) + 1) * length - latest
 end
 
 for i, key in ipairs(KEYS) do
