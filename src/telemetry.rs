@@ -47,6 +47,8 @@ pub mod names {
     pub const MEMORY_COUNTERS: &str = "tollgate_memory_counters";
     /// Units of leases: leased, spent, returned, stranded.
     pub const LEASE_UNITS: &str = "tollgate_lease_units_total";
+    /// Replicas that were last seen at the quota store, this one included.
+    pub const REPLICAS: &str = "tollgate_replicas";
     /// Units that were admitted without the store: as a local share while it was away.
     pub const LOCAL_UNITS: &str = "tollgate_local_units_total";
     /// Units that the store was told of afterwards: local shares, and all of a window when it had lost its data.
@@ -144,6 +146,7 @@ impl Telemetry {
         for (name, text) in [
             (names::IN_FLIGHT, "Calls in flight."),
             (names::STORE_UP, "Whether the quota store answers."),
+            (names::REPLICAS, "Replicas that were last seen at the quota store, this one included."),
             (names::MEMORY_COUNTERS, "Counters in the memory store."),
             (names::VERDICTS, "Verdicts that are remembered."),
             (names::ISSUER_KEYS, "Keys in hand, by issuer; NaN once it is no longer configured."),
@@ -222,6 +225,7 @@ pub struct LeaseMetrics {
     stranded: Counter,
     local: Counter,
     told: Counter,
+    replicas: Gauge,
     /// Questions that leases in hand paid whole.
     pub paid_from_leases: Counter,
     /// Questions that the store was asked for.
@@ -242,6 +246,7 @@ impl LeaseMetrics {
             stranded: units("stranded"),
             local: telemetry.counter(names::LOCAL_UNITS, &[]),
             told: telemetry.counter(names::TOLD_UNITS, &[]),
+            replicas: telemetry.gauge(names::REPLICAS, &[]),
             paid_from_leases: payments("leases"),
             paid_at_store: payments("store"),
             refused_from_memory: payments("refusals"),
@@ -271,6 +276,11 @@ impl LeaseMetrics {
     /// The store was told of so many units that were admitted earlier.
     pub fn told(&self, units: u64) {
         self.told.increment(units);
+    }
+
+    /// So many replicas are there.
+    pub fn replicas(&self, replicas: u32) {
+        self.replicas.set(replicas);
     }
 
     /// The store was not told that so many units are free; they count until their lease expires.

@@ -4,6 +4,7 @@
 
 mod algorithms;
 mod api;
+mod away;
 mod deploy;
 mod program;
 mod provider;

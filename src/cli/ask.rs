@@ -208,6 +208,7 @@ const fn origin(provenance: pb::Provenance) -> &'static str {
         pb::Provenance::Unspecified => "nowhere",
         pb::Provenance::Memory => "memory",
         pb::Provenance::Asked => "outside",
+        pb::Provenance::Away => "memory, with the store away",
     }
 }
 

@@ -200,8 +200,8 @@ impl Decider {
             Mode::Consume => self.quotas.pay(charges, now),
             Mode::Peek => self.quotas.peek(charges, now),
         };
-        payment.then(move |Payment { reason, states, asked }| {
-            journey.explanation.quotas = Some(provenance(asked));
+        payment.then(move |Payment { reason, states, asked, away, held: _ }| {
+            journey.explanation.quotas = Some(if away { Provenance::Away } else { provenance(asked) });
             Answer::Now(Ok(self.conclude(journey, reason, identity, states)))
         })
     }

@@ -244,6 +244,8 @@ pub enum Provenance {
     Memory,
     /// It had to be asked or computed.
     Asked,
+    /// It should have been asked, and whoever knows was away: what was in hand, or what the configuration says then.
+    Away,
 }
 
 impl Decision {

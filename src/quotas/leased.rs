@@ -9,8 +9,7 @@ mod share;
 #[cfg(test)]
 mod tests;
 
-use std::hash::{BuildHasher as _, RandomState};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,10 +20,10 @@ use tokio::time::interval;
 use self::share::Known;
 use super::standing::Standing;
 use super::table::{Entry, HOLDINGS_MAX, Table, Woken};
-use super::{Bill, at_once};
+use super::{Bill, Names, Purpose};
 use crate::decide::ports::{
-    Answer, Away, AwayCause, Charges, Clock, Grants, Payment, QuotaStore, Quotas, Request, Requests, Settlement,
-    Settlements, all_away,
+    Answer, Away, AwayCause, Charges, Clock, Grants, Payment, QuotaStore, Quotas, Refunds, Request, Requests,
+    Settlement, Settlements, all_away,
 };
 use crate::domain::lease::{Ended, Holding, Level, Spend, end_of_lease};
 use crate::domain::limit::{CounterKey, Limit, WhenAway};
@@ -52,9 +51,7 @@ pub struct LeaseDesk {
     local: Arc<dyn QuotaStore>,
     clock: Arc<dyn Clock>,
     table: Table,
-    /// Draws the names of leases.
-    replica: u64,
-    serial: AtomicU64,
+    names: Names,
     due: Mutex<Vec<(Settlement, Ended)>>,
     turn: AtomicUsize,
     standing: Standing,
@@ -90,8 +87,7 @@ impl LeaseDesk {
             local,
             clock,
             table: Table::new(holdings_max),
-            replica: RandomState::new().hash_one("replica"),
-            serial: AtomicU64::new(0),
+            names: Names::new(),
             due: Mutex::default(),
             turn: AtomicUsize::new(0),
             standing: Standing::new(),
@@ -113,7 +109,7 @@ impl LeaseDesk {
     /// Gives back all that is in hand. To be called when nothing is paid any more; bounded by the store's deadlines.
     pub async fn close(&self) {
         self.table.end_leases(Holding::end, |limit, key, ended| self.owe(limit, key, ended));
-        self.settle().await;
+        self.settle_due().await;
         // Nobody is left to tell it later; the guard logs and counts what becomes of it.
         let _ = self.tell().await;
     }
@@ -122,7 +118,7 @@ impl LeaseDesk {
         let now = self.clock.steady();
         self.table.end_leases(|holding| holding.tend(now), |limit, key, ended| self.owe(limit, key, ended));
         self.table.sweep(self.turn.fetch_add(1, Ordering::Relaxed), now);
-        self.settle().await;
+        self.settle_due().await;
     }
 
     /// Remembers a lease that is to be settled.
@@ -139,7 +135,7 @@ impl LeaseDesk {
     }
 
     /// Settles what is owed. What the store does not hear of expires by itself.
-    async fn settle(&self) {
+    async fn settle_due(&self) {
         let due = std::mem::take(&mut *self.due.lock().unwrap_or_else(PoisonError::into_inner));
         for part in due.chunks(SETTLED_PER_CALL) {
             let settlements: Settlements = part.iter().map(|(settlement, _)| settlement.clone()).collect();
@@ -150,10 +146,6 @@ impl LeaseDesk {
                 Err(Away { .. }) => self.metrics.stranded(left),
             }
         }
-    }
-
-    fn name(&self) -> LeaseId {
-        LeaseId { replica: self.replica, serial: self.serial.fetch_add(1, Ordering::Relaxed) }
     }
 
     /// Pays from the leases in hand what they cover.
@@ -196,6 +188,13 @@ impl LeaseDesk {
         self.ask(bill, &requests, taken, asking).await
     }
 
+    async fn reserve_later(&self, bill: Bill, requests: Requests) -> Payment {
+        let parts = requests.iter().map(Part::unknown).collect();
+        let taken = Taken { desk: self, requests: &requests, parts, kept: false };
+        let asking = Asking { desk: self, requests: &requests, parts: SmallVec::new(), woken: Woken::TryAgain };
+        self.ask(bill, &requests, taken, asking).await
+    }
+
     /// Begins a request for every counter whose lease does not pay; waits instead where one of them is being asked.
     fn begin<'a>(&'a self, requests: &'a Requests, taken: &Taken<'_>, now: Micros) -> Begun<'a> {
         let mut asking = Asking { desk: self, requests, parts: SmallVec::new(), woken: Woken::TryAgain };
@@ -203,7 +202,7 @@ impl LeaseDesk {
             if matches!(part.spend, Spend::Paid(_)) {
                 continue;
             }
-            let lease = self.name();
+            let lease = self.names.next();
             let begun = self.table.with_live(request, now, |entry| {
                 let terms = entry.holding().map(|holding| holding.ask(request.terms.at_least, lease, now));
                 terms.map(|terms| terms.ok_or_else(|| entry.wait()))
@@ -241,9 +240,10 @@ impl LeaseDesk {
         asking.parts.clear();
         let answers = grants.into_iter().zip(&asked).map(|(grant, request)| own(grant.ok()?, request.terms).into());
         let known = taken.merged(answers);
+        let held = bill.lease;
         let payment = self.conclude(bill, taken, known).await;
         if charged && !payment.reason.allows() {
-            self.give_back(&asked);
+            self.give_back(&asked, held);
         }
         payment
     }
@@ -310,11 +310,16 @@ impl LeaseDesk {
         }
     }
 
-    /// What the store charged serves others where it was leased: a share that this replica had to pay was used up. What was
-    /// not leased stays charged, and nobody uses it.
-    fn give_back(&self, charged: &Requests) {
-        for Request { key, terms, .. } in charged.iter().filter(|request| request.terms.hold > Micros::ZERO) {
-            self.table.with(key, |entry| entry.give_back(terms.lease, terms.at_least));
+    /// What the store charged is not used, because a share that this replica had to pay was used up: what was leased serves
+    /// others, and what was held is settled. The rest stays charged.
+    fn give_back(&self, charged: &Requests, held: Option<LeaseId>) {
+        for Request { limit, key, terms } in charged {
+            if held == Some(terms.lease) {
+                self.owe(limit, key, Ended { lease: terms.lease, used: 0, left: terms.at_least });
+            }
+            if terms.hold > Micros::ZERO {
+                self.table.with(key, |entry| entry.give_back(terms.lease, terms.at_least));
+            }
         }
     }
 
@@ -346,6 +351,13 @@ impl LeaseDesk {
         Answer::later(self.peek_later(bill, requests, now))
     }
 
+    /// Units came back to the store: what it refused just now may fit.
+    fn hope<'a>(&self, keys: impl IntoIterator<Item = &'a CounterKey>) {
+        for key in keys {
+            self.table.with(key, |entry| entry.holding().map(Holding::hope));
+        }
+    }
+
     fn forget(&self, key: &CounterKey) {
         self.table.with(key, |entry| {
             entry.forget(self.clock.steady());
@@ -356,7 +368,7 @@ impl LeaseDesk {
 
 impl Quotas for LeaseDesk {
     fn pay(&self, charges: Charges, now: Moment) -> Answer<'_, Payment> {
-        let (bill, requests) = Bill::new(charges);
+        let (bill, requests) = Bill::new(charges, Purpose::Pay, &self.names);
         if requests.is_empty() {
             return Answer::Now(bill.settled_by(Grants::new(), false));
         }
@@ -371,8 +383,40 @@ impl Quotas for LeaseDesk {
     }
 
     fn peek(&self, charges: Charges, now: Moment) -> Answer<'_, Payment> {
-        let (bill, requests) = Bill::new(charges);
+        let (bill, requests) = Bill::new(charges, Purpose::Peek, &self.names);
         self.look_at_all(bill, requests, now)
+    }
+
+    /// Past the leases in hand: what is held must be charged to the moment at which it is settled at the latest.
+    fn reserve(&self, charges: Charges, hold: Micros, now: Moment) -> Answer<'_, Payment> {
+        let (bill, requests) = Bill::new(charges, Purpose::reserve(hold), &self.names);
+        if requests.is_empty() {
+            return Answer::Now(bill.settled_by(Grants::new(), false));
+        }
+        if !bill.is_payable() {
+            return self.look_at_all(bill, requests, now);
+        }
+        Answer::later(self.reserve_later(bill, requests))
+    }
+
+    fn settle(&self, settlements: Settlements, now: Moment) -> Answer<'_, Result<(), Away>> {
+        let keys: SmallVec<[CounterKey; 4]> = settlements.iter().map(|settlement| settlement.key.clone()).collect();
+        // What was held while the store was away is held in here; what is unknown is left as it is.
+        let settled = self.local.settle(settlements.clone(), now);
+        settled.then(move |_| self.store.settle(settlements, now)).then(move |answer| {
+            self.hope(&keys);
+            Answer::Now(answer)
+        })
+    }
+
+    /// At the store, from the oldest that count: it is not known which lease paid, and one that is in hand now would be
+    /// given back units that another spent before it.
+    fn refund(&self, charges: Charges, now: Moment) -> Answer<'_, Result<Refunds, Away>> {
+        let keys: SmallVec<[CounterKey; 4]> = charges.iter().map(|charge| charge.key.clone()).collect();
+        self.store.refund(charges, now).then(move |answer| {
+            self.hope(&keys);
+            Answer::Now(answer)
+        })
     }
 
     fn reset(&self, limit: Arc<Limit>, key: CounterKey) -> Answer<'_, Result<(), Away>> {
@@ -521,7 +565,7 @@ impl Asking<'_> {
             .parts
             .iter()
             .find(|(index, _)| self.requests.get(*index).is_some_and(|begun| begun.key == request.key));
-        begun.map_or_else(|| at_once(request.terms.at_least), |(_, terms)| *terms)
+        begun.map_or(request.terms, |(_, terms)| *terms)
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use crate::decide::ports::{Charge, Request};
 use crate::domain::admitted::Admitted;
 use crate::domain::lease::{Ended, Holding, leased_frame};
-use crate::domain::limit::{CounterKey, Limit};
+use crate::domain::limit::{Algorithm, CounterKey, Limit};
 use crate::domain::time::Micros;
 
 /// How many counters are in use at most: some 30 MB when full. One that finds no place is paid at the store each time, and
@@ -114,13 +114,23 @@ impl Entry {
 
     /// Units were admitted that the store knows of.
     pub(super) fn admit(&mut self, units: u64, now: Micros) {
+        if !self.can_be_told() {
+            return;
+        }
         self.admitted.add(units, self.limit.window(), now);
     }
 
     /// Units were admitted that the store does not know of.
     pub(super) fn admit_untold(&mut self, units: u64, now: Micros) {
         self.admit(units, now);
-        self.owed = self.owed.saturating_add(units);
+        if self.can_be_told() {
+            self.owed = self.owed.saturating_add(units);
+        }
+    }
+
+    /// Slots are held by name and given back by name: their number alone is no use to a store.
+    fn can_be_told(&self) -> bool {
+        !matches!(self.limit.algorithm, Algorithm::Concurrency(_))
     }
 
     /// Units were not admitted after all.

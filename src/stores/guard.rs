@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::decide::ports::{
-    Answer, Away, AwayCause, Beat, Charges, Clock, Grants, Pulse, QuotaStore, Requests, Settlements, all_away,
+    Answer, Away, AwayCause, Beat, Charges, Clock, Grants, Pulse, QuotaStore, Refunds, Requests, Settlements, all_away,
 };
 use crate::domain::limit::{CounterKey, Limit};
 use crate::domain::question::Mode;
@@ -131,6 +131,10 @@ impl QuotaStore for Guard {
 
     fn settle(&self, settlements: Settlements, now: Moment) -> Answer<'_, Result<(), Away>> {
         self.pass(self.store.settle(settlements, now))
+    }
+
+    fn refund(&self, charges: Charges, now: Moment) -> Answer<'_, Result<Refunds, Away>> {
+        self.pass(self.store.refund(charges, now))
     }
 
     fn reset(&self, limit: Arc<Limit>, key: CounterKey) -> Answer<'_, Result<(), Away>> {
@@ -394,6 +398,11 @@ mod tests {
 
         fn settle(&self, _: Settlements, _: Moment) -> Answer<'_, Result<(), Away>> {
             self.answer()
+        }
+
+        fn refund(&self, charges: Charges, _: Moment) -> Answer<'_, Result<Refunds, Away>> {
+            let none = move |answer: Result<(), Away>| answer.map(|()| Refunds::from_elem(0, charges.len()));
+            self.answer().then(move |answer| Answer::Now(none(answer)))
         }
 
         fn reset(&self, _: Arc<Limit>, _: CounterKey) -> Answer<'_, Result<(), Away>> {

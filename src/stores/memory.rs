@@ -24,8 +24,8 @@ use smallvec::SmallVec;
 use tracing::{info, warn};
 
 use crate::decide::ports::{
-    Answer, Away, AwayCause, Beat, Charge, Charges, Epoch, Grants, Pulse, QuotaStore, Request, Requests, Settlements,
-    all_away,
+    Answer, Away, AwayCause, Beat, Charge, Charges, Epoch, Grants, Pulse, QuotaStore, Refunds, Request, Requests,
+    Settlements, all_away,
 };
 use crate::domain::counter::Counter;
 use crate::domain::limit::{Algorithm, CounterKey, Limit};
@@ -184,6 +184,14 @@ impl QuotaStore for MemoryStore {
         Answer::Now(Ok(()))
     }
 
+    fn refund(&self, charges: Charges, now: Moment) -> Answer<'_, Result<Refunds, Away>> {
+        let one = |Charge { limit, key, units }: Charge| {
+            let (hash, mut shard) = self.lock_of(&key);
+            shard.find(hash, key.as_bytes(), limit.algorithm).map_or(0, |counter| counter.refund(units, now))
+        };
+        Answer::Now(Ok(charges.into_iter().map(one).collect()))
+    }
+
     fn reset(&self, limit: Arc<Limit>, key: CounterKey) -> Answer<'_, Result<(), Away>> {
         let (hash, mut shard) = self.lock_of(&key);
         // It keeps its place until it would have been idle anyway.
@@ -194,7 +202,9 @@ impl QuotaStore for MemoryStore {
     }
 
     fn assert(&self, charges: Charges, now: Moment) -> Answer<'_, Result<(), Away>> {
-        Answer::Now(charges.into_iter().try_for_each(|charge| self.assert_one(charge, now)))
+        // Slots are held by name: their number alone says nothing.
+        let told = charges.into_iter().filter(|charge| !matches!(charge.limit.algorithm, Algorithm::Concurrency(_)));
+        Answer::Now(told.into_iter().try_for_each(|charge| self.assert_one(charge, now)))
     }
 
     /// Nobody else counts here, and what is in memory is lost with whoever admitted it.

@@ -150,6 +150,7 @@ const fn provenance(provenance: Option<Provenance>) -> pb::Provenance {
         None => pb::Provenance::Unspecified,
         Some(Provenance::Memory) => pb::Provenance::Memory,
         Some(Provenance::Asked) => pb::Provenance::Asked,
+        Some(Provenance::Away) => pb::Provenance::Away,
     }
 }
 

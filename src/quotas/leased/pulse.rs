@@ -46,6 +46,7 @@ impl LeaseDesk {
             let epoch = match self.standing.hear(beat, now) {
                 Heard::Waiting => return Ok(()),
                 Heard::Intact => {
+                    self.metrics.replicas(self.standing.replicas());
                     if telling {
                         info!("the quota store knows again what was admitted");
                     }
@@ -68,7 +69,7 @@ impl LeaseDesk {
     }
 
     fn own_pulse(&self) -> Pulse {
-        Pulse { replica: self.replica, epoch: self.standing.epoch() }
+        Pulse { replica: self.names.replica, epoch: self.standing.epoch() }
     }
 
     /// Charges to the store what was admitted and is not charged there. What it may not have heard is told again: then

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::super::{Bill, at_once};
+use super::super::Bill;
 use super::{LeaseDesk, Part, Taken};
 use crate::decide::ports::{Payment, Request, Requests};
 use crate::domain::lease::Spend;
@@ -28,6 +28,7 @@ impl LeaseDesk {
     /// Concludes a question of which `known` is known: leases and the store have paid that part of it, or refused.
     pub(super) async fn conclude(&self, bill: Bill, taken: Taken<'_>, mut known: Known) -> Payment {
         let (requests, now) = (taken.requests, self.clock.now());
+        let away = known.contains(&None);
         let shared = self.shares(requests, &known);
         let granted = |grant: &Grant| matches!(grant.outcome, Outcome::Granted { .. });
         let lets_go_on = |(index, known): (usize, &Option<Grant>)| match known {
@@ -40,7 +41,7 @@ impl LeaseDesk {
         let pays = !shared.is_empty() && known.iter().enumerate().all(lets_go_on);
         let mode = if pays { Mode::Consume } else { Mode::Peek };
         self.ask_local(&shared, mode, &mut known, now).await;
-        let payment = bill.concluded(&known, true);
+        let payment = Payment { away, ..bill.concluded(&known, true) };
         if payment.reason.allows() {
             self.admit_shares(&shared, now);
             taken.keep();
@@ -56,7 +57,7 @@ impl LeaseDesk {
                 return None;
             }
             let limit = Arc::new(request.limit.share(self.standing.replicas())?);
-            Some((index, Request { limit, key: request.key.clone(), terms: at_once(request.terms.at_least) }))
+            Some((index, Request { limit, ..request.clone() }))
         };
         requests.iter().enumerate().filter_map(share).collect()
     }

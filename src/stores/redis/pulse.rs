@@ -14,6 +14,7 @@ use ::redis::{RedisError, cmd};
 use super::link::Line;
 use super::{Call, RedisStore, packed, state_key};
 use crate::decide::ports::{Away, AwayCause, Beat, Charge, Charges, Epoch, Pulse, Request};
+use crate::domain::limit::Algorithm;
 use crate::domain::time::{Micros, Moment};
 use crate::domain::window::{LeaseId, Terms};
 
@@ -79,7 +80,9 @@ impl RedisStore {
     pub(super) async fn assert_later(&self, charges: Charges, now: Moment) -> Result<(), Away> {
         let mut call = Call::default();
         call.args.push(self.time_argument(now));
-        for Charge { limit, key, units } in charges {
+        // Slots are held by name: their number alone says nothing.
+        let told = charges.into_iter().filter(|charge| !matches!(charge.limit.algorithm, Algorithm::Concurrency(_)));
+        for Charge { limit, key, units } in told {
             call.keys.push(state_key(&key, limit.algorithm));
             let lease = LeaseId { replica: 0, serial: 0 };
             let terms = Terms { at_least: units, at_most: units, hold: Micros::ZERO, lease };
