@@ -19,9 +19,9 @@ use super::algorithms::{
     the_same_key_under_another_algorithm_is_another_counter,
 };
 use super::memory::MemoryStore;
-use super::redis::{RedisStore, Settings, TimeSource};
+use super::redis::{Bounds, Gates, Reach, RedisStore, Settings, TimeSource};
 use super::redis_server::RedisServer;
-use crate::decide::ports::{Answer, Away, Grants, QuotaStore, Request, Requests, Settlement, Settlements};
+use crate::decide::ports::{Answer, Away, Clock, Grants, QuotaStore, Request, Requests, Settlement, Settlements};
 use crate::domain::counter::Counter;
 use crate::domain::exact_log::{Keeper, Log, Step, at_once, play, traces, window};
 use crate::domain::limit::{Algorithm, CounterKey, Limit, WhenAway};
@@ -85,8 +85,24 @@ fn memory() -> MemoryStore {
 }
 
 fn redis(server: &RedisServer) -> RedisStore {
-    let settings = Settings { url: server.url(), time: TimeSource::Asker, ..Settings::default() };
-    RedisStore::connect(&settings).unwrap()
+    reached(vec![server.url()])
+}
+
+fn reached(urls: Vec<String>) -> RedisStore {
+    let settings = Settings { reach: Reach::Servers(urls), time: TimeSource::Asker, ..Settings::default() };
+    // Time enough for a busy machine, so that no rest is ever taken.
+    let bounds = Bounds { deadline: Micros::from_secs(10), ..Bounds::default() };
+    let telemetry = Arc::new(Telemetry::new().unwrap());
+    RedisStore::connect(&settings, Gates::new(bounds, Arc::new(Still), telemetry)).unwrap()
+}
+
+/// A clock that nobody needs.
+struct Still;
+
+impl Clock for Still {
+    fn now(&self) -> Moment {
+        at(Micros::ZERO)
+    }
 }
 
 pub(super) fn limit(units: u64, window: Micros) -> Arc<Limit> {

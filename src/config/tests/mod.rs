@@ -104,7 +104,7 @@ fn everything_that_can_be_said_is_heard() {
     assert_eq!(config.listen.grpc.to_string(), "0.0.0.0:1");
     assert_eq!(config.listen.admin.to_string(), "[::1]:2");
     let Store::Redis(redis) = &config.store else { panic!("{:?}", config.store) };
-    assert_eq!(redis.url.reveal(), "rediss://redis.example.com:6380/3");
+    assert_eq!(redis.reach, Reach::Servers(vec![Secret::new("rediss://redis.example.com:6380/3".to_owned())]));
     assert_eq!(redis.username.as_deref(), Some("tollgate"));
     assert_eq!(redis.password.as_ref().map(Secret::reveal), Some("hunter2"));
     assert_eq!(redis.deadline, Micros::from_millis(8));

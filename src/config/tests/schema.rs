@@ -184,6 +184,7 @@ fn reference() -> String {
         ("listen", "`listen`"),
         ("store", "`store`"),
         ("redis", "`store.redis`"),
+        ("sentinel", "`store.redis.sentinel`"),
         ("secretFile", "Secrets in files"),
         ("issuer", "An entry of `issuers`"),
         ("jwks", "`jwks` of an issuer"),
