@@ -12,4 +12,6 @@ mod redis_faults;
 #[path = "../../tests/support/redis.rs"]
 mod redis_server;
 #[cfg(test)]
+mod redis_topologies;
+#[cfg(test)]
 mod suite;

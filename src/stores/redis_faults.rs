@@ -30,7 +30,7 @@ const DEADLINE: Micros = Micros::from_millis(100);
 const RECOVERY: Duration = Duration::from_secs(15);
 
 /// The real clock: nothing here depends on how it runs.
-struct RealClock(Instant);
+pub(super) struct RealClock(Instant);
 
 impl Clock for RealClock {
     fn now(&self) -> Moment {
@@ -39,35 +39,35 @@ impl Clock for RealClock {
 }
 
 #[expect(clippy::disallowed_methods, reason = "tests with a real server run on real time")]
-fn clock() -> Arc<RealClock> {
+pub(super) fn clock() -> Arc<RealClock> {
     Arc::new(RealClock(Instant::now()))
 }
 
-struct Guarded {
-    store: RedisStore,
-    clock: Arc<RealClock>,
+pub(super) struct Guarded {
+    pub(super) store: RedisStore,
+    pub(super) clock: Arc<RealClock>,
 }
 
-fn gates(clock: &Arc<RealClock>) -> Gates {
-    let bounds = Bounds { deadline: DEADLINE, rest: Micros::from_millis(100), ..Bounds::default() };
+pub(super) fn gates(clock: &Arc<RealClock>, deadline: Micros) -> Gates {
+    let bounds = Bounds { deadline, rest: Micros::from_millis(100), ..Bounds::default() };
     Gates::new(bounds, Arc::clone(clock) as Arc<dyn Clock>, Arc::new(Telemetry::new().unwrap()))
 }
 
 fn connect(settings: &Settings) -> RedisStore {
-    RedisStore::connect(settings, gates(&clock())).unwrap()
+    RedisStore::connect(settings, gates(&clock(), DEADLINE)).unwrap()
 }
 
 impl Guarded {
-    fn new(settings: &Settings) -> Self {
+    pub(super) fn new(settings: &Settings) -> Self {
         let clock = clock();
-        Self { store: RedisStore::connect(settings, gates(&clock)).unwrap(), clock }
+        Self { store: RedisStore::connect(settings, gates(&clock, DEADLINE)).unwrap(), clock }
     }
 
-    fn health(&self) -> Result<(), Away> {
+    pub(super) fn health(&self) -> Result<(), Away> {
         self.store.health().into_iter().try_for_each(|(_, health)| health)
     }
 
-    async fn ask_for(&self, name: &str, terms: Terms) -> Result<Grant, Away> {
+    pub(super) async fn ask_for(&self, name: &str, terms: Terms) -> Result<Grant, Away> {
         let before = self.clock.now().steady;
         let requests = [request(&limit(1_000_000, Micros::from_secs(60)), name, terms)];
         let answer = self.store.acquire(requests.into_iter().collect(), Mode::Consume, self.clock.now()).get().await;
@@ -76,12 +76,12 @@ impl Guarded {
         answer[0]
     }
 
-    async fn ask(&self) -> Result<Grant, Away> {
+    pub(super) async fn ask(&self) -> Result<Grant, Away> {
         self.ask_for("alice", at_once(1)).await
     }
 
     /// Asks until the answer is as wanted.
-    async fn ask_until(&self, what: &str, wanted: impl Fn(&Result<Grant, Away>) -> bool) {
+    pub(super) async fn ask_until(&self, what: &str, wanted: impl Fn(&Result<Grant, Away>) -> bool) {
         let end = self.clock.now().steady + RECOVERY.into();
         let mut last = None;
         while self.clock.now().steady < end {
@@ -95,12 +95,12 @@ impl Guarded {
         panic!("not {what} in {RECOVERY:?}: {last:?}");
     }
 
-    async fn serves(&self) {
+    pub(super) async fn serves(&self) {
         self.ask_until("served", Result::is_ok).await;
         assert_eq!(self.health(), Ok(()));
     }
 
-    async fn is_away(&self, because: AwayCause) {
+    pub(super) async fn is_away(&self, because: AwayCause) {
         self.ask_until("away", |answer| *answer == Err(Away { because })).await;
         // Then it is left alone.
         self.ask_until("left alone", |answer| *answer == Err(Away { because: AwayCause::Resting })).await;
@@ -370,7 +370,7 @@ async fn what_someone_else_keeps_under_a_counters_name_is_not_understood() {
 #[tokio::test]
 async fn settings_that_cannot_work_are_refused_at_once() {
     let connect = |url: &str, ca: Option<PathBuf>| {
-        RedisStore::connect(&Settings { ca, ..at(url) }, gates(&clock())).map(|_| ()).unwrap_err()
+        RedisStore::connect(&Settings { ca, ..at(url) }, gates(&clock(), DEADLINE)).map(|_| ()).unwrap_err()
     };
     for url in ["", "redis", "http://h:1", "redis://", "redis://:hunter2@h:99999", "redis://h/x", "rediss://h#insecure"]
     {

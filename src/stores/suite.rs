@@ -2,7 +2,7 @@
 //!
 //! Redis is a real one, started for each test; time is passed in.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test fails by panicking")]
 
 use std::collections::HashMap;
 use std::mem::{Discriminant, discriminant};
@@ -20,7 +20,7 @@ use super::algorithms::{
 };
 use super::memory::MemoryStore;
 use super::redis::{Bounds, Gates, Reach, RedisStore, Settings, TimeSource};
-use super::redis_server::RedisServer;
+use super::redis_server::{RedisCluster, RedisServer};
 use crate::decide::ports::{Answer, Away, Clock, Grants, QuotaStore, Request, Requests, Settlement, Settlements};
 use crate::domain::counter::Counter;
 use crate::domain::exact_log::{Keeper, Log, Step, at_once, play, traces, window};
@@ -43,6 +43,18 @@ macro_rules! suite {
             async fn $behaviour() {
                 super::$behaviour(&super::memory()).await;
             })*
+        }
+
+        /// One after the other, because it takes a while to make a cluster.
+        #[tokio::test]
+        async fn all_behaviours_in_a_cluster() {
+            let Some(cluster) = RedisCluster::masters_with(&[]) else { return };
+            let store = Rested(reached(cluster.urls()));
+            $(
+                println!("{}", stringify!($behaviour));
+                cluster.flush();
+                $behaviour(&store).await;
+            )*
         }
 
         mod in_redis {
@@ -94,6 +106,26 @@ fn reached(urls: Vec<String>) -> RedisStore {
     let bounds = Bounds { deadline: Micros::from_secs(10), ..Bounds::default() };
     let telemetry = Arc::new(Telemetry::new().unwrap());
     RedisStore::connect(&settings, Gates::new(bounds, Arc::new(Still), telemetry)).unwrap()
+}
+
+/// A cluster's store that is asked only once all is taken back that was charged in vain.
+struct Rested(RedisStore);
+
+impl QuotaStore for Rested {
+    fn acquire(&self, requests: Requests, mode: Mode, now: Moment) -> Answer<'_, Grants> {
+        Answer::later(async move {
+            self.0.rest().await;
+            self.0.acquire(requests, mode, now).get().await
+        })
+    }
+
+    fn settle(&self, settlements: Settlements, now: Moment) -> Answer<'_, Result<(), Away>> {
+        self.0.settle(settlements, now)
+    }
+
+    fn reset(&self, limit: Arc<Limit>, key: CounterKey) -> Answer<'_, Result<(), Away>> {
+        self.0.reset(limit, key)
+    }
 }
 
 /// A clock that nobody needs.
