@@ -2,11 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use futures_util::future::{FutureExt as _, join_all};
 use tokio::sync::Semaphore;
 
+use super::super::at_once;
 use super::*;
 use crate::decide::ports::{AwayCause, Charge, all_away};
 use crate::domain::decision::{QuotaVerdict, Reason};
@@ -70,9 +71,12 @@ impl QuotaStore for Core {
             let looked = each(false);
             let lost = self.lost.lock().unwrap().clone();
             let is_lost = |request: &Request| lost.as_ref().is_some_and(|lost| lost.name == request.limit.name);
-            let all = looked.iter().zip(&requests).all(|(grant, request)| match is_lost(request) {
-                true => request.limit.when_away != WhenAway::Deny,
-                false => matches!(grant.outcome, Outcome::Granted { .. }),
+            let all = looked.iter().zip(&requests).all(|(grant, request)| {
+                if is_lost(request) {
+                    request.limit.when_away != WhenAway::Deny
+                } else {
+                    matches!(grant.outcome, Outcome::Granted { .. })
+                }
             });
             let grants = if all && mode == Mode::Consume { each(true) } else { looked };
             let answers = grants.into_iter().zip(&requests).map(|(grant, request)| {
@@ -89,6 +93,16 @@ impl QuotaStore for Core {
                 self.with(&limit, &key, |counter| counter.settle(lease, used, now.steady));
             }
             Ok(())
+        })
+    }
+
+    fn refund(&self, charges: Charges, now: Moment) -> Answer<'_, Result<Refunds, Away>> {
+        Answer::later(async move {
+            self.enter().await?;
+            let one = |Charge { limit, key, units }: Charge| {
+                self.with(&limit, &key, |counter| counter.refund(units, now.steady))
+            };
+            Ok(charges.into_iter().map(one).collect())
         })
     }
 

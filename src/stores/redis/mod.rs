@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use ::redis::{ErrorKind, RedisError, ServerErrorKind};
 use futures_util::future::join_all;
-use smallvec::{SmallVec, smallvec};
+use smallvec::SmallVec;
 use tokio::sync::Semaphore;
 
 pub use self::access::{ConnectProblem, Reach, Settings, TimeSource};
@@ -26,7 +26,9 @@ pub use self::gate::{Bounds, Gates};
 pub use self::nodes::NodeHealth;
 use self::nodes::{Nodes, Outcome as Sent};
 use self::script::{Call, Code};
-use crate::decide::ports::{Answer, Away, AwayCause, Grants, QuotaStore, Request, Requests, Settlement, Settlements};
+use crate::decide::ports::{
+    Answer, Away, AwayCause, Charge, Charges, Grants, QuotaStore, Refunds, Request, Requests, Settlement, Settlements,
+};
 use crate::domain::limit::{Algorithm, CounterKey, Limit, UNITS_MAX, WINDOW_MAX, WINDOW_MIN, WhenAway};
 use crate::domain::question::Mode;
 use crate::domain::time::{Micros, Moment};
@@ -45,6 +47,7 @@ struct Inner {
     time: TimeSource,
     acquire: Code,
     settle: Code,
+    refund: Code,
     reset: Code,
     taking_back: Arc<Semaphore>,
 }
@@ -62,7 +65,8 @@ impl RedisStore {
             nodes: Nodes::open(settings, gates)?,
             time: settings.time,
             acquire: Code::new(include_str!("acquire.lua")),
-            settle: Code::new(include_str!("settle.lua")),
+            settle: Code::new(concat!(include_str!("levels.lua"), include_str!("settle.lua"))),
+            refund: Code::new(concat!(include_str!("levels.lua"), include_str!("refund.lua"))),
             reset: Code::new(include_str!("reset.lua")),
             taking_back: Arc::new(Semaphore::new(TAKING_BACK_MAX)),
         })))
@@ -120,6 +124,13 @@ impl QuotaStore for RedisStore {
         Answer::later(async move { self.0.settle_later(&settlements, now).await })
     }
 
+    fn refund(&self, charges: Charges, now: Moment) -> Answer<'_, Result<Refunds, Away>> {
+        if charges.is_empty() {
+            return Answer::Now(Ok(Refunds::new()));
+        }
+        Answer::later(async move { self.0.refund_later(&charges, now).await.into_iter().collect() })
+    }
+
     fn reset(&self, limit: Arc<Limit>, key: CounterKey) -> Answer<'_, Result<(), Away>> {
         Answer::later(async move { self.0.reset_later(&limit, &key).await })
     }
@@ -139,8 +150,11 @@ impl Inner {
         let mut call = Call::default();
         call.keys.extend(requests.iter().map(|request| state_key(&request.key, request.limit.algorithm)));
         call.keys.extend(requests.iter().filter_map(|Request { limit, key, terms }| match limit.algorithm {
-            Algorithm::SlidingWindow { .. } if terms.hold > Micros::ZERO => Some(lease_key(key, terms.lease)),
-            Algorithm::SlidingWindow { .. } | Algorithm::TokenBucket(_) | Algorithm::FixedWindow(_) => None,
+            Algorithm::SlidingWindow { .. } | Algorithm::TokenBucket(_) | Algorithm::FixedWindow(_) => {
+                (terms.hold > Micros::ZERO).then(|| lease_key(key, limit.algorithm, terms.lease))
+            }
+            // Holders stand in the state.
+            Algorithm::Concurrency(_) => None,
         }));
         // Without them units are charged as long, and cannot be given back.
         call.spare = call.keys.len() - requests.len();
@@ -158,13 +172,33 @@ impl Inner {
             let mut call = Call::default();
             call.args.push(self.time_argument(now));
             for Settlement { limit, key, lease, used } in settlements {
-                call.keys.extend([state_key(key, limit.algorithm), lease_key(key, *lease)]);
-                call.args.push((*used).min(UNITS_MAX).to_string().into_bytes());
+                let state = state_key(key, limit.algorithm);
+                let holder = match limit.algorithm {
+                    // It stands in the state. A key that is never there would keep a slot that moves from being served.
+                    Algorithm::Concurrency(_) => state.clone(),
+                    Algorithm::SlidingWindow { .. } | Algorithm::TokenBucket(_) | Algorithm::FixedWindow(_) => {
+                        lease_key(key, limit.algorithm, *lease)
+                    }
+                };
+                call.keys.extend([state, holder]);
+                call.args.push(packed_settlement(limit.algorithm, *lease, *used));
             }
             call
         };
         let (answers, _) = self.ask(&self.settle, settlements, call, |_, count| Some(nothing(count))).await;
         answers.into_iter().collect()
+    }
+
+    async fn refund_later(&self, charges: &[Charge], now: Moment) -> Answers<u64> {
+        let call = |charges: &[Charge]| {
+            let mut call = Call::default();
+            call.keys.extend(charges.iter().map(|charge| state_key(&charge.key, charge.limit.algorithm)));
+            call.args.push(self.time_argument(now));
+            call.args.extend(charges.iter().map(|charge| packed_units(charge.limit.algorithm, charge.units)));
+            call
+        };
+        let read = |answer: &[u8], count| Some(refunds(answer, count)?.into_iter().map(Ok).collect());
+        self.ask(&self.refund, charges, call, read).await.0
     }
 
     async fn reset_later(&self, limit: &Limit, key: &CounterKey) -> Result<(), Away> {
@@ -205,27 +239,29 @@ impl Inner {
 
     /// Gives back, in the background, what was charged for a question that is refused, and says what is left then.
     fn take_back(self: &Arc<Self>, requests: &[Request], grants: &mut Grants, now: Moment) {
-        let mut leases = Settlements::new();
-        for (Request { limit, key, terms }, grant) in requests.iter().zip(grants) {
+        let (mut holds, mut charges) = (Settlements::new(), Charges::new());
+        for (request, grant) in requests.iter().zip(grants) {
             let charged = match grant {
                 Ok(Grant { outcome: Outcome::Granted { units }, remaining, .. }) => {
                     *remaining = remaining.saturating_add(*units);
-                    true
+                    *units
                 }
-                Ok(Grant { outcome: Outcome::Short { .. } | Outcome::Never, .. }) => false,
+                Ok(Grant { outcome: Outcome::Short { .. } | Outcome::Never, .. }) => continue,
                 // Perhaps it was, and the answer was lost.
-                Err(_) => true,
+                Err(_) => 0,
             };
-            if charged && terms.hold > Micros::ZERO {
-                let (limit, key) = (Arc::clone(limit), key.clone());
-                leases.push(Settlement { limit, key, lease: terms.lease, used: 0 });
+            let Request { limit, key, terms } = request.clone();
+            if is_held(&request.limit, terms) {
+                holds.push(Settlement { limit, key, lease: terms.lease, used: 0 });
+            } else if charged > 0 {
+                charges.push(Charge { limit, key, units: charged });
             }
         }
         let Ok(permit) = Arc::clone(&self.taking_back).try_acquire_owned() else { return };
         let store = Arc::clone(self);
         tokio::spawn(async move {
             // What is not taken back stays charged: less is admitted, never more. The gates count it.
-            let _ = store.settle_later(&leases, now).await;
+            let _ = tokio::join!(store.settle_later(&holds, now), store.refund_later(&charges, now));
             drop(permit);
         });
     }
@@ -244,6 +280,16 @@ fn is_refused(requests: &[Request], grants: &Grants) -> bool {
         Ok(grant) => !matches!(grant.outcome, Outcome::Granted { .. }),
         Err(_) => request.limit.when_away == WhenAway::Deny,
     })
+}
+
+/// Whether what is granted stands under the lease's name, until it is settled.
+fn is_held(limit: &Limit, terms: Terms) -> bool {
+    match limit.algorithm {
+        Algorithm::SlidingWindow { .. } | Algorithm::TokenBucket(_) | Algorithm::FixedWindow(_) => {
+            terms.hold > Micros::ZERO
+        }
+        Algorithm::Concurrency(_) => true,
+    }
 }
 
 fn each_away<T>(count: usize, because: AwayCause) -> Answers<T> {
@@ -268,6 +314,7 @@ fn state_key(key: &CounterKey, algorithm: Algorithm) -> Vec<u8> {
         Algorithm::SlidingWindow { .. } => b"",
         Algorithm::TokenBucket(_) => b":bucket",
         Algorithm::FixedWindow(_) => b":fixed",
+        Algorithm::Concurrency(_) => b":slots",
     };
     [tag(key), ending.into()].concat()
 }
@@ -278,11 +325,12 @@ const fn kind(algorithm: Algorithm) -> &'static [u8] {
         Algorithm::SlidingWindow { .. } => b"w",
         Algorithm::TokenBucket(_) => b"b",
         Algorithm::FixedWindow(_) => b"f",
+        Algorithm::Concurrency(_) => b"c",
     }
 }
 
-fn lease_key(key: &CounterKey, lease: LeaseId) -> Vec<u8> {
-    let mut name = tag(key);
+fn lease_key(key: &CounterKey, algorithm: Algorithm, lease: LeaseId) -> Vec<u8> {
+    let mut name = state_key(key, algorithm);
     name.extend_from_slice(format!(":lease:{:016x}-{:x}", lease.replica, lease.serial).as_bytes());
     name
 }
@@ -292,18 +340,62 @@ fn packed(request: &Request) -> Vec<u8> {
     let (algorithm, terms) = (request.limit.algorithm, request.terms);
     // More than the limit is never granted, however much more it is.
     let at_least = terms.at_least.min(request.limit.units() + 1);
-    let numbers: SmallVec<[u64; 6]> = match algorithm {
-        Algorithm::SlidingWindow { units, window } => {
-            let Frame { units, width, parts } = Frame::new(units, window);
-            let hold = terms.hold.min(WINDOW_MAX);
-            smallvec![width.0, parts, units, at_least, terms.at_most.min(units), hold.0]
+    let hold = terms.hold.min(WINDOW_MAX).0;
+    let mut packed = packed_shape(algorithm);
+    match algorithm {
+        Algorithm::SlidingWindow { units, .. } => {
+            push(&mut packed, &[units, at_least, terms.at_most.min(units), hold]);
         }
-        Algorithm::TokenBucket(flow) => smallvec![flow.gain(), flow.unit(), flow.burst(), at_least],
-        Algorithm::FixedWindow(grid) => smallvec![grid.length.0, grid.units, at_least],
-    };
-    let mut packed = kind(algorithm).to_vec();
-    packed.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+        Algorithm::TokenBucket(_) => push(&mut packed, &[at_least, hold]),
+        Algorithm::FixedWindow(grid) => push(&mut packed, &[grid.units, at_least, hold]),
+        Algorithm::Concurrency(slots) => {
+            push(&mut packed, &[slots.units, slots.hold.0, at_least, terms.lease.replica, terms.lease.serial]);
+        }
+    }
     packed
+}
+
+/// What of a limit says how its counter is kept.
+fn packed_shape(algorithm: Algorithm) -> Vec<u8> {
+    let mut packed = kind(algorithm).to_vec();
+    match algorithm {
+        Algorithm::SlidingWindow { units, window } => {
+            let Frame { units: _, width, parts } = Frame::new(units, window);
+            push(&mut packed, &[width.0, parts]);
+        }
+        Algorithm::TokenBucket(flow) => push(&mut packed, &[flow.gain(), flow.unit(), flow.burst()]),
+        Algorithm::FixedWindow(grid) => push(&mut packed, &[grid.length.0]),
+        Algorithm::Concurrency(_) => {}
+    }
+    packed
+}
+
+/// Units to take back.
+fn packed_units(algorithm: Algorithm, units: u64) -> Vec<u8> {
+    let mut packed = packed_shape(algorithm);
+    push(&mut packed, &[units.min(UNITS_MAX)]);
+    packed
+}
+
+/// Units that were used of a lease; for slots which lease.
+fn packed_settlement(algorithm: Algorithm, lease: LeaseId, used: u64) -> Vec<u8> {
+    if !matches!(algorithm, Algorithm::Concurrency(_)) {
+        return packed_units(algorithm, used);
+    }
+    let mut packed = packed_shape(algorithm);
+    push(&mut packed, &[lease.replica, lease.serial]);
+    packed
+}
+
+fn push(packed: &mut Vec<u8>, numbers: &[u64]) {
+    packed.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+}
+
+/// One number for each counter; nothing where they make no sense.
+fn refunds(answer: &[u8], counters: usize) -> Option<Refunds> {
+    let (numbers, rest) = answer.as_chunks::<8>();
+    let sound = numbers.len() == counters && rest.is_empty();
+    sound.then(|| numbers.iter().map(|&number| u64::from_le_bytes(number)).collect())
 }
 
 /// Four numbers for each counter; nothing where they make no sense.
@@ -378,10 +470,12 @@ mod tests {
     use super::*;
     use crate::domain::bucket::Flow;
     use crate::domain::fixed::Grid;
+    use crate::domain::slots::Slots;
 
     const SECOND: Micros = Micros::from_secs(1);
     const WINDOW: Algorithm = Algorithm::SlidingWindow { units: 1, window: SECOND };
     const FIXED: Algorithm = Algorithm::FixedWindow(Grid { units: 1, length: SECOND });
+    const SLOTS: Algorithm = Algorithm::Concurrency(Slots { units: 1, hold: SECOND });
 
     fn bucket() -> Algorithm {
         Flow::new(1, SECOND, 1).map_or_else(|| unreachable!("one a second is exact"), Algorithm::TokenBucket)
@@ -393,8 +487,8 @@ mod tests {
         for value in ["alice", "a}b", "}", "{", "}{", "{}", "\u{0}\r\n", "x}:lease:0000000000000001-1"] {
             let mut key = CounterKey::new("per-client");
             key.push(value);
-            let lease = lease_key(&key, lease);
-            for (algorithm, ending) in [(WINDOW, "}"), (bucket(), "}:bucket"), (FIXED, "}:fixed")] {
+            for (algorithm, ending) in [(WINDOW, "}"), (bucket(), "}:bucket"), (FIXED, "}:fixed"), (SLOTS, "}:slots")] {
+                let lease = lease_key(&key, algorithm, lease);
                 let state = state_key(&key, algorithm);
                 assert_eq!(hash_tag(&state), hash_tag(&lease), "{value:?}");
                 assert!(hash_tag(&state).is_some_and(|tag| tag.starts_with(b"per-client")), "{value:?}");
@@ -406,7 +500,9 @@ mod tests {
         assert_eq!(state_key(&key, WINDOW), b"tollgate:{per-client 5:alice}");
         assert_eq!(state_key(&key, bucket()), b"tollgate:{per-client 5:alice}:bucket");
         assert_eq!(state_key(&key, FIXED), b"tollgate:{per-client 5:alice}:fixed");
-        assert_eq!(lease_key(&key, lease), b"tollgate:{per-client 5:alice}:lease:ffffffffffffffff-ff");
+        assert_eq!(state_key(&key, SLOTS), b"tollgate:{per-client 5:alice}:slots");
+        assert_eq!(lease_key(&key, WINDOW, lease), b"tollgate:{per-client 5:alice}:lease:ffffffffffffffff-ff");
+        assert_eq!(lease_key(&key, FIXED, lease), b"tollgate:{per-client 5:alice}:fixed:lease:ffffffffffffffff-ff");
     }
 
     /// The part of a key that selects the slot, as the Redis Cluster specification has it.
