@@ -207,6 +207,26 @@ fn is_store(comment: &str) -> bool {
 }
 
 #[test]
+fn redis_is_one_server_a_cluster_or_a_master_that_sentinels_name() {
+    let reach = |redis: &str| match read(&format!("store: {{ redis: {{ {redis} }} }}")).unwrap().0.store {
+        Store::Redis(redis) => redis.reach,
+        Store::Memory => panic!("{redis}"),
+    };
+    let urls = |urls: &[&str]| urls.iter().map(|&url| Secret::new(url.to_owned())).collect::<Vec<_>>();
+    assert_eq!(reach("urls: ['redis://u:p@a/3']"), Reach::Servers(urls(&["redis://u:p@a/3"])));
+    let nodes = ["rediss://a:1", "rediss://b:2/0"];
+    assert_eq!(reach("urls: ['rediss://a:1', 'rediss://b:2/0']"), Reach::Servers(urls(&nodes)));
+    let asked = "sentinel: { urls: ['redis://a:1', 'redis://b'], service: m, username: u, password: hunter2 }";
+    let sentinel = Sentinel {
+        urls: urls(&["redis://a:1", "redis://b"]),
+        service: "m".to_owned(),
+        username: Some("u".to_owned()),
+        password: Some(Secret::new("hunter2".to_owned())),
+    };
+    assert_eq!(reach(asked), Reach::Sentinel(sentinel));
+}
+
+#[test]
 fn rules_without_a_name_get_one_that_is_theirs_alone() {
     let yaml = "
 issuers: [{ issuer: https://a.example, audiences: [a] }]
