@@ -19,6 +19,9 @@ pub(crate) use self::topology::{RedisCluster, Sentinels};
 /// Set to 1 where there is no Redis: the tests that need it then say that they were skipped.
 const SKIP: &str = "TOLLGATE_TEST_SKIP_REDIS";
 
+/// The program to run in place of `redis-server`, such as `valkey-server`.
+const PROGRAM: &str = "TOLLGATE_TEST_REDIS_SERVER";
+
 /// How often, every 10 ms, a starting or stopping server is looked at before the test fails.
 const LOOKS_MAX: usize = 1_000;
 
@@ -139,7 +142,7 @@ impl RedisServer {
     }
 
     fn try_spawn(&mut self) -> bool {
-        let mut command = Command::new("redis-server");
+        let mut command = Command::new(std::env::var_os(PROGRAM).unwrap_or_else(|| "redis-server".into()));
         match &self.kind {
             Kind::Server(options) => {
                 command.args(["--bind", "127.0.0.1", "--port", &self.port.to_string()]);
