@@ -5,15 +5,15 @@
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::algorithms::{bucket, fixed};
 use super::redis::RedisStore;
-use super::redis_server::RedisServer;
-use super::suite::{Core, WINDOW, all, at, key, limit, memory, redis, request, runtime};
-use crate::decide::ports::{Away, AwayCause, Beat, Charge, Epoch, Pulse, QuotaStore};
+use super::redis_faults::{Guarded, settings};
+use super::redis_server::{RedisCluster, RedisServer};
+use super::suite::{Core, WINDOW, all, at, key, limit, memory, reached, redis, request, runtime};
+use crate::decide::ports::{Away, AwayCause, Beat, Charge, Clock as _, Epoch, Pulse, QuotaStore};
 use crate::domain::exact_log::at_once;
 use crate::domain::limit::Limit;
 use crate::domain::question::Mode::{Consume, Peek};
@@ -175,31 +175,60 @@ async fn data_that_is_gone_has_another_epoch_and_nothing_is_charged_before_the_s
 #[tokio::test]
 async fn a_new_connection_charges_nothing_before_it_has_compared_the_epoch() {
     let Some(mut server) = RedisServer::start() else { return };
-    let store = redis(&server);
-    let limit = limit(10, WINDOW);
-    let ask = async || {
-        let requests = [request(&limit, "alice", at_once(1))].into_iter().collect();
-        store.acquire(requests, Consume, at(START)).get().await[0]
+    let guarded = Guarded::new(&settings(&server));
+    let beat = async |epoch| guarded.store.beat(Pulse { replica: 1, epoch }, guarded.clock.now()).get().await;
+    let comes_to = async |wanted: Result<(), Away>| {
+        guarded
+            .ask_until("the answer", |answer| {
+                let answer = answer.map(|_| ());
+                assert!(answer == wanted || answer.is_err(), "nothing is charged meanwhile");
+                answer == wanted
+            })
+            .await;
     };
-    let epoch = beat(&store, 1, None, START).await.epoch;
+    comes_to(Ok(())).await;
+    let epoch = beat(None).await.unwrap().epoch;
     // Over another connection to the same data it goes on.
     assert_eq!(server.command(&["CLIENT", "KILL", "TYPE", "normal"]), "1");
-    let comes_to = async |wanted: Result<(), Away>| {
-        for _ in 0..1_000 {
-            let answer = ask().await.map(|_| ());
-            if answer == wanted {
-                return true;
-            }
-            assert_ne!(answer, Ok(()), "nothing is charged meanwhile");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        false
-    };
-    assert!(comes_to(Ok(())).await);
+    comes_to(Ok(())).await;
     server.restart();
-    assert!(comes_to(Err(Away { because: AwayCause::Lost })).await);
-    let lost = beat(&store, 1, Some(epoch), START).await.epoch;
+    comes_to(Err(Away { because: AwayCause::Lost })).await;
+    let lost = beat(Some(epoch)).await.unwrap().epoch;
     assert_ne!(lost, epoch);
-    beat(&store, 1, Some(lost), START).await;
-    assert!(ask().await.is_ok());
+    assert!(guarded.ask().await.is_err());
+    beat(Some(lost)).await.unwrap();
+    assert!(guarded.ask().await.is_ok());
+}
+
+#[tokio::test]
+async fn a_cluster_of_which_one_node_lost_its_data_is_told() {
+    let Some(cluster) = RedisCluster::masters_with(&[]) else { return };
+    let store = reached(cluster.urls());
+    let limit = limit(10, WINDOW);
+    let names: Vec<String> = (0..20).map(|name| name.to_string()).collect();
+    let ask = async |name: &str| {
+        let requests = [request(&limit, name, at_once(1))].into_iter().collect();
+        store.acquire(requests, Consume, at(START)).get().await[0].map(|grant| grant.remaining)
+    };
+    let heard_of = async |epoch| store.beat(Pulse { replica: 1, epoch }, at(START)).get().await;
+    assert!(ask("0").await.is_ok(), "the cluster is known from now on");
+    let first = heard_of(None).await.unwrap();
+    assert_eq!(heard_of(Some(first.epoch)).await, Ok(first));
+    for name in &names[1..] {
+        assert_eq!(ask(name).await, Ok(9));
+    }
+    assert_eq!(cluster.nodes[1].command(&["FLUSHALL"]), "OK");
+    let second = heard_of(Some(first.epoch)).await.unwrap();
+    assert_ne!(second.epoch, first.epoch);
+    assert_eq!((second.replicas, second.told), (1, 0));
+    let lost = Err(Away { because: AwayCause::Lost });
+    assert_eq!(ask("0").await, lost);
+    let charges = names.iter().map(|name| Charge { limit: Arc::clone(&limit), key: key(name), units: 1 });
+    store.assert(charges.collect(), at(START)).get().await.unwrap();
+    assert_eq!(ask("0").await, lost);
+    assert_eq!((heard_of(Some(second.epoch)).await.unwrap().told, ask("0").await.is_ok()), (1, true));
+    for name in &names[1..] {
+        // What is charged twice, at the nodes that lost nothing, only makes it stricter.
+        assert!(matches!(ask(name).await, Ok(7 | 8)));
+    }
 }

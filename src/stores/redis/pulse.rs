@@ -1,26 +1,34 @@
 //! Who is there, and whether Redis still has the data that was charged to.
 //!
-//! An epoch names the data: a random text under a key of its own, which is gone when the data is. It is read over each
-//! new connection before anything is charged over it, and with each pulse. Units are charged only over a connection
-//! whose epoch is the one that the latest pulse named: whoever admitted something has told it what.
+//! An epoch names the data: a random text under a key of its own, which is gone when the data is. A cluster's data is on
+//! several nodes, so there are several such places, evenly over the slots; each moves with its slot. They are looked at
+//! over each new connection before anything is charged over it, and with each pulse. Units are charged only while every
+//! place has the epoch that knows what was admitted.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ::redis::aio::MultiplexedConnection;
-use ::redis::{RedisError, cmd};
+use ::redis::{ErrorKind, RedisError, ServerErrorKind, cmd};
+use futures_util::future::join_all;
 
-use super::link::Line;
-use super::{Call, RedisStore, packed, state_key};
+use super::nodes::Outcome;
+use super::script::Call;
+use super::slots::{SLOTS, slot_of};
+use super::{Inner, nothing, packed, state_key, tag};
 use crate::decide::ports::{Away, AwayCause, Beat, Charge, Charges, Epoch, Pulse, Request};
-use crate::domain::limit::Algorithm;
+use crate::domain::limit::{Algorithm, CounterKey};
 use crate::domain::time::{Micros, Moment};
 use crate::domain::window::{LeaseId, Terms};
 
-/// No configured limit has a name with a space, so no counter's key begins like these. They share a hash tag.
-const REPLICAS_KEY: &[u8] = b"tollgate:{ beat}:replicas";
-const EPOCH_KEY: &[u8] = b"tollgate:{ beat}:epoch";
+/// How many places a cluster has: the loss of a node that has so large a part of the slots is missed. One server has
+/// the first place only.
+const PLACES: usize = 32;
+
+/// How many names are tried for each place: a thirty-second of them falls on it.
+const NAMES_MAX: u32 = 4_096;
 
 /// A replica that has not been heard of for so long is not there any more: some pulses may get lost.
 const SEEN_FOR: Micros = Micros::from_secs(5);
@@ -31,86 +39,212 @@ const REPLICAS_MAX: usize = 1_000;
 /// An epoch as Redis has it: 16 hexadecimal digits.
 const EPOCH_DIGITS: usize = 16;
 
-/// The epoch that knows what was admitted; zero while nobody has said.
+/// An epoch that no data has.
+const NOWHERE: [u8; EPOCH_DIGITS] = [b'0'; EPOCH_DIGITS];
+
+/// The epochs of all places; zero where none is known.
+type Epochs = [u64; PLACES];
+
+/// Which data knows what was admitted.
+pub(super) struct Trust {
+    places: [Place; PLACES],
+    found: Mutex<Found>,
+}
+
+struct Place {
+    name: CounterKey,
+    /// The epoch that is there, as far as is known.
+    seen: AtomicU64,
+    /// The epoch that knows what was admitted; zero while nobody has said.
+    trusted: AtomicU64,
+}
+
+/// What the latest beat found. One name stands for the epochs of all places.
 #[derive(Default)]
-pub(super) struct Trust(AtomicU64);
+struct Found {
+    epochs: Epochs,
+    name: Option<Epoch>,
+    /// The name of those that are trusted.
+    trusted: Option<Epoch>,
+}
 
 impl Trust {
-    /// Whether units may be charged over `line`.
-    pub(super) fn reaches(&self, line: &Line) -> Result<(), Away> {
-        match self.0.load(Ordering::Acquire) {
-            0 => Ok(()),
-            trusted if trusted == line.epoch.load(Ordering::Acquire) => Ok(()),
-            _ => Err(Away { because: AwayCause::Lost }),
-        }
+    pub(super) fn new() -> Self {
+        let place = |index| Place { name: name_of(index), seen: AtomicU64::default(), trusted: AtomicU64::default() };
+        Self { places: std::array::from_fn(place), found: Mutex::default() }
     }
 
-    /// A replica that has admitted nothing yet trusts the first epoch that it hears of.
-    fn begin(&self, epoch: Epoch) {
-        let _ = self.0.compare_exchange(0, epoch.0.get(), Ordering::AcqRel, Ordering::Relaxed);
+    /// Whether units may be charged.
+    pub(super) fn check(&self) -> Result<(), Away> {
+        let lost = |place: &Place| {
+            let trusted = place.trusted();
+            trusted != 0 && trusted != place.seen.load(Ordering::Acquire)
+        };
+        if self.places.iter().any(lost) { Err(Away { because: AwayCause::Lost }) } else { Ok(()) }
+    }
+
+    /// Looks which epochs are behind a new connection, of those that are trusted.
+    pub(super) async fn look(&self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
+        for place in self.places.iter().filter(|place| place.trusted() != 0) {
+            match cmd("GET").arg(place.epoch_key()).query_async::<Option<Vec<u8>>>(connection).await {
+                Ok(epoch) => place.see(epoch.as_deref().and_then(read)),
+                Err(error) if is_elsewhere(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// For each place the epoch that a pulse names there; nothing where it names data that is not known.
+    fn named(&self, epoch: Option<Epoch>) -> Option<Epochs> {
+        let Some(epoch) = epoch else { return Some([0; PLACES]) };
+        let mut found = self.found();
+        if found.name == Some(epoch) {
+            self.trust(&mut found);
+        }
+        (found.trusted == Some(epoch)).then(|| self.places.each_ref().map(Place::trusted))
+    }
+
+    /// Takes over what was found at some of the places, and answers with the name of it all. A place that was out of reach
+    /// until now has lost nothing; and whoever has admitted nothing trusts all that it finds.
+    fn find(&self, beats: &[(usize, Beat)], begins: bool) -> Option<Epoch> {
+        let mut found = self.found();
+        for &(index, Beat { epoch, .. }) in beats {
+            let place = &self.places[index];
+            let known = std::mem::replace(&mut found.epochs[index], epoch.0.get());
+            place.see(Some(epoch));
+            if known == 0 {
+                place.trusted.store(epoch.0.get(), Ordering::Release);
+            }
+            if found.name.is_none() || (known != 0 && known != epoch.0.get()) {
+                found.name = Some(epoch);
+            }
+        }
+        if begins || found.trusted.is_none() {
+            self.trust(&mut found);
+        }
+        found.name
+    }
+
+    fn trust(&self, found: &mut Found) {
+        for (place, &epoch) in self.places.iter().zip(&found.epochs) {
+            place.trusted.store(epoch, Ordering::Release);
+        }
+        found.trusted = found.name;
+    }
+
+    fn found(&self) -> MutexGuard<'_, Found> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl RedisStore {
+impl Place {
+    fn epoch_key(&self) -> Vec<u8> {
+        [tag(&self.name), b":epoch".into()].concat()
+    }
+
+    fn replicas_key(&self) -> Vec<u8> {
+        [tag(&self.name), b":replicas".into()].concat()
+    }
+
+    fn trusted(&self) -> u64 {
+        self.trusted.load(Ordering::Acquire)
+    }
+
+    fn see(&self, epoch: Option<Epoch>) {
+        self.seen.store(epoch.map_or(0, |epoch| epoch.0.get()), Ordering::Release);
+    }
+}
+
+impl Inner {
     pub(super) async fn beat_later(&self, pulse: Pulse, now: Moment) -> Result<Beat, Away> {
-        if let Some(epoch) = pulse.epoch {
-            self.trust.0.store(epoch.0.get(), Ordering::Release);
+        let named = self.trust.named(pulse.epoch);
+        let places = if self.nodes.are_one() { 1 } else { PLACES };
+        let calls: Vec<Call> = (0..places).map(|place| self.beat_call(place, pulse, named, now)).collect();
+        let answers = join_all(calls.iter().map(|call| self.nodes.run(&self.beat, call))).await;
+        let mut beats: Vec<(usize, Beat)> = Vec::new();
+        let mut away = Away { because: AwayCause::Unreachable };
+        for (place, answer) in answers.into_iter().enumerate() {
+            match answer {
+                Ok(Outcome::Done(bytes)) => {
+                    beats.push((place, beat(&bytes).ok_or(Away { because: AwayCause::Garbled })?));
+                }
+                // It has just turned out to be a cluster.
+                Ok(Outcome::Spread) => {}
+                Err(because) => away = because,
+            }
         }
-        let call = Call {
-            keys: vec![REPLICAS_KEY.into(), EPOCH_KEY.into()],
+        let epoch = self.trust.find(&beats, pulse.epoch.is_none());
+        // A node that is away has nothing to say; the others' word counts.
+        let replicas = beats.iter().map(|(_, beat)| beat.replicas).max().ok_or(away)?;
+        let told = beats.iter().map(|(_, beat)| beat.told).min().ok_or(away)?;
+        Ok(Beat { epoch: epoch.ok_or(away)?, replicas, told })
+    }
+
+    fn beat_call(&self, place: usize, pulse: Pulse, named: Option<Epochs>, now: Moment) -> Call {
+        let named = match named.map(|epochs| epochs[place]) {
+            None => NOWHERE.into(),
+            // Nothing was admitted there.
+            Some(0) => Vec::new(),
+            Some(epoch) => digits(epoch),
+        };
+        let place = &self.trust.places[place];
+        Call {
+            keys: vec![place.replicas_key(), place.epoch_key()],
             args: vec![
                 self.time_argument(now),
                 pulse.replica.to_le_bytes().into(),
-                pulse.epoch.map(digits).unwrap_or_default(),
-                digits(fresh()),
+                named,
+                digits(RandomState::new().hash_one("epoch").max(1)),
                 SEEN_FOR.0.to_string().into_bytes(),
                 REPLICAS_MAX.to_string().into_bytes(),
             ],
-        };
-        let line = self.link.line().await?;
-        let answer = self.run_over(line.clone(), &self.scripts.beat, &call).await?;
-        let beat = beat(&answer).ok_or(Away { because: AwayCause::Garbled })?;
-        line.epoch.store(beat.epoch.0.get(), Ordering::Release);
-        if pulse.epoch.is_none() {
-            self.trust.begin(beat.epoch);
+            ..Call::default()
         }
-        Ok(beat)
     }
 
     pub(super) async fn assert_later(&self, charges: Charges, now: Moment) -> Result<(), Away> {
-        let mut call = Call::default();
-        call.args.push(self.time_argument(now));
         // Slots are held by name: their number alone says nothing.
         let told = charges.into_iter().filter(|charge| !matches!(charge.limit.algorithm, Algorithm::Concurrency(_)));
-        for Charge { limit, key, units } in told {
-            call.keys.push(state_key(&key, limit.algorithm));
-            let lease = LeaseId { replica: 0, serial: 0 };
-            let terms = Terms { at_least: units, at_most: units, hold: Micros::ZERO, lease };
-            call.args.push(packed(&Request { limit, key, terms }));
+        let told: Charges = told.collect();
+        if told.is_empty() {
+            return Ok(());
         }
-        let line = self.link.line().await?;
-        self.run_over(line, &self.scripts.assert, &call).await.map(|_| ())
+        let call = |charges: &[Charge]| {
+            let mut call = Call::default();
+            call.args.push(self.time_argument(now));
+            for Charge { limit, key, units } in charges.iter().cloned() {
+                call.keys.push(state_key(&key, limit.algorithm));
+                let lease = LeaseId { replica: 0, serial: 0 };
+                let terms = Terms { at_least: units, at_most: units, hold: Micros::ZERO, lease };
+                call.args.push(packed(&Request { limit, key, terms }));
+            }
+            call
+        };
+        let (answers, _) = self.ask(&self.assert, &told, call, |_, count| Some(nothing(count))).await;
+        answers.into_iter().collect()
     }
 }
 
-/// The epoch of the data behind a new connection; a new one where there is none.
-pub(super) async fn epoch_of(connection: &mut MultiplexedConnection) -> Result<Epoch, RedisError> {
-    // Read first: a server that takes no writes may know it all the same.
-    let mut known: Option<Vec<u8>> = cmd("GET").arg(EPOCH_KEY).query_async(connection).await?;
-    if known.is_none() {
-        let mut command = cmd("SET");
-        command.arg(EPOCH_KEY).arg(digits(fresh())).arg("NX");
-        let _: Option<String> = command.query_async(connection).await?;
-        known = cmd("GET").arg(EPOCH_KEY).query_async(connection).await?;
-    }
-    known.as_deref().and_then(read).ok_or_else(|| (::redis::ErrorKind::UnexpectedReturnType, "no epoch").into())
+/// The name of a place in the given part of the slots. No configured limit has a name with a space, so no counter is called
+/// like that.
+fn name_of(place: usize) -> CounterKey {
+    let name = |number: u32| {
+        let mut name = CounterKey::new(" beat");
+        name.push_display(number);
+        name
+    };
+    let falls_there = |name: &CounterKey| usize::from(slot_of(&tag(name))) * PLACES / usize::from(SLOTS) == place;
+    (0..NAMES_MAX).map(name).find(falls_there).unwrap_or_else(|| name(0))
 }
 
-fn fresh() -> Epoch {
-    Epoch(NonZeroU64::new(RandomState::new().hash_one("epoch")).unwrap_or(NonZeroU64::MAX))
+/// Whether a node of a cluster has not got the key's slot.
+fn is_elsewhere(error: &RedisError) -> bool {
+    let elsewhere = [ServerErrorKind::Moved, ServerErrorKind::Ask, ServerErrorKind::TryAgain];
+    elsewhere.into_iter().any(|kind| error.kind() == ErrorKind::Server(kind))
 }
 
-fn digits(Epoch(epoch): Epoch) -> Vec<u8> {
+fn digits(epoch: u64) -> Vec<u8> {
     format!("{epoch:016x}").into_bytes()
 }
 
@@ -142,9 +276,18 @@ mod tests {
         for nonsense in [answer(0, 0, good), answer(1, 2, good), answer(1 << 40, 2, good), answer(3, 2, &good[1..])] {
             assert_eq!(beat(&nonsense), None);
         }
-        for epoch in [&b"0000000000000000"[..], b"000000000000000g", b"\xff\xfe000000000000ff"] {
+        for epoch in [&NOWHERE[..], b"000000000000000g", b"\xff\xfe000000000000ff"] {
             assert_eq!(beat(&answer(3, 2, epoch)), None);
         }
         assert_eq!(beat(&answer(3, 2, good)[..9]), None);
+    }
+
+    #[test]
+    fn the_places_are_spread_evenly_over_the_slots() {
+        let trust = Trust::new();
+        for (index, place) in trust.places.iter().enumerate() {
+            assert_eq!(usize::from(slot_of(&place.epoch_key())) / (usize::from(SLOTS) / PLACES), index);
+            assert_eq!(slot_of(&place.epoch_key()), slot_of(&place.replicas_key()));
+        }
     }
 }
