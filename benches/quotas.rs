@@ -44,7 +44,7 @@ fn memory_acquire(bencher: Bencher<'_, '_>, limits: usize) {
     let mut acquire = |requests| {
         now = Moment { steady: now.steady + STEP, ..now };
         match store.acquire(requests, Mode::Consume, now) {
-            Answer::Now(grants) => grants.unwrap(),
+            Answer::Now(grants) => grants,
             Answer::Later(_) => unreachable!("the memory store answers at once"),
         }
     };

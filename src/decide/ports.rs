@@ -145,14 +145,16 @@ pub struct Payment {
 
 /// Keeps counters. Implemented by each store, decorated by deadline and breaker, used by [`Quotas`] only.
 ///
-/// Each call is one round trip whatever the number of counters. `now` is the moment of the decision: a store that has
+/// Each call is one round trip to each node that keeps some of its counters. `now` is the moment of the decision: a store that has
 /// no clock of its own goes by its steady part; one that several replicas share goes by its own clock.
 pub trait QuotaStore: Send + Sync {
-    /// Asks counters for units, all or none: unless each of them can grant its `at_least`, none is charged. One grant
+    /// Asks counters for units, all or none: unless each of them can grant its `at_least`, none is charged. One answer
     /// per request, in order, each saying what its own counter has to say. No counter is named twice.
     ///
+    /// A counter that cannot be asked refuses where its limit's `when_away` says deny, and else holds up no other.
+    ///
     /// A refusal changes nothing, and neither does [`Mode::Peek`]; what is left is then what is left without the units.
-    fn acquire(&self, requests: Requests, mode: Mode, now: Moment) -> Answer<'_, Result<Grants, Away>>;
+    fn acquire(&self, requests: Requests, mode: Mode, now: Moment) -> Answer<'_, Grants>;
 
     /// Ends leases: the units used move to the sub-window of the settling, the rest is released. A lease that is
     /// unknown, settled already or past its expiry is left as it is: spent whole.
@@ -189,14 +191,19 @@ pub struct Settlement {
 /// What several counters are asked for.
 pub type Requests = SmallVec<[Request; 4]>;
 
-/// Several counters' answers.
-pub type Grants = SmallVec<[Grant; 4]>;
+/// Several counters' answers: what each grants, or why it could not be asked.
+pub type Grants = SmallVec<[Result<Grant, Away>; 4]>;
+
+/// What is said of `counters` counters when none of them can be asked.
+pub fn all_away(counters: usize, away: Away) -> Grants {
+    SmallVec::from_elem(Err(away), counters)
+}
 
 /// Several leases' ends.
 pub type Settlements = SmallVec<[Settlement; 4]>;
 
 /// A dependency could not be asked, or its answer could not be understood.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{because}")]
 pub struct Away {
     /// Why, for the log and `/readyz`; holds no secret.

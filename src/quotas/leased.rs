@@ -19,7 +19,7 @@ use crate::decide::ports::{
     Answer, Away, Charges, Clock, Grants, Payment, QuotaStore, Quotas, Request, Requests, Settlement, Settlements,
 };
 use crate::domain::lease::{Ended, Holding, Level, Spend, end_of_lease, leased_frame};
-use crate::domain::limit::{CounterKey, Limit};
+use crate::domain::limit::{CounterKey, Limit, WhenAway};
 use crate::domain::question::Mode;
 use crate::domain::time::{Micros, Moment};
 use crate::domain::window::{Grant, LeaseId, Outcome, Terms};
@@ -160,7 +160,7 @@ impl LeaseDesk {
             let now = self.clock.steady();
             let mut taken = self.take(&requests, now);
             if let Some(grants) = taken.answer() {
-                return bill.settled_by(Ok(grants), false);
+                return bill.settled_by(grants, false);
             }
             match self.begin(&requests, &taken, now) {
                 Ok(asking) => return self.ask(bill, &requests, taken, asking).await,
@@ -207,36 +207,47 @@ impl LeaseDesk {
             uncovered.map(|(request, _)| Request { terms: asking.terms(request), ..request.clone() }).collect();
         self.metrics.paid_at_store.increment(1);
         let sent = self.clock.now();
-        let answer = self.store.acquire(asked.clone(), Mode::Consume, sent).get().await;
-        let Some(grants) = answer.ok().filter(|grants| fits(&asked, grants)) else {
+        let grants = self.store.acquire(asked.clone(), Mode::Consume, sent).get().await;
+        if !fits(&asked, &grants) {
             asking.woken = Woken::Away;
             drop((asking, taken));
             return self.without_store(bill, requests);
-        };
+        }
         let received = self.clock.steady();
-        let all = grants.iter().all(|grant| matches!(grant.outcome, Outcome::Granted { .. }));
+        let charged = grants.iter().zip(&asked).all(|(grant, request)| lets_go_on(grant, &request.limit));
         for (request, grant) in asked.iter().zip(&grants) {
-            self.learn(request, *grant, all, sent.steady, received);
+            self.learn(request, *grant, charged, sent.steady, received);
         }
         asking.parts.clear();
-        let mut grants = grants.into_iter().zip(&asked).map(|(grant, request)| own(grant, request.terms));
+        let mut grants = grants.into_iter().zip(&asked).map(|(grant, request)| grant.map(|it| own(it, request.terms)));
         let merged: Grants = taken
             .parts
             .iter()
-            .filter_map(|part| if matches!(part.spend, Spend::Paid(_)) { Some(part.grant()) } else { grants.next() })
+            .filter_map(
+                |part| {
+                    if matches!(part.spend, Spend::Paid(_)) { Some(Ok(part.grant())) } else { grants.next() }
+                },
+            )
             .collect();
-        if all {
+        if charged {
             taken.keep();
         }
-        bill.settled_by(Ok(merged), true)
+        bill.settled_by(merged, true)
     }
 
     /// Takes note of what the store said of one counter, and tells those who wait.
-    fn learn(&self, request: &Request, grant: Grant, all: bool, sent: Micros, received: Micros) {
+    fn learn(&self, request: &Request, answer: Result<Grant, Away>, charged: bool, sent: Micros, received: Micros) {
         let Request { limit: _, key, terms } = request;
         self.table.with(key, |entry| {
+            let Ok(grant) = answer else {
+                entry.holding.failed(terms.lease);
+                if !entry.holding.is_asking() {
+                    entry.wake(Woken::Away);
+                }
+                return;
+            };
             match grant.outcome {
-                Outcome::Granted { units } if all => {
+                Outcome::Granted { units } if charged => {
                     if terms.hold > Micros::ZERO {
                         self.metrics.leased(units);
                     }
@@ -283,12 +294,12 @@ impl LeaseDesk {
         let unknown: Requests =
             requests.iter().filter(|request| self.look(request, now.steady).is_none()).cloned().collect();
         let mut known: SmallVec<[Option<Grant>; 4]> = SmallVec::new();
-        let answer = self.store.acquire(unknown.clone(), Mode::Peek, now).get().await;
-        let grants = answer.ok().filter(|grants| grants.len() == unknown.len());
+        let grants = self.store.acquire(unknown.clone(), Mode::Peek, now).get().await;
+        let understood = grants.len() == unknown.len();
         for request in &requests {
             let asked = unknown.iter().position(|unknown| unknown.key == request.key);
             known.push(match asked {
-                Some(index) => grants.as_ref().map(|grants| grants[index]),
+                Some(index) => grants.get(index).copied().and_then(Result::ok).filter(|_| understood),
                 None => self.look(request, now.steady),
             });
         }
@@ -316,14 +327,14 @@ impl Quotas for LeaseDesk {
     fn pay(&self, charges: Charges, now: Moment) -> Answer<'_, Payment> {
         let (bill, requests) = Bill::new(charges);
         if requests.is_empty() {
-            return Answer::Now(bill.settled_by(Ok(Grants::new()), false));
+            return Answer::Now(bill.settled_by(Grants::new(), false));
         }
         // One that can never be paid spoils the payment; the others are then only looked at.
         if !bill.is_payable() {
             return self.look_at_all(bill, requests, now);
         }
         if let Some(grants) = self.take(&requests, now.steady).answer() {
-            return Answer::Now(bill.settled_by(Ok(grants), false));
+            return Answer::Now(bill.settled_by(grants, false));
         }
         Answer::later(self.pay_later(bill, requests))
     }
@@ -370,7 +381,7 @@ impl Taken<'_> {
         } else {
             return None;
         }
-        Some(self.parts.iter().map(Part::grant).collect())
+        Some(self.parts.iter().map(|part| Ok(part.grant())).collect())
     }
 
     fn keep(mut self) {
@@ -446,13 +457,21 @@ impl Drop for Asking<'_> {
     }
 }
 
-/// Whether the store answered what it was asked.
+/// Whether the store answered what it was asked, and could be asked at all.
 fn fits(asked: &Requests, grants: &Grants) -> bool {
-    let sound = |(request, grant): (&Request, &Grant)| match grant.outcome {
-        Outcome::Granted { units } => units >= request.terms.at_least,
-        Outcome::Short { .. } | Outcome::Never => true,
+    let sound = |(request, grant): (&Request, &Result<Grant, Away>)| match grant {
+        Ok(Grant { outcome: Outcome::Granted { units }, .. }) => *units >= request.terms.at_least,
+        Ok(_) | Err(_) => true,
     };
-    asked.len() == grants.len() && asked.iter().zip(grants).all(sound)
+    asked.len() == grants.len() && asked.iter().zip(grants).all(sound) && grants.iter().any(Result::is_ok)
+}
+
+/// Whether a counter's answer lets the others be charged.
+fn lets_go_on(answer: &Result<Grant, Away>, limit: &Limit) -> bool {
+    match answer {
+        Ok(grant) => matches!(grant.outcome, Outcome::Granted { .. }),
+        Err(Away { .. }) => limit.when_away != WhenAway::Deny,
+    }
 }
 
 /// What a grant means to the question that asked: units beyond its own are in hand, and left.

@@ -33,7 +33,7 @@ impl QuotaDesk {
     fn ask(&self, charges: Charges, mode: Mode, now: Moment) -> Answer<'_, Payment> {
         let (bill, requests) = Bill::new(charges);
         if requests.is_empty() {
-            return Answer::Now(bill.settled_by(Ok(Grants::new()), false));
+            return Answer::Now(bill.settled_by(Grants::new(), false));
         }
         // One that can never be paid spoils the payment; the others are then only looked at.
         let mode = if bill.is_payable() { mode } else { Mode::Peek };
@@ -99,11 +99,12 @@ impl Bill {
         self.charges.iter().all(|(_, place)| *place != Place::Never)
     }
 
-    fn settled_by(self, answer: Result<Grants, Away>, asked: bool) -> Payment {
-        let grants: SmallVec<[Option<Grant>; 4]> = match answer {
-            Ok(grants) if grants.len() == self.requests => grants.into_iter().map(Some).collect(),
+    fn settled_by(self, grants: Grants, asked: bool) -> Payment {
+        let grants: SmallVec<[Option<Grant>; 4]> = if grants.len() == self.requests {
+            grants.into_iter().map(Result::ok).collect()
+        } else {
             // A store that answers something else than it was asked is no reason to let anyone go on.
-            Ok(_) | Err(Away { .. }) => SmallVec::from_elem(None, self.requests),
+            SmallVec::from_elem(None, self.requests)
         };
         self.concluded(&grants, asked)
     }
@@ -161,7 +162,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::decide::ports::{AwayCause, Settlements};
+    use crate::decide::ports::{AwayCause, Settlements, all_away};
     use crate::domain::counter::Counter;
     use crate::domain::limit::Algorithm;
 
@@ -176,12 +177,12 @@ mod tests {
     }
 
     impl Core {
-        fn grants(&self, requests: &Requests, mode: Mode, now: Moment) -> Result<Grants, Away> {
+        fn grants(&self, requests: &Requests, mode: Mode, now: Moment) -> Grants {
             if self.away {
-                return Err(Away { because: AwayCause::Unreachable });
+                return all_away(requests.len(), Away { because: AwayCause::Unreachable });
             }
             let mut counters = self.counters.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let mut each = |charge: bool| -> Grants {
+            let mut each = |charge: bool| -> SmallVec<[Grant; 4]> {
                 let one = |Request { limit, key, terms }: &Request| {
                     let algorithm = limit.algorithm;
                     let place = counters.iter().position(|(known, _)| known == key).unwrap_or_else(|| {
@@ -195,12 +196,13 @@ mod tests {
             };
             let looked = each(false);
             let all = looked.iter().all(|grant| matches!(grant.outcome, Outcome::Granted { .. }));
-            Ok(if all && mode == Mode::Consume { each(true) } else { looked })
+            let grants = if all && mode == Mode::Consume { each(true) } else { looked };
+            grants.into_iter().map(Ok).collect()
         }
     }
 
     impl QuotaStore for Core {
-        fn acquire(&self, requests: Requests, mode: Mode, now: Moment) -> Answer<'_, Result<Grants, Away>> {
+        fn acquire(&self, requests: Requests, mode: Mode, now: Moment) -> Answer<'_, Grants> {
             let answer = self.grants(&requests, mode, now);
             if self.waits { Answer::later(async { answer }) } else { Answer::Now(answer) }
         }

@@ -14,7 +14,9 @@ use metrics::{Counter, Gauge};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use crate::decide::ports::{Answer, Away, AwayCause, Clock, Grants, QuotaStore, Request, Requests, Settlements};
+use crate::decide::ports::{
+    Answer, Away, AwayCause, Clock, Grants, QuotaStore, Request, Requests, Settlements, all_away,
+};
 use crate::domain::limit::{Algorithm, CounterKey, Limit, UNITS_MAX, WINDOW_MIN, WhenAway};
 use crate::domain::question::Mode;
 use crate::domain::time::{Micros, Moment};
@@ -91,7 +93,12 @@ impl Guard {
         let terms = Terms { at_least: 1, at_most: 1, hold: Micros::ZERO, lease };
         // No configured limit has a name with a space, so no key begins like that.
         let request = Request { limit, key: CounterKey::new(" probe"), terms };
-        self.acquire(Requests::from_iter([request]), Mode::Consume, now).get().await.map(|_| ())
+        self.acquire(Requests::from_iter([request]), Mode::Consume, now)
+            .get()
+            .await
+            .into_iter()
+            .collect::<Result<Vec<_>, _>>()
+            .map(|_| ())
     }
 
     fn pass<'a, T: Send + 'a>(&'a self, answer: Answer<'a, Result<T, Away>>) -> Answer<'a, Result<T, Away>> {
@@ -144,8 +151,10 @@ impl Guard {
 }
 
 impl QuotaStore for Guard {
-    fn acquire(&self, requests: Requests, mode: Mode, now: Moment) -> Answer<'_, Result<Grants, Away>> {
-        self.pass(self.store.acquire(requests, mode, now))
+    fn acquire(&self, requests: Requests, mode: Mode, now: Moment) -> Answer<'_, Grants> {
+        let counters = requests.len();
+        let answer = self.store.acquire(requests, mode, now).then(|grants| Answer::Now(heard(grants)));
+        self.pass(answer).then(move |answer| Answer::Now(answer.unwrap_or_else(|away| all_away(counters, away))))
     }
 
     fn settle(&self, settlements: Settlements, now: Moment) -> Answer<'_, Result<(), Away>> {
@@ -154,6 +163,14 @@ impl QuotaStore for Guard {
 
     fn reset(&self, limit: Arc<Limit>, key: CounterKey) -> Answer<'_, Result<(), Away>> {
         self.pass(self.store.reset(limit, key))
+    }
+}
+
+/// A store of which no counter could be asked is away.
+fn heard(grants: Grants) -> Result<Grants, Away> {
+    match grants.first() {
+        Some(Err(away)) if grants.iter().all(Result::is_err) => Err(*away),
+        _ => Ok(grants),
     }
 }
 
@@ -325,6 +342,7 @@ mod tests {
 
     use super::*;
     use crate::domain::time::Moment;
+    use crate::domain::window::{Grant, Outcome};
 
     const UNREACHABLE: Away = Away { because: AwayCause::Unreachable };
     const RESTING: Away = Away { because: AwayCause::Resting };
@@ -372,19 +390,21 @@ mod tests {
 
         fn answer(&self) -> Answer<'_, Result<(), Away>> {
             if self.at_once {
-                return Answer::Now(self.answer.lock().unwrap().clone());
+                return Answer::Now(*self.answer.lock().unwrap());
             }
             Answer::later(async {
                 self.asked.fetch_add(1, Ordering::Relaxed);
                 self.lets.acquire().await.unwrap().forget();
-                self.answer.lock().unwrap().clone()
+                *self.answer.lock().unwrap()
             })
         }
     }
 
     impl QuotaStore for Told {
-        fn acquire(&self, _: Requests, _: Mode, _: Moment) -> Answer<'_, Result<Grants, Away>> {
-            self.answer().then(|answer| Answer::Now(answer.map(|()| Grants::new())))
+        fn acquire(&self, requests: Requests, _: Mode, _: Moment) -> Answer<'_, Grants> {
+            let grant = Grant { outcome: Outcome::Granted { units: 0 }, remaining: 0, reset_after: Micros::ZERO };
+            let each = move |answer: Result<(), Away>| requests.iter().map(|_| answer.map(|()| grant)).collect();
+            self.answer().then(move |answer| Answer::Now(each(answer)))
         }
 
         fn settle(&self, _: Settlements, _: Moment) -> Answer<'_, Result<(), Away>> {
@@ -413,11 +433,11 @@ mod tests {
         }
 
         async fn ask(&self) -> Result<(), Away> {
-            self.begin().get().await.map(|_| ())
+            self.begin().get().await
         }
 
-        fn begin(&self) -> Answer<'_, Result<Grants, Away>> {
-            self.guard.acquire(Requests::new(), Mode::Consume, self.clock.now())
+        fn begin(&self) -> Answer<'_, Result<(), Away>> {
+            self.guard.settle(Settlements::new(), self.clock.now())
         }
 
         async fn wear_out(&self) {

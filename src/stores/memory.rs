@@ -22,7 +22,7 @@ use metrics::Gauge;
 use smallvec::SmallVec;
 use tracing::{info, warn};
 
-use crate::decide::ports::{Answer, Away, AwayCause, Grants, QuotaStore, Request, Requests, Settlements};
+use crate::decide::ports::{Answer, Away, AwayCause, Grants, QuotaStore, Request, Requests, Settlements, all_away};
 use crate::domain::counter::Counter;
 use crate::domain::limit::{Algorithm, CounterKey, Limit};
 use crate::domain::question::Mode;
@@ -92,16 +92,16 @@ impl MemoryStore {
         }
     }
 
-    fn acquire_now(&self, requests: &[Request], mode: Mode, now: Moment) -> Result<Grants, Away> {
+    fn acquire_now(&self, requests: &[Request], mode: Mode, now: Moment) -> Grants {
         if let Some(grants) = self.try_acquire(requests, mode, now) {
-            return Ok(grants);
+            return grants;
         }
         for shard in &self.shards {
             lock(shard).let_go_of_idle(LOOKED_AT_WHEN_FULL, now.steady, &self.hasher, &self.room);
         }
-        self.try_acquire(requests, mode, now).ok_or_else(|| {
+        self.try_acquire(requests, mode, now).unwrap_or_else(|| {
             self.room.say_full();
-            Away { because: AwayCause::Full }
+            all_away(requests.len(), Away { because: AwayCause::Full })
         })
     }
 
@@ -114,7 +114,7 @@ impl MemoryStore {
         for &hash in &hashes {
             locked.of(hash)?.let_go_of_idle(LOOKED_AT_PER_CALL, now.steady, &self.hasher, &self.room);
         }
-        let mut grants = Grants::new();
+        let mut grants = SmallVec::<[Grant; 4]>::new();
         let mut new = 0;
         for (request, &hash) in requests.iter().zip(&hashes) {
             let (grant, known) = locked.of(hash)?.look(hash, request, now);
@@ -123,7 +123,7 @@ impl MemoryStore {
         }
         let granted = grants.iter().all(|grant| matches!(grant.outcome, Outcome::Granted { .. }));
         if mode == Mode::Peek || !granted {
-            return Some(grants);
+            return Some(grants.into_iter().map(Ok).collect());
         }
         let mut reserved = self.room.reserve(new)?;
         for ((grant, request), &hash) in grants.iter_mut().zip(requests).zip(&hashes) {
@@ -131,7 +131,7 @@ impl MemoryStore {
                 *grant = locked.of(hash)?.acquire(hash, request, now, &self.hasher, &mut reserved);
             }
         }
-        Some(grants)
+        Some(grants.into_iter().map(Ok).collect())
     }
 
     fn hash(&self, key: &[u8]) -> u64 {
@@ -153,7 +153,7 @@ impl MemoryStore {
 }
 
 impl QuotaStore for MemoryStore {
-    fn acquire(&self, requests: Requests, mode: Mode, now: Moment) -> Answer<'_, Result<Grants, Away>> {
+    fn acquire(&self, requests: Requests, mode: Mode, now: Moment) -> Answer<'_, Grants> {
         Answer::Now(self.acquire_now(&requests, mode, now))
     }
 
@@ -360,11 +360,11 @@ mod tests {
         (MemoryStore::new(counters_max, &telemetry), telemetry)
     }
 
-    fn ask(store: &MemoryStore, names: &[&str], units: u64, now: Micros) -> Result<Grants, Away> {
+    fn ask(store: &MemoryStore, names: &[&str], units: u64, now: Micros) -> Result<Vec<Grant>, Away> {
         let limit = limit(10, WINDOW);
         let requests: Requests = names.iter().map(|name| request(&limit, name, at_once(units))).collect();
         match store.acquire(requests, Mode::Consume, at(now)) {
-            Answer::Now(answer) => answer,
+            Answer::Now(answer) => answer.into_iter().collect(),
             Answer::Later(_) => unreachable!("memory answers at once"),
         }
     }
@@ -496,14 +496,14 @@ mod tests {
                 scope.spawn(move || {
                     for turn in 0..500 {
                         let mode = if turn % 3 == 0 { Mode::Peek } else { Mode::Consume };
-                        let grants = store.acquire_now(&requests(thread + turn, 1), mode, at(START)).unwrap();
-                        let first = grants[0].remaining;
-                        assert!(grants.iter().all(|grant| grant.remaining == first), "{grants:?}");
+                        let grants = store.acquire_now(&requests(thread + turn, 1), mode, at(START));
+                        let first = grants[0].unwrap().remaining;
+                        assert!(grants.iter().all(|grant| grant.unwrap().remaining == first), "{grants:?}");
                     }
                 });
             }
         });
-        let left = store.acquire_now(&requests(0, 1), Mode::Peek, at(START)).unwrap()[0].remaining;
+        let left = store.acquire_now(&requests(0, 1), Mode::Peek, at(START))[0].unwrap().remaining;
         assert_eq!(left, 1_000_000 - 6 * 333);
     }
 

@@ -114,8 +114,9 @@ fn lease(units: u64, at_most: u64, serial: u64) -> Terms {
     Terms { at_least: units, at_most, hold: WIDTH, lease: LeaseId { replica: u64::MAX, serial } }
 }
 
-pub(super) async fn all(store: &dyn QuotaStore, mode: Mode, requests: &[Request], now: Micros) -> Grants {
-    store.acquire(requests.iter().cloned().collect(), mode, at(now)).get().await.unwrap()
+pub(super) async fn all(store: &dyn QuotaStore, mode: Mode, requests: &[Request], now: Micros) -> Vec<Grant> {
+    let grants = store.acquire(requests.iter().cloned().collect(), mode, at(now)).get().await;
+    grants.into_iter().map(Result::unwrap).collect()
 }
 
 async fn one(store: &dyn QuotaStore, terms: Terms, now: Micros) -> Grant {
@@ -342,9 +343,9 @@ const FRAME: Frame = Frame { units: UNITS, width: WIDTH, parts: 32 };
 struct Core(Mutex<HashMap<(Discriminant<Algorithm>, CounterKey), Counter>>);
 
 impl QuotaStore for Core {
-    fn acquire(&self, requests: Requests, mode: Mode, now: Moment) -> Answer<'_, Result<Grants, Away>> {
+    fn acquire(&self, requests: Requests, mode: Mode, now: Moment) -> Answer<'_, Grants> {
         let mut counters = self.0.lock().unwrap();
-        let mut grant_each = |charge: bool| -> Grants {
+        let mut grant_each = |charge: bool| -> Vec<Grant> {
             let grant = |Request { limit, key, terms }: &Request| {
                 let fresh = Counter::new(limit.algorithm, Micros::ZERO);
                 let counter = counters.entry((discriminant(&limit.algorithm), key.clone())).or_insert(fresh);
@@ -359,7 +360,8 @@ impl QuotaStore for Core {
         };
         let looked = grant_each(false);
         let all = looked.iter().all(|grant| matches!(grant.outcome, Outcome::Granted { .. }));
-        Answer::Now(Ok(if all && mode == Consume { grant_each(true) } else { looked }))
+        let grants = if all && mode == Consume { grant_each(true) } else { looked };
+        Answer::Now(grants.into_iter().map(Ok).collect())
     }
 
     fn settle(&self, settlements: Settlements, now: Moment) -> Answer<'_, Result<(), Away>> {
@@ -402,7 +404,7 @@ impl Keeper for InStore<'_> {
     fn acquire(&mut self, counter: usize, terms: Terms, now: Micros) -> Grant {
         let request = request(&self.limit, &self.name(counter), terms);
         let answer = self.store.acquire([request].into_iter().collect(), Consume, at(now));
-        self.runtime.block_on(answer.get()).unwrap()[0]
+        self.runtime.block_on(answer.get())[0].unwrap()
     }
 
     fn settle(&mut self, counter: usize, lease: LeaseId, used: u64, now: Micros) {

@@ -8,7 +8,7 @@ use futures_util::future::{FutureExt as _, join_all};
 use tokio::sync::Semaphore;
 
 use super::*;
-use crate::decide::ports::{AwayCause, Charge};
+use crate::decide::ports::{AwayCause, Charge, all_away};
 use crate::domain::decision::{QuotaVerdict, Reason};
 use crate::domain::fixed::Grid;
 use crate::domain::limit::{Algorithm, WhenAway};
@@ -27,6 +27,8 @@ struct Core {
     counters: Mutex<Vec<(CounterKey, Counter)>>,
     door: Semaphore,
     away: AtomicBool,
+    /// A limit whose counters are on a node that is away.
+    lost: Mutex<Option<Arc<Limit>>>,
     calls: AtomicUsize,
 }
 
@@ -48,10 +50,12 @@ impl Core {
 }
 
 impl QuotaStore for Core {
-    fn acquire(&self, requests: Requests, mode: Mode, now: Moment) -> Answer<'_, Result<Grants, Away>> {
+    fn acquire(&self, requests: Requests, mode: Mode, now: Moment) -> Answer<'_, Grants> {
         Answer::later(async move {
-            self.enter().await?;
-            let each = |charge: bool| -> Grants {
+            if let Err(away) = self.enter().await {
+                return all_away(requests.len(), away);
+            }
+            let each = |charge: bool| -> Vec<Grant> {
                 let one = |Request { limit, key, terms }: &Request| {
                     self.with(limit, key, |counter| {
                         if charge {
@@ -64,8 +68,20 @@ impl QuotaStore for Core {
                 requests.iter().map(one).collect()
             };
             let looked = each(false);
-            let all = looked.iter().all(|grant| matches!(grant.outcome, Outcome::Granted { .. }));
-            Ok(if all && mode == Mode::Consume { each(true) } else { looked })
+            let lost = self.lost.lock().unwrap().clone();
+            let is_lost = |request: &Request| lost.as_ref().is_some_and(|lost| lost.name == request.limit.name);
+            let all = looked.iter().zip(&requests).all(|(grant, request)| {
+                if is_lost(request) {
+                    request.limit.when_away != WhenAway::Deny
+                } else {
+                    matches!(grant.outcome, Outcome::Granted { .. })
+                }
+            });
+            let grants = if all && mode == Mode::Consume { each(true) } else { looked };
+            let answers = grants.into_iter().zip(&requests).map(|(grant, request)| {
+                if is_lost(request) { Err(Away { because: AwayCause::Unreachable }) } else { Ok(grant) }
+            });
+            answers.collect()
         })
     }
 
@@ -109,6 +125,7 @@ fn world_for(holdings_max: usize) -> World {
         counters: Mutex::default(),
         door: Semaphore::new(1_000),
         away: AtomicBool::new(false),
+        lost: Mutex::default(),
         calls: AtomicUsize::new(0),
     });
     let clock = Arc::new(Hands(AtomicU64::new(1_000_000_000)));
@@ -171,6 +188,26 @@ async fn a_cold_counter_is_charged_exactly_and_a_hot_one_is_paid_from_memory() {
     let paid = world.pay(&[(&limit, 1)]).await;
     assert_eq!((paid.reason, paid.asked, world.calls()), (Reason::Allowed, false, calls));
     assert_eq!(paid.states[0].remaining, total - 1, "what is in hand is left, too");
+}
+
+#[tokio::test]
+async fn a_counter_whose_node_is_away_holds_up_the_others_only_if_its_limit_says_deny() {
+    for (when_away, reason, charged) in [(WhenAway::Allow, Reason::Allowed, 1), (WhenAway::Deny, Reason::StoreAway, 0)]
+    {
+        let world = world();
+        let (near, hot) = (limit("near", 1_000, WhenAway::Deny), limit("hot", 1_000, WhenAway::Deny));
+        let far = limit("far", 1_000, when_away);
+        *world.core.lost.lock().unwrap() = Some(Arc::clone(&far));
+        world.heat(&hot).await;
+        let in_hand = world.in_hand(&hot);
+        let paid = world.pay(&[(&hot, 1), (&far, 1), (&near, 1)]).await;
+        assert_eq!(paid.reason, reason);
+        let verdicts: Vec<QuotaVerdict> = paid.states.iter().map(|state| state.verdict).collect();
+        assert_eq!(verdicts, [QuotaVerdict::Granted, QuotaVerdict::Away, QuotaVerdict::Granted]);
+        assert_eq!((world.left(&near), world.in_hand(&hot)), (1_000 - charged, in_hand - charged), "{when_away:?}");
+        // Nobody waits for a request that is over.
+        assert_eq!(world.pay(&[(&far, 1)]).await.states[0].verdict, QuotaVerdict::Away);
+    }
 }
 
 #[tokio::test]

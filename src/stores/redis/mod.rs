@@ -16,7 +16,9 @@ use smallvec::{SmallVec, smallvec};
 
 pub use self::link::ConnectProblem;
 use self::link::Link;
-use crate::decide::ports::{Answer, Away, AwayCause, Grants, QuotaStore, Request, Requests, Settlement, Settlements};
+use crate::decide::ports::{
+    Answer, Away, AwayCause, Grants, QuotaStore, Request, Requests, Settlement, Settlements, all_away,
+};
 use crate::domain::limit::{Algorithm, CounterKey, Limit, UNITS_MAX, WINDOW_MAX};
 use crate::domain::question::Mode;
 use crate::domain::time::{Micros, Moment};
@@ -101,7 +103,12 @@ impl RedisStore {
         })
     }
 
-    async fn acquire_later(&self, requests: Requests, mode: Mode, now: Moment) -> Result<Grants, Away> {
+    async fn acquire_later(&self, requests: Requests, mode: Mode, now: Moment) -> Grants {
+        let answer = self.try_acquire(&requests, mode, now).await;
+        answer.unwrap_or_else(|away| all_away(requests.len(), away))
+    }
+
+    async fn try_acquire(&self, requests: &Requests, mode: Mode, now: Moment) -> Result<Grants, Away> {
         let mut call = Call::default();
         call.keys.extend(requests.iter().map(|request| state_key(&request.key, request.limit.algorithm)));
         call.keys.extend(requests.iter().filter_map(|Request { limit, key, terms }| match limit.algorithm {
@@ -162,9 +169,9 @@ impl RedisStore {
 }
 
 impl QuotaStore for RedisStore {
-    fn acquire(&self, requests: Requests, mode: Mode, now: Moment) -> Answer<'_, Result<Grants, Away>> {
+    fn acquire(&self, requests: Requests, mode: Mode, now: Moment) -> Answer<'_, Grants> {
         if requests.is_empty() {
-            return Answer::Now(Ok(Grants::new()));
+            return Answer::Now(Grants::new());
         }
         Answer::later(self.acquire_later(requests, mode, now))
     }
@@ -274,7 +281,7 @@ fn grants(answer: &[u8], counters: usize) -> Option<Grants> {
     if quads.len() != counters || !odd.is_empty() || !rest.is_empty() {
         return None;
     }
-    quads.iter().map(|quad| grant(quad.map(u64::from_le_bytes))).collect()
+    quads.iter().map(|quad| grant(quad.map(u64::from_le_bytes)).map(Ok)).collect()
 }
 
 fn grant([outcome, value, remaining, reset_after]: [u64; 4]) -> Option<Grant> {
@@ -380,7 +387,7 @@ mod tests {
     fn an_answer_that_makes_no_sense_is_not_taken_for_one() {
         let answer = |numbers: &[u64]| numbers.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<u8>>();
         let short = Grant { outcome: Outcome::Short { retry_after: Micros(7) }, remaining: 0, reset_after: Micros(3) };
-        assert_eq!(grants(&answer(&[1, 7, 0, 3]), 1).as_deref(), Some(&[short][..]));
+        assert_eq!(grants(&answer(&[1, 7, 0, 3]), 1).as_deref(), Some(&[Ok(short)][..]));
         assert_eq!(grants(&answer(&[3, 7, 0, 3]), 1), None);
         assert_eq!(grants(&answer(&[0, 1, 2, 3]), 2), None);
         assert_eq!(grants(&answer(&[0, 1, 2, 3, 0, 1, 2]), 1), None);
