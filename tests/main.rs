@@ -6,6 +6,7 @@ mod algorithms;
 mod api;
 mod away;
 mod deploy;
+mod picture;
 mod program;
 mod provider;
 mod redis;
