@@ -40,11 +40,11 @@ local function bucket(raw, ask)
   local gain, unit, burst, units, hold = unpack('<I8I8I8I8I8', ask, 2)
   local latest, used, epoch = now, 0, now
   if raw then
-    local _, old, old_burst
-    _, old, old_burst, latest, used, epoch = unpack('<I8I8I8I8I8I8', raw)
+    local old_gain, old, old_burst
+    old_gain, old, old_burst, latest, used, epoch = unpack('<I8I8I8I8I8I8', raw)
     if old ~= unit then
       used = math.min(ceil(used / old), burst) * unit
-    elseif old_burst ~= burst and used > burst * unit then
+    elseif used > burst * unit and (old_gain ~= gain or old_burst ~= burst) then
       used = burst * unit
     end
     if latest < now then

@@ -10,7 +10,7 @@
 --
 -- A lease that is unknown, settled or past its expiry is left as it is: spent whole. So is one that has outlived its
 -- charge, but for what was used beyond its units.
-local PARTS_MAX, TOTAL_MAX = 9007199254740991, 1000000000000000
+local PARTS_MAX, TOTAL_MAX, WINDOW_MAX = 9007199254740991, 1000000000000000, 31622400000000
 
 -- These answer with the state and how long it counts, or keeps its life; or nothing where nothing changes. Each is told
 -- units and epoch of the lease, which has not expired.
@@ -54,12 +54,13 @@ local function window(raw, ask, lease, expires, lease_epoch)
   end
   if not found then
     local add = room(max(used - lease, 0))
-    if add == 0 then return nil end
+    if add == 0 and not raw then return nil end
     entries, head = tail(0, add)
     total = total + add
   end
   local state = pack(FOUR, width, latest, total, epoch) .. (raw and sub(raw, 33, head + 15) or '') .. entries
-  local last = #state > 32 and unpack(ENTRY, state, #state - 15) or current
+  -- All that is left may be sub-windows that count no more.
+  local last = #state > 32 and max(current, (unpack(ENTRY, state, #state - 15))) or current
   return state, (last + parts + 1) * width - latest
 end
 
@@ -71,7 +72,7 @@ local function level(raw, ask, lease, _, lease_epoch)
   if really > lease then beyond = (really - lease) * unit end
   if back == 0 and beyond == 0 then return nil end
   if used == 0 and raw then epoch = max(epoch + 1, latest) end
-  used = math.min(used - back + beyond, PARTS_MAX)
+  used = math.min(used - back + beyond, gain * WINDOW_MAX, PARTS_MAX)
   return pack(SIX, gain, unit, burst, latest, used, epoch), beyond > 0 and ceil(used / gain)
 end
 
