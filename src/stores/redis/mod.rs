@@ -68,6 +68,8 @@ pub struct RedisStore {
 }
 
 struct Scripts {
+    /// For sliding windows alone, which need less.
+    acquire_windows: Code,
     acquire: Code,
     settle: Code,
     refund: Code,
@@ -96,7 +98,8 @@ impl RedisStore {
             link: Link::open(settings)?,
             time: settings.time,
             scripts: Scripts {
-                acquire: Code::new(include_str!("acquire.lua")),
+                acquire_windows: Code::new(include_str!("acquire.lua")),
+                acquire: Code::new(concat!(include_str!("kinds.lua"), include_str!("acquire.lua"))),
                 settle: Code::new(concat!(include_str!("levels.lua"), include_str!("settle.lua"))),
                 refund: Code::new(concat!(include_str!("levels.lua"), include_str!("refund.lua"))),
                 reset: Code::new(include_str!("reset.lua")),
@@ -125,7 +128,10 @@ impl RedisStore {
             Mode::Peek => b"p".into(),
         });
         call.args.extend(requests.iter().map(packed));
-        let answer = self.run(&self.scripts.acquire, &call).await?;
+        let is_window = |request: &Request| matches!(request.limit.algorithm, Algorithm::SlidingWindow { .. });
+        let windows = requests.iter().all(is_window);
+        let script = if windows { &self.scripts.acquire_windows } else { &self.scripts.acquire };
+        let answer = self.run(script, &call).await?;
         grants(&answer, requests.len()).ok_or(Away { because: AwayCause::Garbled })
     }
 

@@ -88,16 +88,13 @@ local function count(raw, ask, lease, _, lease_epoch)
   return pack(FOUR, length, latest, used, epoch), beyond > 0 and ends - latest
 end
 
-local function slots(raw, ask)
-  local latest, held = unpack(ENTRY, raw)
-  if latest < now then latest = now end
-  local name = sub(ask, 2)
-  local at = string.find(raw, name, 33, true)
-  while at and at % 32 ~= 1 do at = string.find(raw, name, at + 1, true) end
-  if not at then return nil end
-  local expires, units = unpack(ENTRY, raw, at - 16)
-  if latest > expires then return nil end
-  return pack(ENTRY, latest, held - units) .. sub(raw, 17, at - 17) .. sub(raw, at + 16), false
+local function release(key, ask)
+  local name, unit = sub(ask, 2), 1
+  local expires = tonumber(call('ZSCORE', key, name .. pack('<I2', unit)) or -1)
+  local latest = max(tonumber(call('ZSCORE', key, '') or now), now)
+  if expires < latest then return end
+  while call('ZREM', key, name .. pack('<I2', unit)) > 0 do unit = unit + 1 end
+  call('ZADD', key, latest, '')
 end
 
 local function put(key, state, life)
@@ -112,8 +109,10 @@ end
 for i = 1, #ARGV - 1 do
   local key, lease, ask = KEYS[2 * i - 1], KEYS[2 * i], ARGV[i + 1]
   local kind = byte(ask)
-  local raw = call('GET', key)
-  if kind == WINDOW or kind == BUCKET or kind == FIXED then
+  if kind == SLOTS then
+    release(key, ask)
+  else
+    local raw = call('GET', key)
     local record = call('GET', lease)
     local latest = raw and unpack('<I8', raw, kind == WINDOW and 9 or kind == BUCKET and 25 or 9) or now
     if latest < now then latest = now end
@@ -124,8 +123,6 @@ for i = 1, #ARGV - 1 do
       put(key, settled(raw, ask, units, expires, epoch))
       call('DEL', lease)
     end
-  elseif raw then
-    put(key, slots(raw, ask))
   end
 end
 return ''
