@@ -75,6 +75,11 @@ impl Flow {
         self.gains(self.parts())
     }
 
+    /// The most parts that are out, more than all units included: they are back within [`WINDOW_MAX`].
+    fn owed_max(self) -> u64 {
+        self.gain.saturating_mul(WINDOW_MAX.0).min(PARTS_MAX)
+    }
+
     /// The parts of all units.
     const fn parts(self) -> u64 {
         self.burst * self.unit
@@ -99,7 +104,8 @@ const fn common_divisor(a: u64, b: u64) -> u64 {
 /// Time never steps back for it: an earlier `now` counts as the latest one at which it was changed. Times in a
 /// [`Grant`] are counted from the `now` that was given, so that whoever waits by the same clock is served.
 ///
-/// A settled reservation may leave more used than the bucket holds: later charges wait until that is back, too.
+/// A settled reservation may leave more used than the bucket holds: later charges wait until that is back, too. It is
+/// never more than comes back within [`WINDOW_MAX`].
 ///
 /// When the limit's definition changes, units that were used stay used, at most the whole bucket. With another rate,
 /// part of a unit counts as a whole one, and the time since the latest charge counts at the new rate. So at worst a
@@ -168,7 +174,7 @@ impl Level {
         let beyond = ended.beyond(used).saturating_mul(flow.unit);
         if back > 0 || beyond > 0 {
             self.change(flow, level, at);
-            self.used = level.saturating_sub(back).saturating_add(beyond).min(PARTS_MAX);
+            self.used = level.saturating_sub(back).saturating_add(beyond).min(flow.owed_max());
         }
     }
 
@@ -214,12 +220,12 @@ impl Level {
 
     /// Parts used as of `at`, which is not before `latest`.
     fn used(&self, flow: Flow, at: Micros) -> u64 {
-        let used = if self.flow.unit != flow.unit {
-            self.used.div_ceil(self.flow.unit).min(flow.burst) * flow.unit
-        } else if self.flow.burst != flow.burst {
+        let used = if self.flow == flow {
+            self.used
+        } else if self.flow.unit == flow.unit {
             self.used.min(flow.parts())
         } else {
-            self.used
+            self.used.div_ceil(self.flow.unit).min(flow.burst) * flow.unit
         };
         used.saturating_sub(at.since(self.latest).0.saturating_mul(flow.gain))
     }

@@ -26,8 +26,7 @@ pub struct Slots {
 /// Units are held for the time from their acquisition up to, not including, the moment at which their hold has passed. Time
 /// never steps back: an earlier `now` counts as the latest one at which it was changed.
 ///
-/// Acquiring again under the same name holds the new units instead of the old ones: it renews. When the limit's
-/// definition changes, holders keep what they hold, for as long as they were told. With fewer units nobody acquires
+/// A name is used once: leases have a name of their own each. When the limit's definition changes, holders keep what they hold, for as long as they were told. With fewer units nobody acquires
 /// any until enough of them came back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holders {
@@ -46,7 +45,7 @@ impl Holders {
     /// from the `now` that was given.
     pub fn look(&self, slots: Slots, terms: Terms, now: Micros) -> Grant {
         let at = now.max(self.latest);
-        let held = || self.leases.iter().filter(|held| held.expires > at && held.id != terms.lease);
+        let held = || self.leases.iter().filter(|held| held.expires > at);
         let used = held().fold(0_u64, |sum, held| sum.saturating_add(held.units));
         let remaining = slots.units.saturating_sub(used);
         let outcome = match terms.at_least {

@@ -166,19 +166,16 @@ impl Counter {
     pub fn settle(&mut self, lease: LeaseId, used: u64, now: Micros) {
         let (used, now) = (used.min(UNITS_MAX), now.max(self.latest));
         let Some(ended) = self.leases.as_mut().and_then(|leases| leases.end(lease, now)) else { return };
+        self.latest = now;
         let index = ended.expires.0 / self.width.0;
         let whole = self.charged.iter().any(|charged| charged.index == index && charged.units >= ended.units);
         let moved = if ended.charged && whole {
-            self.latest = now;
             self.release(index, ended.units);
             used
         } else {
             ended.beyond(used)
         };
-        if moved > 0 {
-            self.latest = now;
-            self.add(now.0 / self.width.0, moved);
-        }
+        self.add(now.0 / self.width.0, moved);
     }
 
     /// Takes back up to `units` that were charged, and answers how many: first from the oldest sub-window that counts,
@@ -338,6 +335,12 @@ mod tests {
         fn settle(&mut self, counter: usize, lease: LeaseId, used: u64, now: Micros) {
             self[counter].settle(lease, used, now);
             assert_well_formed(&self[counter]);
+        }
+
+        fn refund(&mut self, counter: usize, units: u64, now: Micros) -> u64 {
+            let taken = self[counter].refund(units, now);
+            assert_well_formed(&self[counter]);
+            taken
         }
     }
 

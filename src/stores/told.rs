@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use proptest::prelude::*;
 
 use super::algorithms::{bucket, fixed};
+use super::comparison::Core;
 use super::redis::RedisStore;
 use super::redis_faults::{Guarded, settings};
 use super::redis_server::{RedisCluster, RedisServer};
-use super::suite::{Core, WINDOW, all, at, key, limit, memory, reached, redis, request, runtime};
+use super::suite::{WINDOW, all, at, key, limit, memory, reached, redis, request, runtime};
 use crate::decide::ports::{Away, AwayCause, Beat, Charge, Clock as _, Epoch, Pulse, QuotaStore};
 use crate::domain::exact_log::at_once;
 use crate::domain::limit::Limit;
