@@ -14,6 +14,13 @@ use super::window::{Frame, Grant, LeaseId, Terms};
 /// The longest that a lease lasts: what a lost replica held is stranded for so long.
 pub const LEASE_MAX: Micros = Micros::from_secs(1);
 
+/// The shortest that a lease lasts. One that is shorter could not be looked after in time, and what is not spent of it would
+/// be stranded: windows below a second have no leases.
+pub const LEASE_MIN: Micros = Micros::from_millis(50);
+
+/// How long before its end a lease ends at the latest, to be settled in time: it is looked after each 20 ms.
+const ENDS_AHEAD: Micros = Micros::from_millis(25);
+
 /// A lease lasts at most this part of its window.
 const LEASES_PER_WINDOW: u64 = 20;
 
@@ -37,7 +44,9 @@ const REFUSAL_MAX: Micros = Micros::from_secs(1);
 /// held in advance are not free.
 pub fn leased_frame(limit: &Limit) -> Option<Frame> {
     match limit.algorithm {
-        Algorithm::SlidingWindow { units, window } => Some(Frame::new(units, window)),
+        Algorithm::SlidingWindow { units, window } => {
+            Some(Frame::new(units, window)).filter(|frame| lease_time(*frame) >= LEASE_MIN)
+        }
         Algorithm::TokenBucket(_) | Algorithm::FixedWindow(_) | Algorithm::Concurrency(_) => None,
     }
 }
@@ -300,7 +309,7 @@ impl Holding {
     pub fn tend(&mut self, now: Micros) -> Option<Ended> {
         let hold = lease_time(self.frame);
         let hand = self.hand?;
-        let ending = now + Micros(hold.0 / 8) >= hand.ends;
+        let ending = now + Micros(hold.0 / 8).max(ENDS_AHEAD) >= hand.ends;
         let idle = now.since(hand.used) >= Micros(hold.0 / 2);
         if ending || idle || hand.left == 0 { self.end() } else { None }
     }

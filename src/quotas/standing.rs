@@ -10,8 +10,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::decide::ports::{Beat, Epoch};
 use crate::domain::time::Micros;
 
-/// How long the others are waited for. As long as a replica counts as there without a word.
-const WAIT_MAX: Micros = Micros::from_secs(5);
+/// How long the others are waited for: a connection that is made anew, after pauses, a rest of the store and a beat take no
+/// longer.
+const WAIT_MAX: Micros = Micros::from_secs(10);
 
 /// What follows from a beat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

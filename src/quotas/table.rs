@@ -369,3 +369,17 @@ impl Shard {
 fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_counter_that_is_only_remembered_takes_at_most_200_bytes() {
+        let key = b"per-client 13:user-00000001";
+        let place = size_of::<(Box<[u8]>, Entry)>() + 1;
+        // A map that has just grown is seven sixteenths full.
+        let most = place * 16 / 7 + key.len();
+        assert!(most <= 200, "{most} bytes");
+    }
+}

@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod flood;
 mod loss;
+mod reload;
 mod share;
 
 use std::num::NonZeroU64;

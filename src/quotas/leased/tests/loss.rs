@@ -60,7 +60,7 @@ async fn a_replica_that_does_not_come_back_is_waited_for_a_few_seconds() {
     one.core.lose();
     one.desk.beat().await.unwrap();
     assert_eq!(one.pay(&[(&limit, 1)]).await.reason, Reason::StoreAway);
-    one.pass(Micros::from_secs(5));
+    one.pass(Micros::from_secs(10));
     one.desk.beat().await.unwrap();
     assert_eq!(one.pay(&[(&limit, 1)]).await.reason, Reason::Allowed);
 }
