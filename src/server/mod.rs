@@ -130,7 +130,7 @@ impl Server {
         let grpc = listen("grpc", config.listen.grpc).await?;
         let admin = listen("admin", config.listen.admin).await?;
         let (health, health_service) = tonic_health::server::health_reporter();
-        let parts = Arc::new(Parts::build(config, clock, health)?);
+        let parts = Arc::new(Parts::build(config, &clock, health)?);
         parts.say(ServingStatus::NotServing).await;
 
         let mut server = Self {
@@ -240,7 +240,7 @@ pub fn check(config: &Config) -> Result<(), Vec<String>> {
 }
 
 impl Parts {
-    fn build(config: Config, clock: Arc<dyn Clock>, health: HealthReporter) -> Result<Self, StartProblem> {
+    fn build(config: Config, clock: &Arc<dyn Clock>, health: HealthReporter) -> Result<Self, StartProblem> {
         let telemetry = Telemetry::new().map_err(|error| StartProblem::Configuration(format!("metrics: {error}")))?;
         let telemetry = Arc::new(telemetry);
         let (quotas, shared): (Arc<dyn Quotas>, _) = match &config.store {
@@ -249,17 +249,17 @@ impl Parts {
                 (Arc::new(QuotaDesk::new(Arc::new(store))), None)
             }
             Store::Redis(settings) => {
-                let store = Arc::new(redis_store(settings, &clock, &telemetry)?);
+                let store = Arc::new(redis_store(settings, clock, &telemetry)?);
                 let local = Arc::new(MemoryStore::new(memory::COUNTERS_MAX, &telemetry));
-                let desk = LeaseDesk::new(Arc::clone(&store) as _, local, Arc::clone(&clock), &telemetry);
+                let desk = LeaseDesk::new(Arc::clone(&store) as _, local, Arc::clone(clock), &telemetry);
                 let desk = Arc::new(desk);
                 (Arc::clone(&desk) as _, Some(Shared { store, desk }))
             }
         };
-        let tokens = Tokens::new(Arc::clone(&clock), Arc::clone(&telemetry), VERDICTS_MAX_DEFAULT);
+        let tokens = Tokens::new(Arc::clone(clock), Arc::clone(&telemetry), VERDICTS_MAX_DEFAULT);
         tokens.adopt(config.issuers.clone()).map_err(|problems| StartProblem::Configuration(problems.join("\n")))?;
         let decider = Arc::new(Decider::new(
-            Arc::clone(&clock),
+            Arc::clone(clock),
             Arc::clone(&tokens) as _,
             Arc::new(NothingRevoked),
             quotas,

@@ -30,13 +30,12 @@ impl LeaseDesk {
         let (requests, now) = (taken.requests, self.clock.now());
         let away = known.contains(&None);
         let shared = self.shares(requests, &known);
-        let granted = |grant: &Grant| matches!(grant.outcome, Outcome::Granted { .. });
-        let lets_go_on = |(index, known): (usize, &Option<Grant>)| match known {
-            Some(grant) => granted(grant),
-            None => {
-                let allowed = requests.get(index).is_some_and(|request| request.limit.when_away == WhenAway::Allow);
-                allowed || shared.iter().any(|(shared, _)| *shared == index)
+        let lets_go_on = |(index, known): (usize, &Option<Grant>)| {
+            if let Some(grant) = known {
+                return matches!(grant.outcome, Outcome::Granted { .. });
             }
+            let allowed = requests.get(index).is_some_and(|request| request.limit.when_away == WhenAway::Allow);
+            allowed || shared.iter().any(|(shared, _)| *shared == index)
         };
         let pays = !shared.is_empty() && known.iter().enumerate().all(lets_go_on);
         let mode = if pays { Mode::Consume } else { Mode::Peek };
@@ -69,6 +68,9 @@ impl LeaseDesk {
     }
 
     async fn ask_local(&self, shared: &[(usize, Request)], mode: Mode, known: &mut Known, now: Moment) {
+        if shared.is_empty() {
+            return;
+        }
         let requests: Requests = shared.iter().map(|(_, request)| request.clone()).collect();
         for (answer, (index, _)) in self.local.acquire(requests, mode, now).get().await.into_iter().zip(shared) {
             if let Some(known) = known.get_mut(*index) {

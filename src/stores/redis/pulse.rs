@@ -160,7 +160,7 @@ impl Inner {
     pub(super) async fn beat_later(&self, pulse: Pulse, now: Moment) -> Result<Beat, Away> {
         let named = self.trust.named(pulse.epoch);
         let places = if self.nodes.are_one() { 1 } else { PLACES };
-        let calls: Vec<Call> = (0..places).map(|place| self.beat_call(place, pulse, named, now)).collect();
+        let calls: Vec<Call> = (0..places).map(|place| self.beat_call(place, pulse, named.as_ref(), now)).collect();
         let answers = join_all(calls.iter().map(|call| self.nodes.run(&self.beat, call))).await;
         let mut beats: Vec<(usize, Beat)> = Vec::new();
         let mut away = Away { because: AwayCause::Unreachable };
@@ -181,7 +181,7 @@ impl Inner {
         Ok(Beat { epoch: epoch.ok_or(away)?, replicas, told })
     }
 
-    fn beat_call(&self, place: usize, pulse: Pulse, named: Option<Epochs>, now: Moment) -> Call {
+    fn beat_call(&self, place: usize, pulse: Pulse, named: Option<&Epochs>, now: Moment) -> Call {
         let named = match named.map(|epochs| epochs[place]) {
             None => NOWHERE.into(),
             // Nothing was admitted there.
