@@ -171,7 +171,8 @@ fn name_on(cluster: &RedisCluster, master: usize) -> String {
 async fn a_master_that_dies_takes_only_its_own_counters_with_it_until_its_replica_takes_over() {
     let Some(mut cluster) = RedisCluster::start() else { return };
     let names = [0, 1, 2].map(|master| name_on(&cluster, master));
-    let guarded = Guarded::new(&servers(cluster.urls()));
+    // Those that live answer in time, however busy the machine is.
+    let guarded = Guarded::within(Micros::from_secs(2), &servers(cluster.urls()));
     let ask = async |place: usize| guarded.ask_for(&names[place], at_once(1)).await;
     guarded.serves().await;
     for place in 0..3 {
@@ -239,6 +240,39 @@ async fn limits_on_different_nodes_pay_all_or_none() {
     assert!(refused[0].is_ok() && refused[1].is_ok() && refused[2].is_err(), "{refused:?}");
     store.rest().await;
     assert_eq!([left(store, &names[0]).await, left(store, &names[1]).await], [999_997; 2]);
+}
+
+/// Neither waits for the move to end: who is there already is served there, who is new where the slot goes to.
+#[tokio::test]
+async fn counters_of_a_slot_that_is_on_its_way_are_served() {
+    let Some(cluster) = RedisCluster::masters_with(&[]) else { return };
+    let guarded = Guarded::within(Micros::from_secs(2), &servers(cluster.urls()));
+    guarded.serves().await;
+    let counter = |name: &str| format!("tollgate:{{per-client {}:{name}}}", name.len());
+    let lease = |serial| Terms {
+        at_least: 2,
+        at_most: 8,
+        hold: Micros::from_millis(500),
+        lease: LeaseId { replica: 5, serial },
+    };
+    let remaining = async |name: &str, terms| guarded.ask_for(name, terms).await.unwrap().remaining;
+    for (name, is_there) in [("there", true), ("new", false)] {
+        let (slot, from) = (cluster.slot(&counter(name)), cluster.place_at_first(&counter(name)));
+        let to = (from + 1) % 3;
+        let keys = |place: usize| cluster.nodes[place].command(&["CLUSTER", "COUNTKEYSINSLOT", &slot]);
+        if is_there {
+            assert_eq!(remaining(name, at_once(1)).await, 999_999);
+        }
+        cluster.begin_move(&slot, from, to);
+        let before = if is_there { 999_999 } else { 1_000_000 };
+        assert_eq!(remaining(name, at_once(1)).await, before - 1);
+        // As many as are needed, because they cannot be given back.
+        assert_eq!(remaining(name, lease(1)).await, before - 3);
+        assert_eq!((keys(from), keys(to)), if is_there { ("1".into(), "0".into()) } else { ("0".into(), "1".into()) });
+        cluster.end_move(&slot, from, to);
+        assert_eq!(remaining(name, lease(2)).await, before - 11);
+        assert_eq!(keys(from), "0");
+    }
 }
 
 /// Counters are asked without a pause while their slots go to and fro. Nothing is lost, nothing is admitted twice, and

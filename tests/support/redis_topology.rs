@@ -84,7 +84,7 @@ impl RedisCluster {
         for (place, node) in cluster.nodes.iter().enumerate() {
             good(node, &["CLUSTER", "SET-CONFIG-EPOCH", &(place + 1).to_string()]);
             if place < MASTERS {
-                let slots: Vec<String> = cluster.slots_at_first(place).map(|slot| slot.to_string()).collect();
+                let slots: Vec<String> = Self::slots_at_first(place).map(|slot| slot.to_string()).collect();
                 good(
                     node,
                     &[&["CLUSTER", "ADDSLOTS"][..], &slots.iter().map(String::as_str).collect::<Vec<_>>()].concat(),
@@ -120,14 +120,14 @@ impl RedisCluster {
     }
 
     /// The slots that a master has at first.
-    pub(crate) fn slots_at_first(&self, master: usize) -> std::ops::Range<usize> {
+    pub(crate) fn slots_at_first(master: usize) -> std::ops::Range<usize> {
         master * SLOTS / MASTERS..(master + 1) * SLOTS / MASTERS
     }
 
     /// The master that a key falls on at first.
     pub(crate) fn place_at_first(&self, key: &str) -> usize {
         let slot: usize = self.slot(key).parse().unwrap();
-        (0..MASTERS).find(|&master| self.slots_at_first(master).contains(&slot)).unwrap()
+        (0..MASTERS).find(|&master| Self::slots_at_first(master).contains(&slot)).unwrap()
     }
 
     pub(crate) fn slot(&self, key: &str) -> String {
