@@ -398,26 +398,34 @@ async fn settings_that_cannot_work_are_refused_at_once() {
     assert!(matches!(connect("redis://h", file("")), ConnectProblem::NotTls));
 }
 
-#[tokio::test]
-async fn tls_trusts_the_given_authority_and_no_other() {
+/// A server's certificate with its key, the authority that signed it, and another one.
+pub(super) fn certificates() -> tempfile::TempDir {
     // Another test may have been first.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let write = |name: &str, text: String| std::fs::write(folder.path().join(name), text).unwrap();
     let authority = |name: &str| {
         let key = rcgen::KeyPair::generate().unwrap();
         let mut params = rcgen::CertificateParams::new([]).unwrap();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let certificate = params.self_signed(&key).unwrap();
-        std::fs::write(path(name), certificate.pem()).unwrap();
+        // Else it has the server's name, and seems to have been signed by itself.
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        write(name, params.self_signed(&key).unwrap().pem());
         rcgen::Issuer::new(params, key)
     };
     let issuer = authority("ca.pem");
     authority("other.pem");
     let key = rcgen::KeyPair::generate().unwrap();
-    let params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
-    std::fs::write(path("server.pem"), params.signed_by(&key, &issuer).unwrap().pem()).unwrap();
-    std::fs::write(path("server.key"), key.serialize_pem()).unwrap();
+    let params = rcgen::CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+    write("server.pem", params.signed_by(&key, &issuer).unwrap().pem());
+    write("server.key", key.serialize_pem());
+    folder
+}
+
+#[tokio::test]
+async fn tls_trusts_the_given_authority_and_no_other() {
+    let folder = certificates();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let port = free_port();
     let Some(_server) = RedisServer::start_with(&[
         "--tls-port",

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::redis::{Reach, RedisStore, Settings};
-use super::redis_faults::{Guarded, clock, gates};
+use super::redis_faults::{Guarded, certificates, clock, gates};
 use super::redis_server::{RedisCluster, RedisServer, Sentinels};
 use super::suite::{key, limit, request};
 use crate::decide::ports::{Away, AwayCause, Clock as _, QuotaStore, Settlement};
@@ -129,6 +129,27 @@ async fn several_servers_that_are_no_cluster_are_told() {
     let guarded = Guarded::new(&servers(vec![one.url(), other.url()]));
     guarded.ask_until("told", |answer| *answer == Err(Away { because: AwayCause::Mistaken })).await;
     assert_eq!(guarded.health(), Err(Away { because: AwayCause::Mistaken }));
+}
+
+/// Each node is verified by the address that the cluster tells.
+#[tokio::test]
+async fn a_cluster_is_reached_by_tls() {
+    let folder = certificates();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (certificate, key, ca) = (path("server.pem"), path("server.key"), path("ca.pem"));
+    let files = ["--tls-cert-file", &certificate, "--tls-key-file", &key, "--tls-ca-cert-file", &ca];
+    let options = [&files[..], &["--tls-auth-clients", "no"]].concat();
+    let Some(cluster) = RedisCluster::with_tls(&options) else { return };
+    let trusting = |urls, ca: &str| Guarded::new(&Settings { ca: Some(path(ca).into()), ..servers(urls) });
+    for urls in [cluster.tls_urls(), vec![cluster.tls_urls().swap_remove(1)]] {
+        let guarded = trusting(urls, "ca.pem");
+        guarded.serves().await;
+        for place in 0..3 {
+            assert!(guarded.ask_for(&name_on(&cluster, place), at_once(1)).await.is_ok());
+        }
+    }
+    let distrusting = trusting(cluster.tls_urls(), "other.pem");
+    distrusting.ask_until("away", |answer| *answer == Err(Away { because: AwayCause::Unreachable })).await;
 }
 
 /// All that a user needs, and only its keys.
