@@ -451,6 +451,45 @@ mod tests {
     }
 
     #[test]
+    fn a_refund_takes_from_the_oldest_that_counts_and_then_from_the_next() {
+        let mut counter = fresh();
+        counter.acquire(FRAME, at_once(3), START);
+        counter.acquire(FRAME, at_once(3), START + Micros(100));
+        counter.acquire(FRAME, at_once(4), START + Micros(200));
+        let now = START + Micros(3_300);
+        // The first three count no more, and are not given back once again.
+        assert_eq!(counter.refund(5, now), 5);
+        let grant = counter.look(FRAME, at_once(0), now);
+        assert_eq!((grant.remaining, grant.reset_after), (8, Micros(200 - 100 + 100)));
+        assert_eq!(counter.refund(u64::MAX, now), 2);
+        assert_eq!(counter.refund(1, now), 0);
+        assert_eq!(granted(counter.acquire(FRAME, at_once(10), now)), Some(10));
+        assert_well_formed(&counter);
+    }
+
+    #[test]
+    fn a_lease_whose_charge_was_refunded_counts_as_spent_whole_but_for_what_was_used_beyond() {
+        for (used, left) in [(0, 2), (5, 2), (6, 1), (9, 0)] {
+            let mut counter = fresh();
+            counter.acquire(FRAME, lease(5, 5, 150, 1), START);
+            assert_eq!(counter.refund(2, START), 2);
+            counter.acquire(FRAME, at_once(5), START);
+            counter.settle(lease(5, 5, 150, 1).lease, used, START);
+            counter.settle(lease(5, 5, 150, 1).lease, 0, START);
+            assert_eq!(counter.look(FRAME, at_once(0), START).remaining, left, "{used}");
+            assert_well_formed(&counter);
+        }
+    }
+
+    #[test]
+    fn a_counter_with_an_open_lease_is_not_idle_even_if_its_charge_was_refunded() {
+        let mut counter = fresh();
+        counter.acquire(FRAME, lease(5, 5, 90_000, 1), START);
+        counter.refund(5, START);
+        assert!(counter.idle_from() > START + Micros(90_000));
+    }
+
+    #[test]
     fn sums_stay_bounded_whatever_is_claimed() {
         let mut counter = fresh();
         for serial in 0..2_000 {
