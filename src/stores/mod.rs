@@ -16,4 +16,6 @@ mod redis_server;
 #[cfg(test)]
 mod redis_topologies;
 #[cfg(test)]
+mod reservations;
+#[cfg(test)]
 mod suite;
