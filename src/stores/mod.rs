@@ -7,11 +7,15 @@ pub mod redis;
 #[cfg(test)]
 mod algorithms;
 #[cfg(test)]
+mod comparison;
+#[cfg(test)]
 mod redis_faults;
 #[cfg(test)]
 #[path = "../../tests/support/redis.rs"]
 mod redis_server;
 #[cfg(test)]
 mod redis_topologies;
+#[cfg(test)]
+mod reservations;
 #[cfg(test)]
 mod suite;
