@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::decide::ports::{
-    Answer, Away, AwayCause, Clock, Grants, QuotaStore, Request, Requests, Settlements, all_away,
+    Answer, Away, AwayCause, Charges, Clock, Grants, QuotaStore, Refunds, Request, Requests, Settlements, all_away,
 };
 use crate::domain::limit::{Algorithm, CounterKey, Limit, UNITS_MAX, WINDOW_MIN, WhenAway};
 use crate::domain::question::Mode;
@@ -159,6 +159,10 @@ impl QuotaStore for Guard {
 
     fn settle(&self, settlements: Settlements, now: Moment) -> Answer<'_, Result<(), Away>> {
         self.pass(self.store.settle(settlements, now))
+    }
+
+    fn refund(&self, charges: Charges, now: Moment) -> Answer<'_, Result<Refunds, Away>> {
+        self.pass(self.store.refund(charges, now))
     }
 
     fn reset(&self, limit: Arc<Limit>, key: CounterKey) -> Answer<'_, Result<(), Away>> {
@@ -409,6 +413,11 @@ mod tests {
 
         fn settle(&self, _: Settlements, _: Moment) -> Answer<'_, Result<(), Away>> {
             self.answer()
+        }
+
+        fn refund(&self, charges: Charges, _: Moment) -> Answer<'_, Result<Refunds, Away>> {
+            let none = move |answer: Result<(), Away>| answer.map(|()| Refunds::from_elem(0, charges.len()));
+            self.answer().then(move |answer| Answer::Now(none(answer)))
         }
 
         fn reset(&self, _: Arc<Limit>, _: CounterKey) -> Answer<'_, Result<(), Away>> {

@@ -21,7 +21,9 @@ use super::algorithms::{
 use super::memory::MemoryStore;
 use super::redis::{RedisStore, Settings, TimeSource};
 use super::redis_server::RedisServer;
-use crate::decide::ports::{Answer, Away, Grants, QuotaStore, Request, Requests, Settlement, Settlements};
+use crate::decide::ports::{
+    Answer, Away, Charge, Charges, Grants, QuotaStore, Refunds, Request, Requests, Settlement, Settlements,
+};
 use crate::domain::counter::Counter;
 use crate::domain::exact_log::{Keeper, Log, Step, at_once, play, traces, window};
 use crate::domain::limit::{Algorithm, CounterKey, Limit, WhenAway};
@@ -228,11 +230,11 @@ async fn a_lease_is_settled_once_and_in_time(store: &dyn QuotaStore) {
     assert_eq!((grant.remaining, grant.reset_after), (5, Micros(33 * WIDTH.0)));
     settle(store, second.lease, 0, START + WIDTH + Micros(1)).await;
     assert_eq!(left(store, START).await, 5);
-    // At the very last moment, and with a claim beyond what was granted.
-    settle(store, second.lease, u64::MAX, START + WIDTH).await;
-    assert_eq!(left(store, START + WIDTH).await, 5);
+    // At the very last moment.
+    settle(store, second.lease, 3, START + WIDTH).await;
+    assert_eq!(left(store, START + WIDTH).await, 6);
     settle(store, second.lease, 0, START + WIDTH).await;
-    assert_eq!(left(store, START + WIDTH).await, 5);
+    assert_eq!(left(store, START + WIDTH).await, 6);
 }
 
 async fn a_lease_survives_neither_a_reset_nor_another_window(store: &dyn QuotaStore) {
@@ -371,6 +373,15 @@ impl QuotaStore for Core {
             }
         }
         Answer::Now(Ok(()))
+    }
+
+    fn refund(&self, charges: Charges, now: Moment) -> Answer<'_, Result<Refunds, Away>> {
+        let one = |Charge { limit, key, units }: Charge| {
+            let mut counters = self.0.lock().unwrap();
+            let counter = counters.get_mut(&(discriminant(&limit.algorithm), key));
+            counter.map_or(0, |counter| counter.refund(units, now))
+        };
+        Answer::Now(Ok(charges.into_iter().map(one).collect()))
     }
 
     fn reset(&self, limit: Arc<Limit>, key: CounterKey) -> Answer<'_, Result<(), Away>> {

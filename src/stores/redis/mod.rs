@@ -12,12 +12,11 @@ use std::sync::Arc;
 
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{Cmd, ErrorKind, RedisError, Script, ServerErrorKind, cmd};
-use smallvec::{SmallVec, smallvec};
 
 pub use self::link::ConnectProblem;
 use self::link::Link;
 use crate::decide::ports::{
-    Answer, Away, AwayCause, Grants, QuotaStore, Request, Requests, Settlement, Settlements, all_away,
+    Answer, Away, AwayCause, Charges, Grants, QuotaStore, Refunds, Request, Requests, Settlement, Settlements, all_away,
 };
 use crate::domain::limit::{Algorithm, CounterKey, Limit, UNITS_MAX, WINDOW_MAX};
 use crate::domain::question::Mode;
@@ -71,6 +70,7 @@ pub struct RedisStore {
 struct Scripts {
     acquire: Code,
     settle: Code,
+    refund: Code,
     reset: Code,
 }
 
@@ -97,7 +97,8 @@ impl RedisStore {
             time: settings.time,
             scripts: Scripts {
                 acquire: Code::new(include_str!("acquire.lua")),
-                settle: Code::new(include_str!("settle.lua")),
+                settle: Code::new(concat!(include_str!("levels.lua"), include_str!("settle.lua"))),
+                refund: Code::new(concat!(include_str!("levels.lua"), include_str!("refund.lua"))),
                 reset: Code::new(include_str!("reset.lua")),
             },
         })
@@ -112,8 +113,11 @@ impl RedisStore {
         let mut call = Call::default();
         call.keys.extend(requests.iter().map(|request| state_key(&request.key, request.limit.algorithm)));
         call.keys.extend(requests.iter().filter_map(|Request { limit, key, terms }| match limit.algorithm {
-            Algorithm::SlidingWindow { .. } if terms.hold > Micros::ZERO => Some(lease_key(key, terms.lease)),
-            Algorithm::SlidingWindow { .. } | Algorithm::TokenBucket(_) | Algorithm::FixedWindow(_) => None,
+            Algorithm::SlidingWindow { .. } | Algorithm::TokenBucket(_) | Algorithm::FixedWindow(_) => {
+                (terms.hold > Micros::ZERO).then(|| lease_key(key, limit.algorithm, terms.lease))
+            }
+            // Holders stand in the state.
+            Algorithm::Concurrency(_) => None,
         }));
         call.args.push(self.time_argument(now));
         call.args.push(match mode {
@@ -129,10 +133,19 @@ impl RedisStore {
         let mut call = Call::default();
         call.args.push(self.time_argument(now));
         for Settlement { limit, key, lease, used } in &settlements {
-            call.keys.extend([state_key(key, limit.algorithm), lease_key(key, *lease)]);
-            call.args.push((*used).min(UNITS_MAX).to_string().into_bytes());
+            call.keys.extend([state_key(key, limit.algorithm), lease_key(key, limit.algorithm, *lease)]);
+            call.args.push(packed_settlement(limit.algorithm, *lease, *used));
         }
         self.run(&self.scripts.settle, &call).await.map(|_| ())
+    }
+
+    async fn refund_later(&self, charges: Charges, now: Moment) -> Result<Refunds, Away> {
+        let mut call = Call::default();
+        call.keys.extend(charges.iter().map(|charge| state_key(&charge.key, charge.limit.algorithm)));
+        call.args.push(self.time_argument(now));
+        call.args.extend(charges.iter().map(|charge| packed_units(charge.limit.algorithm, charge.units)));
+        let answer = self.run(&self.scripts.refund, &call).await?;
+        refunds(&answer, charges.len()).ok_or(Away { because: AwayCause::Garbled })
     }
 
     async fn reset_later(&self, limit: Arc<Limit>, key: CounterKey) -> Result<(), Away> {
@@ -181,6 +194,13 @@ impl QuotaStore for RedisStore {
             return Answer::Now(Ok(()));
         }
         Answer::later(self.settle_later(settlements, now))
+    }
+
+    fn refund(&self, charges: Charges, now: Moment) -> Answer<'_, Result<Refunds, Away>> {
+        if charges.is_empty() {
+            return Answer::Now(Ok(Refunds::new()));
+        }
+        Answer::later(self.refund_later(charges, now))
     }
 
     fn reset(&self, limit: Arc<Limit>, key: CounterKey) -> Answer<'_, Result<(), Away>> {
@@ -236,6 +256,7 @@ fn state_key(key: &CounterKey, algorithm: Algorithm) -> Vec<u8> {
         Algorithm::SlidingWindow { .. } => b"",
         Algorithm::TokenBucket(_) => b":bucket",
         Algorithm::FixedWindow(_) => b":fixed",
+        Algorithm::Concurrency(_) => b":slots",
     };
     [tag(key), ending.into()].concat()
 }
@@ -246,11 +267,12 @@ const fn kind(algorithm: Algorithm) -> &'static [u8] {
         Algorithm::SlidingWindow { .. } => b"w",
         Algorithm::TokenBucket(_) => b"b",
         Algorithm::FixedWindow(_) => b"f",
+        Algorithm::Concurrency(_) => b"c",
     }
 }
 
-fn lease_key(key: &CounterKey, lease: LeaseId) -> Vec<u8> {
-    let mut name = tag(key);
+fn lease_key(key: &CounterKey, algorithm: Algorithm, lease: LeaseId) -> Vec<u8> {
+    let mut name = state_key(key, algorithm);
     name.extend_from_slice(format!(":lease:{:016x}-{:x}", lease.replica, lease.serial).as_bytes());
     name
 }
@@ -260,18 +282,62 @@ fn packed(request: &Request) -> Vec<u8> {
     let (algorithm, terms) = (request.limit.algorithm, request.terms);
     // More than the limit is never granted, however much more it is.
     let at_least = terms.at_least.min(request.limit.units() + 1);
-    let numbers: SmallVec<[u64; 6]> = match algorithm {
-        Algorithm::SlidingWindow { units, window } => {
-            let Frame { units, width, parts } = Frame::new(units, window);
-            let hold = terms.hold.min(WINDOW_MAX);
-            smallvec![width.0, parts, units, at_least, terms.at_most.min(units), hold.0]
+    let hold = terms.hold.min(WINDOW_MAX).0;
+    let mut packed = packed_shape(algorithm);
+    match algorithm {
+        Algorithm::SlidingWindow { units, .. } => {
+            push(&mut packed, &[units, at_least, terms.at_most.min(units), hold]);
         }
-        Algorithm::TokenBucket(flow) => smallvec![flow.gain(), flow.unit(), flow.burst(), at_least],
-        Algorithm::FixedWindow(grid) => smallvec![grid.length.0, grid.units, at_least],
-    };
-    let mut packed = kind(algorithm).to_vec();
-    packed.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+        Algorithm::TokenBucket(_) => push(&mut packed, &[at_least, hold]),
+        Algorithm::FixedWindow(grid) => push(&mut packed, &[grid.units, at_least, hold]),
+        Algorithm::Concurrency(slots) => {
+            push(&mut packed, &[slots.units, slots.hold.0, at_least, terms.lease.replica, terms.lease.serial]);
+        }
+    }
     packed
+}
+
+/// What of a limit says how its counter is kept.
+fn packed_shape(algorithm: Algorithm) -> Vec<u8> {
+    let mut packed = kind(algorithm).to_vec();
+    match algorithm {
+        Algorithm::SlidingWindow { units, window } => {
+            let Frame { units: _, width, parts } = Frame::new(units, window);
+            push(&mut packed, &[width.0, parts]);
+        }
+        Algorithm::TokenBucket(flow) => push(&mut packed, &[flow.gain(), flow.unit(), flow.burst()]),
+        Algorithm::FixedWindow(grid) => push(&mut packed, &[grid.length.0]),
+        Algorithm::Concurrency(_) => {}
+    }
+    packed
+}
+
+/// Units to take back.
+fn packed_units(algorithm: Algorithm, units: u64) -> Vec<u8> {
+    let mut packed = packed_shape(algorithm);
+    push(&mut packed, &[units.min(UNITS_MAX)]);
+    packed
+}
+
+/// Units that were used of a lease; for slots which lease.
+fn packed_settlement(algorithm: Algorithm, lease: LeaseId, used: u64) -> Vec<u8> {
+    if !matches!(algorithm, Algorithm::Concurrency(_)) {
+        return packed_units(algorithm, used);
+    }
+    let mut packed = packed_shape(algorithm);
+    push(&mut packed, &[lease.replica, lease.serial]);
+    packed
+}
+
+fn push(packed: &mut Vec<u8>, numbers: &[u64]) {
+    packed.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+}
+
+/// One number for each counter; nothing where they make no sense.
+fn refunds(answer: &[u8], counters: usize) -> Option<Refunds> {
+    let (numbers, rest) = answer.as_chunks::<8>();
+    let sound = numbers.len() == counters && rest.is_empty();
+    sound.then(|| numbers.iter().map(|&number| u64::from_le_bytes(number)).collect())
 }
 
 /// Four numbers for each counter; nothing where they make no sense.
@@ -346,10 +412,12 @@ mod tests {
     use super::*;
     use crate::domain::bucket::Flow;
     use crate::domain::fixed::Grid;
+    use crate::domain::slots::Slots;
 
     const SECOND: Micros = Micros::from_secs(1);
     const WINDOW: Algorithm = Algorithm::SlidingWindow { units: 1, window: SECOND };
     const FIXED: Algorithm = Algorithm::FixedWindow(Grid { units: 1, length: SECOND });
+    const SLOTS: Algorithm = Algorithm::Concurrency(Slots { units: 1, hold: SECOND });
 
     fn bucket() -> Algorithm {
         Flow::new(1, SECOND, 1).map_or_else(|| unreachable!("one a second is exact"), Algorithm::TokenBucket)
@@ -361,8 +429,8 @@ mod tests {
         for value in ["alice", "a}b", "}", "{", "}{", "{}", "\u{0}\r\n", "x}:lease:0000000000000001-1"] {
             let mut key = CounterKey::new("per-client");
             key.push(value);
-            let lease = lease_key(&key, lease);
-            for (algorithm, ending) in [(WINDOW, "}"), (bucket(), "}:bucket"), (FIXED, "}:fixed")] {
+            for (algorithm, ending) in [(WINDOW, "}"), (bucket(), "}:bucket"), (FIXED, "}:fixed"), (SLOTS, "}:slots")] {
+                let lease = lease_key(&key, algorithm, lease);
                 let state = state_key(&key, algorithm);
                 assert_eq!(hash_tag(&state), hash_tag(&lease), "{value:?}");
                 assert!(hash_tag(&state).is_some_and(|tag| tag.starts_with(b"per-client")), "{value:?}");
@@ -374,7 +442,9 @@ mod tests {
         assert_eq!(state_key(&key, WINDOW), b"tollgate:{per-client 5:alice}");
         assert_eq!(state_key(&key, bucket()), b"tollgate:{per-client 5:alice}:bucket");
         assert_eq!(state_key(&key, FIXED), b"tollgate:{per-client 5:alice}:fixed");
-        assert_eq!(lease_key(&key, lease), b"tollgate:{per-client 5:alice}:lease:ffffffffffffffff-ff");
+        assert_eq!(state_key(&key, SLOTS), b"tollgate:{per-client 5:alice}:slots");
+        assert_eq!(lease_key(&key, WINDOW, lease), b"tollgate:{per-client 5:alice}:lease:ffffffffffffffff-ff");
+        assert_eq!(lease_key(&key, FIXED, lease), b"tollgate:{per-client 5:alice}:fixed:lease:ffffffffffffffff-ff");
     }
 
     /// The part of a key that selects the slot, as the Redis Cluster specification has it.
