@@ -413,6 +413,7 @@ mod tests {
             rule,
             identity: None,
             quotas: QuotaStates::new(),
+            held: None,
             explanation: None,
         }
     }

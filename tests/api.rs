@@ -19,6 +19,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt as _;
 
+use crate::support::calls::{as_operator, charge, fields};
 use crate::support::poll;
 use crate::support::server::{SOON, Tollgate, question};
 
@@ -63,23 +64,6 @@ rules:
     fn token(&self, scope: &str) -> String {
         self.issuer.token("ann", scope, self.tollgate.clock.now().wall).expect("the system has randomness")
     }
-}
-
-fn charge(limit: &str, key: &[(&str, &str)], units: Option<u64>) -> pb::QuotaCharge {
-    let key = key.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    pb::QuotaCharge { counter: Some(pb::Counter { limit: limit.to_owned(), key }), units }
-}
-
-fn fields(status: &Status) -> Vec<String> {
-    let details = status.get_details_bad_request().unwrap_or_else(|| panic!("it has details: {status:?}"));
-    details.field_violations.into_iter().map(|violation| violation.field).collect()
-}
-
-fn as_operator<T>(message: T, token: &str) -> Request<T> {
-    let mut request = Request::new(message);
-    let value = MetadataValue::try_from(format!("Bearer {token}")).expect("tokens are ASCII");
-    request.metadata_mut().insert("authorization", value);
-    request
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 mod algorithms;
 mod api;
 mod deploy;
+mod held;
 mod picture;
 mod program;
 mod provider;

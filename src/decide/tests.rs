@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,7 +10,7 @@ use futures_util::FutureExt as _;
 
 use super::*;
 use crate::domain::decision::{QuotaState, QuotaVerdict};
-use crate::domain::limit::{Algorithm, WhenAway};
+use crate::domain::limit::{Algorithm, CounterKey, WhenAway};
 use crate::domain::path::{Method, Target};
 use crate::domain::policy::{Match, PathPattern};
 use crate::domain::question::{ExtraCharge, Pairs};
