@@ -6,7 +6,7 @@ use tollgate::proto as pb;
 
 use crate::support::calls::{left, length};
 use crate::support::redis::RedisServer;
-use crate::support::server::{Tollgate, question};
+use crate::support::server::{Tollgate, in_redis, question};
 
 /// Long enough that no unit comes back, and hardly ever a window ends, while a test runs with Redis's own clock.
 fn policy(store: &str) -> String {
@@ -80,8 +80,8 @@ async fn each_algorithm_keeps_its_promise_in_memory() {
 #[tokio::test]
 async fn each_algorithm_keeps_its_promise_in_redis_over_all_replicas() {
     let Some(redis) = RedisServer::start() else { return };
-    let store = format!("store: {{ redis: {{ urls: ['{}'] }} }}", redis.url());
-    let (one, other) = (Tollgate::start(&policy(&store)).await, Tollgate::start(&policy(&store)).await);
+    let yaml = policy(&in_redis(&redis));
+    let (one, other) = (Tollgate::start(&yaml).await, Tollgate::start(&yaml).await);
     keeps_its_promises(&one).await;
     for path in ["/spikes", "/yearly"] {
         assert_eq!(other.verdict("GET", path, None).await, "deny quota_exceeded");

@@ -15,6 +15,7 @@ use tollgate::server::{Server, SystemClock};
 use tonic::transport::{Channel, Endpoint};
 
 use super::poll;
+use super::redis::RedisServer;
 
 /// How long anything may take that should happen at once, on a machine that is busy with other tests.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -118,6 +119,11 @@ pub(crate) fn configuration(yaml: &str) -> config::Config {
     let yaml = format!("listen: {{ grpc: 127.0.0.1:0, admin: 127.0.0.1:0 }}\n{yaml}");
     let (config, _) = config::parse(&yaml, "test.yaml", &|_| None).unwrap_or_else(|problems| panic!("{problems}"));
     config
+}
+
+/// The section of a configuration that keeps counters in `redis`, with a deadline that a busy machine meets.
+pub(crate) fn in_redis(redis: &RedisServer) -> String {
+    format!("store: {{ redis: {{ urls: ['{}'], deadline: 5s }} }}", redis.url())
 }
 
 /// A question about a call, from the caller who holds `token`.

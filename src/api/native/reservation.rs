@@ -1,8 +1,8 @@
 //! Reservations as callers carry them: a text that holds all that settling needs, so that any replica can do it, one that
 //! has just started, too.
 //!
-//! It is not signed. What a forged one can do is to end something that is held under a name that its maker knows; names
-//! are random, 128 bits long, and told to nobody but the one who holds. Any other name, of any counter, changes nothing.
+//! It is not signed. What a forged one can do is to settle something whose name its maker knows; names cannot be guessed,
+//! and nobody is told one but whoever holds what it names. Any other name, of any counter, changes nothing.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
