@@ -80,7 +80,7 @@ fn ask(store: &dyn QuotaStore, (bill, requests): (Bill, Requests), now: Moment) 
 struct Names {
     /// Random, drawn once.
     replica: u64,
-    /// SipHash under a key that the system drew, and the replica keeps to itself.
+    /// A keyed hash: the system drew the key, and the replica keeps it to itself.
     serials: RandomState,
     count: AtomicU64,
 }

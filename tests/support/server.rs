@@ -23,12 +23,20 @@ pub(crate) const SOON: Duration = Duration::from_secs(20);
 /// Starts at the machine's time and stands still until it is moved.
 pub(crate) struct TestClock {
     start: Moment,
+    /// None: it stands still.
+    running: Option<SystemClock>,
     moved: AtomicU64,
 }
 
 impl TestClock {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { start: SystemClock::start().now(), moved: AtomicU64::new(0) })
+        Arc::new(Self { start: SystemClock::start().now(), running: None, moved: AtomicU64::new(0) })
+    }
+
+    /// One that goes on as the machine's does, for a store that has a clock of its own.
+    pub(crate) fn running() -> Arc<Self> {
+        let clock = SystemClock::start();
+        Arc::new(Self { start: clock.now(), running: Some(clock), moved: AtomicU64::new(0) })
     }
 
     pub(crate) fn advance(&self, by: Duration) {
@@ -39,7 +47,8 @@ impl TestClock {
 impl Clock for TestClock {
     fn now(&self) -> Moment {
         let moved = Micros(self.moved.load(Ordering::Relaxed));
-        Moment { wall: self.start.wall + moved, steady: self.start.steady + moved }
+        let Moment { wall, steady } = self.running.as_ref().map_or(self.start, SystemClock::now);
+        Moment { wall: wall + moved, steady: steady + moved }
     }
 }
 

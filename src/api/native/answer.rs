@@ -161,7 +161,19 @@ fn explanation(decision: &Decision, seen: Explanation, replica: &str) -> pb::Exp
         token: provenance(seen.token).into(),
         quotas: provenance(seen.quotas).into(),
         replica: replica.to_owned(),
-        text: sentence(decision.reason).to_owned(),
+        text: format!("{}{}", sentence(decision.reason), of_slots(decision)),
+    }
+}
+
+/// What is to be said of slots, where there are any.
+fn of_slots(decision: &Decision) -> String {
+    let short = |state: &QuotaState| !state.verdict.is_granted() && state.limit.hold().is_some();
+    match &decision.held {
+        Some(held) => format!(" Slots are held until they are settled, for at most {}.", held.expires_after),
+        None if decision.reason == Reason::QuotaExceeded && decision.quotas.iter().any(short) => {
+            " Too few slots are free.".to_owned()
+        }
+        None => String::new(),
     }
 }
 
