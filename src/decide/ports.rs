@@ -259,6 +259,9 @@ pub enum AwayCause {
     /// It has no room for another counter.
     #[error("is full")]
     Full,
+    /// It is not what the configuration takes it for.
+    #[error("is not what the configuration says; the log names the key")]
+    Mistaken,
     /// It answered something else than expected.
     #[error("gave an answer that was not understood")]
     Garbled,

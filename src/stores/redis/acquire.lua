@@ -1,6 +1,7 @@
 -- Asks counters for units, all or none: the algorithms of domain/window.rs, bucket.rs, fixed.rs and slots.rs, word for word.
 --
--- KEYS[1..n]   the counters' states; after them one key for the lease of each counter that is asked with a hold.
+-- KEYS[1..n]   the counters' states; after them one key for the lease of each counter that is asked with a hold. Without
+--              those keys, no more than at_least is granted, for as long, and it cannot be settled.
 -- ARGV[1]      the time in microseconds, or empty: the server's own.
 -- ARGV[2]      c to consume, p to peek.
 -- ARGV[2 + i]  what is asked of counter i, packed: a letter for its algorithm, then integers of 8 bytes:
@@ -186,6 +187,10 @@ for i = 1, asked do
       total, from = total - units, from + 16
     end
 
+    if hold > 0 then
+      lease = lease + 1
+      if not KEYS[lease] then at_most = at_least end
+    end
     local left = limit - total
     if left < 0 then left = 0 end
     local outcome, value = 0, 0
@@ -207,7 +212,6 @@ for i = 1, asked do
     end
     local returns = first and (first + parts + 1) * width - now or 0
 
-    if hold > 0 then lease = lease + 1 end
     if consume and value > 0 then
       local index, units = floor((latest + hold) / width), value
       local last, pos, head, tail = index, size - 15, '', ''
@@ -242,7 +246,7 @@ for i = 1, asked do
         writes = { key, state, life }
       end
       if states then states[key] = state end
-      if hold > 0 then
+      if hold > 0 and KEYS[lease] then
         local n = #writes
         writes[n + 1], writes[n + 2] = KEYS[lease], pack(THREE, value, latest + hold, epoch)
         writes[n + 3] = ceil(hold / 1000) + SLACK_MS
@@ -267,7 +271,7 @@ for i = 1, asked do
       local n = #writes
       writes[n + 1], writes[n + 2], writes[n + 3] = key, state, ceil(life / 1000) + SLACK_MS
       if states then states[key] = state end
-      if held then
+      if held and KEYS[lease] then
         writes[n + 4], writes[n + 5], writes[n + 6] = KEYS[lease], held, ceil(hold / 1000) + SLACK_MS
       end
       looked = pack(FOUR, outcome, value, left - value, returns_after)
