@@ -7,6 +7,8 @@ pub mod redis;
 #[cfg(test)]
 mod algorithms;
 #[cfg(test)]
+mod comparison;
+#[cfg(test)]
 mod redis_faults;
 #[cfg(test)]
 #[path = "../../tests/support/redis.rs"]
