@@ -383,6 +383,12 @@ mod tests {
             if let Ok(wire) = pb::DecideRequest::decode(bytes.as_slice()) {
                 let _ = question(&wire);
             }
+            if let Ok(wire) = pb::ReserveRequest::decode(bytes.as_slice()) {
+                let _ = estimate(&wire);
+            }
+            if let Ok(wire) = pb::SettleRequest::decode(bytes.as_slice()) {
+                let _ = settlement(&wire);
+            }
         }
 
         #[test]
