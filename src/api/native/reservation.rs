@@ -140,9 +140,12 @@ mod tests {
 
     #[test]
     fn a_text_that_was_cut_anywhere_is_none() {
-        let text = written(&held(&[key("a", "x"), key("b", "y")]));
-        for length in 1..text.len() {
-            assert_eq!(read(&text[..length]), Err(NONE), "{length}");
+        // Of various lengths, so that some are cut just behind a counter.
+        for value in ["", "x", "xy", "xyz"] {
+            let text = written(&held(&[key("a", value), key("b", value), key("c", value)]));
+            for length in 1..text.len() {
+                assert_eq!(read(&text[..length]), Err(NONE), "{value} {length}");
+            }
         }
         assert_eq!(read(""), Err("is needed"));
     }
