@@ -1,12 +1,15 @@
 //! What is held until it is settled, through the API: slots of concurrency limits and reservations, in memory and in a
 //! real Redis that two replicas share.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::future::join_all;
 use tokio::time::Instant;
+use tollgate::domain::limit::UNITS_MAX;
 use tollgate::proto as pb;
 use tonic::{Code, Status};
 
@@ -119,6 +122,37 @@ async fn only_so_many_are_served_at_a_time_in_redis_over_all_replicas() {
     only_so_many_are_served_at_a_time(&one, &other).await;
 }
 
+/// Callers come and go at both replicas, more of them than there are slots.
+#[tokio::test]
+async fn no_more_are_ever_served_at_a_time_than_there_are_slots() {
+    const CALLERS: usize = 8;
+    const CALLS: usize = 10;
+    let Some(redis) = RedisServer::start() else { return };
+    let yaml = policy(&in_redis(&redis)).replace("units: 100,", "units: 100000,");
+    let replicas = [Tollgate::start(&yaml).await, Tollgate::start(&yaml).await];
+    let (serving, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let callers = replicas.iter().cycle().take(CALLERS);
+    join_all(callers.map(|replica| come_and_go(replica, CALLS, &serving, &most))).await;
+    assert_eq!(most.load(Ordering::SeqCst), 3, "as many as may, and no more");
+    assert_eq!(peek(&replicas[0], &["busy"]).await, [3], "all are free again");
+}
+
+async fn come_and_go(tollgate: &Tollgate, calls: usize, serving: &AtomicUsize, most: &AtomicUsize) {
+    let (mut decisions, mut quotas) = (tollgate.decisions().await, tollgate.quotas().await);
+    for _ in 0..calls {
+        let answer = poll(SOON, "a slot", async || {
+            let answer = decisions.decide(question("GET", "/busy", None)).await.expect("an answer").into_inner();
+            answer.allowed.then_some(answer)
+        })
+        .await;
+        most.fetch_max(serving.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        tokio::task::yield_now().await;
+        serving.fetch_sub(1, Ordering::SeqCst);
+        let settled = pb::SettleRequest { reservation: answer.reservation, used: Vec::new() };
+        quotas.settle(settled).await.expect("it is well formed");
+    }
+}
+
 #[tokio::test]
 async fn a_caller_that_never_comes_back_gives_its_slot_up_after_the_hold() {
     let tollgate = Tollgate::start(&policy("")).await;
@@ -221,6 +255,34 @@ async fn estimates_are_settled_in_redis_by_any_replica() {
     let yaml = policy(&in_redis(&redis));
     let (one, other) = (Tollgate::start(&yaml).await, Tollgate::start(&yaml).await);
     estimates_are_settled(&one, &other).await;
+}
+
+async fn the_truth_may_be_as_large_as_can_be(tollgate: &Tollgate) {
+    const LIMITS: [&str; 3] = ["tokens", "spikes", "yearly"];
+    let mut reservations = Vec::new();
+    for limit in LIMITS.iter().cycle().take(9) {
+        reservations.push(reserve(tollgate, &[(limit, 1)], None).await.reservation);
+    }
+    for reservation in reservations {
+        settled(tollgate, &reservation, &[UNITS_MAX]).await;
+    }
+    assert_eq!(peek(tollgate, &LIMITS).await, [0, 0, 0]);
+    for limit in LIMITS {
+        let refused = reserve(tollgate, &[(limit, 1)], None).await;
+        assert_eq!((refused.allowed, refused.quotas[0].outcome()), (false, pb::QuotaOutcome::Short));
+        assert!(length(refused.retry_after.as_ref()) > Duration::from_hours(1), "{refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_truth_may_be_as_large_as_can_be_in_memory() {
+    the_truth_may_be_as_large_as_can_be(&Tollgate::start(&policy("")).await).await;
+}
+
+#[tokio::test]
+async fn the_truth_may_be_as_large_as_can_be_in_redis() {
+    let Some(redis) = RedisServer::start() else { return };
+    the_truth_may_be_as_large_as_can_be(&Tollgate::start(&policy(&in_redis(&redis))).await).await;
 }
 
 #[tokio::test]
