@@ -25,6 +25,8 @@ enum Message {
     Answered { question: usize },
     /// A lease has ended.
     Settle { counter: usize, ended: Ended },
+    /// Units were charged in vain: another node refused.
+    Refund { counter: usize, units: u64 },
 }
 
 /// What a run may do besides what every run does.
@@ -328,6 +330,10 @@ impl Run {
                     let now = self.store_clock();
                     self.counters[counter].settle(ended.lease, ended.used, now);
                 }
+                Message::Refund { counter, units } => {
+                    let now = self.store_clock();
+                    self.counters[counter].refund(units, now);
+                }
                 Message::Ask { question, only } => self.serve(question, only),
                 Message::Answered { question } => self.hear(question),
             }
@@ -380,10 +386,7 @@ impl Run {
             return;
         }
         if !all && self.apart {
-            // Each node is given back what it charged, in the background.
-            for Asked { counter, terms, .. } in question.asked.iter().filter(|asked| granted(asked)) {
-                self.settle(*counter, Ended { lease: terms.lease, used: 0, left: 0 });
-            }
+            self.take_back(question.asked.iter().filter(|asked| granted(asked)));
         }
         if self.replicas[index].life != question.life {
             return;
@@ -396,6 +399,17 @@ impl Run {
             self.admit(&question);
         } else {
             self.replicas[index].give_back(&question);
+        }
+    }
+
+    /// Each node is asked to take back what it charged, in the background: once, since a refund counts each time.
+    fn take_back<'a>(&mut self, asked: impl Iterator<Item = &'a Asked>) {
+        for &Asked { counter, terms, .. } in asked {
+            if terms.hold > Micros::ZERO {
+                self.settle(counter, Ended { lease: terms.lease, used: 0, left: 0 });
+            } else if !self.chance.one_in(3) {
+                self.send(Message::Refund { counter, units: terms.at_least });
+            }
         }
     }
 
