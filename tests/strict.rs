@@ -16,7 +16,7 @@ use tollgate::proto as pb;
 
 use self::load::{Call, Chance, Seen, load};
 use crate::program::{decides, served};
-use crate::support::redis::RedisServer;
+use crate::support::redis::{RedisCluster, RedisServer};
 use crate::support::{Process, Signal, tool};
 
 const LIMIT: &str = "strict";
@@ -85,6 +85,42 @@ impl Store for RedisServer {
     }
 }
 
+/// A cluster in which the counter's slot moves from one master to the next. The third dies: with one of the other two, what
+/// its replica had not heard yet would be lost, and the promise with it.
+struct Moving {
+    cluster: RedisCluster,
+    slot: String,
+    master: usize,
+}
+
+impl Moving {
+    const BEGIN: usize = 0;
+    const END: usize = 1;
+    const KILL: usize = 2;
+
+    fn start() -> Option<Self> {
+        let cluster = RedisCluster::start()?;
+        let key = format!("tollgate:{{{LIMIT}}}");
+        let (slot, master) = (cluster.slot(&key), cluster.place_at_first(&key));
+        Some(Self { cluster, slot, master })
+    }
+}
+
+impl Store for Moving {
+    fn section(&self) -> String {
+        format!("store: {{ redis: {{ urls: ['{}'], deadline: 50ms }} }}", self.cluster.urls().join("', '"))
+    }
+
+    fn harm(&mut self, number: usize) {
+        let [next, third] = [1, 2].map(|steps| (self.master + steps) % 3);
+        match number {
+            Self::BEGIN => self.cluster.begin_move(&self.slot, self.master, next),
+            Self::END => self.cluster.end_move(&self.slot, self.master, next),
+            _ => self.cluster.nodes[third].kill(),
+        }
+    }
+}
+
 /// What goes wrong.
 #[derive(Clone, Copy, Debug)]
 enum Harm {
@@ -116,6 +152,20 @@ async fn no_window_holds_more_than_the_limit_whatever_happens_to_three_servers_a
     let stop = QUIET + TURN + ROUNDS + chance.millis(30, 300);
     plan.extend([(stop, Harm::Store(0)), (stop + Duration::from_secs(1), Harm::Store(1))]);
     judge(&run(&mut redis, plan, &mut chance).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_window_holds_more_than_the_limit_while_slots_of_a_cluster_move_and_a_master_dies() {
+    let Some(mut moving) = Moving::start() else { return };
+    let mut chance = chance();
+    let mut plan = harm_to_replicas(&mut chance);
+    let begin = QUIET + ROUNDS + chance.millis(0, 1_000);
+    plan.extend([
+        (begin, Harm::Store(Moving::BEGIN)),
+        (begin + chance.millis(50, 500), Harm::Store(Moving::END)),
+        (QUIET + TURN + chance.millis(0, 2_500), Harm::Store(Moving::KILL)),
+    ]);
+    judge(&run(&mut moving, plan, &mut chance).await);
 }
 
 /// By a seed that is printed, and can be given.
