@@ -12,6 +12,7 @@ mod program;
 mod provider;
 mod redis;
 mod stopping;
+mod strict;
 mod support;
 mod tidy;
 mod tokens;
