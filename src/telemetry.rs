@@ -456,6 +456,7 @@ mod tests {
             rule,
             identity: None,
             quotas: QuotaStates::new(),
+            held: None,
             explanation: None,
         }
     }

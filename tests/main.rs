@@ -5,12 +5,15 @@
 mod algorithms;
 mod api;
 mod away;
+mod counters;
 mod deploy;
+mod held;
 mod picture;
 mod program;
 mod provider;
 mod redis;
 mod stopping;
+mod strict;
 mod support;
 mod tidy;
 mod tokens;

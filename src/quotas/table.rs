@@ -253,7 +253,7 @@ impl Table {
                     ended(lease);
                 }
                 if entry.owed > 0 {
-                    owing.push(CounterKey::from_bytes(key));
+                    owing.push(CounterKey::rebuilt(key));
                 }
             }
         }

@@ -2,7 +2,7 @@
 //!
 //! Redis is a real one, started for each test; time is passed in.
 
-#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,6 +18,14 @@ use super::algorithms::{
 use super::memory::MemoryStore;
 use super::redis::{Bounds, Gates, Reach, RedisStore, Settings, TimeSource};
 use super::redis_server::{RedisCluster, RedisServer};
+use super::reservations::{
+    a_refund_takes_back_no_more_than_is_charged, a_refund_takes_from_the_oldest_sub_window_first,
+    a_reservation_is_settled_by_the_truth, a_reservation_that_nobody_settles_counts_as_spent,
+    as_many_slots_as_there_may_be_are_held_and_released, each_counter_is_refunded_by_itself,
+    holders_keep_their_slots_when_the_limit_changes_but_not_when_it_is_reset,
+    nothing_comes_back_of_a_reservation_whose_charge_is_gone, several_limits_are_reserved_all_or_none_under_one_name,
+    slots_are_held_until_they_are_released_or_their_time_is_up,
+};
 use crate::decide::ports::{
     Answer, Away, Beat, Charge, Charges, Clock, Grants, Pulse, QuotaStore, Refunds, Request, Requests, Settlement,
     Settlements,
@@ -89,6 +97,16 @@ suite![
     the_same_key_under_another_algorithm_is_another_counter,
     changed_buckets_and_fixed_windows_count_what_was_charged_before,
     the_largest_buckets_and_fixed_windows_are_exact,
+    a_refund_takes_back_no_more_than_is_charged,
+    a_refund_takes_from_the_oldest_sub_window_first,
+    each_counter_is_refunded_by_itself,
+    a_reservation_is_settled_by_the_truth,
+    a_reservation_that_nobody_settles_counts_as_spent,
+    nothing_comes_back_of_a_reservation_whose_charge_is_gone,
+    several_limits_are_reserved_all_or_none_under_one_name,
+    slots_are_held_until_they_are_released_or_their_time_is_up,
+    holders_keep_their_slots_when_the_limit_changes_but_not_when_it_is_reset,
+    as_many_slots_as_there_may_be_are_held_and_released,
 ];
 
 pub(super) fn memory() -> MemoryStore {

@@ -76,19 +76,28 @@ impl LeaseDesk {
     /// less is admitted than could be, never more.
     pub(super) async fn tell(&self) -> Result<(), Away> {
         for owed in self.table.owed() {
-            let mut told = Ok(());
-            for part in owed.chunks(TOLD_PER_CALL) {
-                if told.is_ok() {
-                    let charges: Charges = part.iter().cloned().collect();
-                    told = self.store.assert(charges, self.clock.now()).get().await;
-                }
-                match told {
-                    Ok(()) => self.metrics.told(part.iter().map(|Charge { units, .. }| units).sum()),
-                    Err(Away { .. }) => self.table.still_owe(part),
-                }
+            let mut untold = Untold { desk: self, charges: owed };
+            while !untold.charges.is_empty() {
+                let part = untold.charges.len().saturating_sub(TOLD_PER_CALL);
+                let charges: Charges = untold.charges[part..].iter().cloned().collect();
+                let units = charges.iter().map(|Charge { units, .. }| units).sum();
+                self.store.assert(charges, self.clock.now()).get().await?;
+                untold.charges.truncate(part);
+                self.metrics.told(units);
             }
-            told?;
         }
         Ok(())
+    }
+}
+
+/// What the store has still to be told, whatever ends the telling.
+struct Untold<'a> {
+    desk: &'a LeaseDesk,
+    charges: Vec<Charge>,
+}
+
+impl Drop for Untold<'_> {
+    fn drop(&mut self) {
+        self.desk.table.still_owe(&self.charges);
     }
 }
