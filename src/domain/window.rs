@@ -31,13 +31,13 @@ impl Frame {
     }
 }
 
-/// Names one lease, so that a settle that is repeated or comes late does no harm. Unique over all replicas: the
-/// replica's random number and a count.
+/// Names one lease, so that a settle that is repeated or comes late does no harm. Unique over all replicas, and not to be
+/// guessed: whoever knows it can settle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LeaseId {
     /// Random, drawn when the replica starts.
     pub replica: u64,
-    /// Counts the replica's leases.
+    /// Tells the replica's leases apart; one says nothing of the next.
     pub serial: u64,
 }
 
