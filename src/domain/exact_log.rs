@@ -72,6 +72,11 @@ impl Log {
         self.0.push((at, units));
     }
 
+    /// What was spent from that moment on.
+    pub(crate) fn since(&self, moment: Micros) -> Self {
+        Self(self.0.iter().copied().filter(|(at, _)| *at >= moment).collect())
+    }
+
     /// The most units that any half-open interval of that length holds.
     pub(crate) fn most_in_any(&self, length: Micros) -> u64 {
         let mut spends = self.0.clone();

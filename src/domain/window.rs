@@ -31,13 +31,13 @@ impl Frame {
     }
 }
 
-/// Names one lease, so that a settle that is repeated or comes late does no harm. Unique over all replicas: the
-/// replica's random number and a count.
+/// Names one lease, so that a settle that is repeated or comes late does no harm. Unique over all replicas, and not to be
+/// guessed: whoever knows it can settle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LeaseId {
     /// Random, drawn when the replica starts.
     pub replica: u64,
-    /// Counts the replica's leases.
+    /// Tells the replica's leases apart; one says nothing of the next.
     pub serial: u64,
 }
 
@@ -149,7 +149,9 @@ impl Counter {
         };
         if !self.is_cut_like(frame) {
             let mut leases = self.leases.take();
-            leases.iter_mut().for_each(|leases| leases.outlive_their_charges());
+            if let Some(leases) = &mut leases {
+                leases.outlive_their_charges();
+            }
             *self = Self { leases, ..self.recut(frame) };
         }
         self.charge(units, terms, now);
@@ -210,7 +212,9 @@ impl Counter {
     pub fn forget(&mut self) {
         self.total = 0;
         self.charged.clear();
-        self.leases.iter_mut().for_each(|leases| leases.outlive_their_charges());
+        if let Some(leases) = &mut self.leases {
+            leases.outlive_their_charges();
+        }
     }
 
     /// The moment from which nothing counts any more, unless more is charged: from then on the counter is as good as a

@@ -1,4 +1,4 @@
-//! Where counters are kept: in memory or in Redis, behind a guard that bounds waiting. Each store implements
+//! Where counters are kept: in memory or in Redis, where a gate before each node bounds waiting. Each store implements
 //! [`QuotaStore`](crate::decide::ports::QuotaStore) and passes the same suite of behaviour tests.
 
 pub mod memory;

@@ -246,7 +246,7 @@ impl Inner {
     fn take_back(self: &Arc<Self>, requests: &[Request], grants: &mut Grants, now: Moment) {
         let (mut holds, mut charges) = (Settlements::new(), Charges::new());
         for (request, grant) in requests.iter().zip(grants) {
-            let charged = match grant {
+            let given = match grant {
                 Ok(Grant { outcome: Outcome::Granted { units }, remaining, .. }) => {
                     *remaining = remaining.saturating_add(*units);
                     *units
@@ -258,8 +258,8 @@ impl Inner {
             let Request { limit, key, terms } = request.clone();
             if is_held(&request.limit, terms) {
                 holds.push(Settlement { limit, key, lease: terms.lease, used: 0 });
-            } else if charged > 0 {
-                charges.push(Charge { limit, key, units: charged });
+            } else if given > 0 {
+                charges.push(Charge { limit, key, units: given });
             }
         }
         let Ok(permit) = Arc::clone(&self.taking_back).try_acquire_owned() else { return };
