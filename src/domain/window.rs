@@ -159,7 +159,7 @@ impl Counter {
         Grant { outcome: grant.outcome, remaining: grant.remaining - units, reset_after }
     }
 
-    /// Ends a lease: `used` units, at most [`UNITS_MAX`](super::limit::UNITS_MAX), move to the sub-window of `now`, the
+    /// Ends a lease: `used` units, at most [`UNITS_MAX`], move to the sub-window of `now`, the
     /// rest is released. More than the lease's units are the truth, and charged, even beyond the limit. A lease that is
     /// unknown, settled already or past its expiry is left as it is: spent whole.
     ///
