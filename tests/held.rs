@@ -133,7 +133,8 @@ async fn no_more_are_ever_served_at_a_time_than_there_are_slots() {
     let (serving, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let callers = replicas.iter().cycle().take(CALLERS);
     join_all(callers.map(|replica| come_and_go(replica, CALLS, &serving, &most))).await;
-    assert_eq!(most.load(Ordering::SeqCst), 3, "as many as may, and no more");
+    let most = most.into_inner();
+    assert!((2..=3).contains(&most), "{most} at a time");
     assert_eq!(peek(&replicas[0], &["busy"]).await, [3], "all are free again");
 }
 
@@ -146,7 +147,8 @@ async fn come_and_go(tollgate: &Tollgate, calls: usize, serving: &AtomicUsize, m
         })
         .await;
         most.fetch_max(serving.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-        tokio::task::yield_now().await;
+        // What it is served takes a while.
+        decisions.decide(question("GET", "/plain", None)).await.expect("an answer");
         serving.fetch_sub(1, Ordering::SeqCst);
         let settled = pb::SettleRequest { reservation: answer.reservation, used: Vec::new() };
         quotas.settle(settled).await.expect("it is well formed");
