@@ -15,3 +15,5 @@ mod redis_server;
 mod redis_topologies;
 #[cfg(test)]
 mod suite;
+#[cfg(test)]
+mod worked;

@@ -21,6 +21,12 @@ use super::algorithms::{
 use super::memory::MemoryStore;
 use super::redis::{Bounds, Gates, Reach, RedisStore, Settings, TimeSource};
 use super::redis_server::{RedisCluster, RedisServer};
+use super::worked::{
+    a_call_counts_for_a_number_and_for_marketing_to_it, a_call_may_cost_several_hits,
+    around_the_edge_of_a_minute_twice_as_much_goes_on_as_there, seconds_minutes_hours_and_days_end_when_the_clocks_do,
+    two_databases_have_500_a_second_each, unlike_there_a_call_that_one_limit_refuses_costs_the_others_nothing,
+    unlike_there_hits_that_are_refused_do_not_count_and_no_hits_are_a_look, values_share_a_threshold_or_have_one_each,
+};
 use crate::decide::ports::{
     Answer, Away, Charge, Charges, Clock, Grants, QuotaStore, Refunds, Request, Requests, Settlement, Settlements,
 };
@@ -92,6 +98,14 @@ suite![
     the_same_key_under_another_algorithm_is_another_counter,
     changed_buckets_and_fixed_windows_count_what_was_charged_before,
     the_largest_buckets_and_fixed_windows_are_exact,
+    seconds_minutes_hours_and_days_end_when_the_clocks_do,
+    two_databases_have_500_a_second_each,
+    a_call_counts_for_a_number_and_for_marketing_to_it,
+    unlike_there_a_call_that_one_limit_refuses_costs_the_others_nothing,
+    a_call_may_cost_several_hits,
+    unlike_there_hits_that_are_refused_do_not_count_and_no_hits_are_a_look,
+    values_share_a_threshold_or_have_one_each,
+    around_the_edge_of_a_minute_twice_as_much_goes_on_as_there,
 ];
 
 fn memory() -> MemoryStore {
