@@ -4,7 +4,9 @@
 
 mod algorithms;
 mod api;
+mod counters;
 mod deploy;
+mod held;
 mod picture;
 mod program;
 mod provider;
