@@ -8,6 +8,8 @@ mod floor;
 mod ghz;
 mod load;
 mod metrics;
+#[path = "../benches/orders.rs"]
+mod orders;
 mod process;
 mod question;
 mod quotas;
