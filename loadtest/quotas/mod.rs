@@ -39,6 +39,13 @@ const LIMITS: [usize; 3] = [1, 2, 4];
 /// Questions in flight.
 const IN_FLIGHT: usize = 100;
 
+/// For so long it is asked before each slice, unmeasured: leases end while the others have their turn, and steady load is
+/// what is measured. Not with cold keys, which know no leases.
+const WARM_UP: Duration = Duration::from_millis(500);
+
+/// For so long Redis is watched while nobody asks.
+const IDLE: Duration = Duration::from_secs(1);
+
 /// Questions in one slice with cold keys at most: each of them leaves counters in Redis for a minute.
 const COLD_MAX: u64 = 20_000;
 
@@ -107,7 +114,9 @@ pub(crate) async fn take(measure: &Measure, cores: Cores) -> Result<Table, Strin
     let pace = if measure.quick { Pace::QUICK } else { Pace::USUAL };
     let folder = tempfile::tempdir().map_err(|error| format!("cannot make a temporary folder: {error}"))?;
     let field = Field::start(measure, folder.path(), cores).await?;
-    let mut table = Table::new(machine(&cores, pace, &measure.redis)?);
+    let machine = machine(&cores, pace, &measure.redis)?;
+    let mut table =
+        Table::new(format!("{machine} With nobody asking, Redis uses {} of CPU a second.", field.idle().await?));
     for traffic in Traffic::ALL {
         // The same for all rows: what is cold is asked for once in the whole run.
         let keys = Keys::new(traffic);
@@ -163,6 +172,9 @@ impl Field {
     ) -> Result<Cost, String> {
         let asker = self.asker(contender, limits).await?;
         let most = if traffic == Traffic::Cold { COLD_MAX } else { u64::MAX };
+        if traffic != Traffic::Cold {
+            drive(&asker, keys, most, self.clock, self.clock.steady() + WARM_UP.into()).await?;
+        }
         let before = self.usage(contender).await?;
         let start = self.clock.steady();
         let decisions = drive(&asker, keys, most, self.clock, start + length.into()).await?;
@@ -181,6 +193,14 @@ impl Field {
                 Asker::envoy(ratelimit.channel.clone(), limits)
             }
         })
+    }
+
+    /// The CPU time that Redis uses in a second in which nobody asks but for probes.
+    async fn idle(&self) -> Result<Micros, String> {
+        let mut connection = self.connection.clone();
+        let before = Done::so_far(&mut connection).await?;
+        tokio::time::sleep(IDLE).await;
+        Ok(Done::so_far(&mut connection).await?.cpu - before.cpu)
     }
 
     async fn usage(&self, contender: Contender) -> Result<Usage, String> {
