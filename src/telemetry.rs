@@ -1,8 +1,8 @@
 //! Every metric name, and the log setup.
 //!
 //! Metrics live in a recorder of the server's own, not in a global one, so that several servers fit into one process.
-//! The number of series is bounded: every label but `rule` and `issuer` comes from a closed list, and only the first
-//! [`RULE_LABELS_MAX`] rules and [`ISSUER_LABELS_MAX`] issuers get a label of their own.
+//! The number of series is bounded: every label but `rule`, `issuer` and `node` comes from a closed list, and only
+//! the first [`RULE_LABELS_MAX`] rules, [`ISSUER_LABELS_MAX`] issuers and [`NODE_LABELS_MAX`] nodes get a label of their own.
 
 use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
@@ -23,6 +23,9 @@ pub const RULE_LABELS_MAX: usize = 256;
 /// How many issuers, over all reloads, have gauges; those of the others are not exposed.
 pub const ISSUER_LABELS_MAX: usize = 256;
 
+/// How many nodes of the store have had gauges; those of later ones are not exposed.
+pub const NODE_LABELS_MAX: usize = 256;
+
 /// Names of metrics, one constant each.
 pub mod names {
     /// Decisions, by façade, outcome, reason and rule.
@@ -41,7 +44,7 @@ pub mod names {
     pub const STORE_CALLS: &str = "tollgate_store_calls_total";
     /// Calls of the quota store that failed, by cause.
     pub const STORE_FAILURES: &str = "tollgate_store_failures_total";
-    /// Whether the quota store answers: 1 or 0.
+    /// Whether a node of the quota store answers: 1 or 0; NaN once it keeps no counters any more.
     pub const STORE_UP: &str = "tollgate_store_up";
     /// Counters in the memory store.
     pub const MEMORY_COUNTERS: &str = "tollgate_memory_counters";
@@ -99,6 +102,7 @@ pub struct Telemetry {
     facades: [FacadeMetrics; Facade::ALL.len()],
     rules_seen: Mutex<BTreeSet<String>>,
     issuers_seen: Mutex<BTreeSet<String>>,
+    nodes_seen: Mutex<BTreeSet<String>>,
 }
 
 struct FacadeMetrics {
@@ -137,7 +141,7 @@ impl Telemetry {
         }
         for (name, text) in [
             (names::IN_FLIGHT, "Calls in flight."),
-            (names::STORE_UP, "Whether the quota store answers."),
+            (names::STORE_UP, "Whether the quota store answers, by node; NaN once it keeps no counters any more."),
             (names::MEMORY_COUNTERS, "Counters in the memory store."),
             (names::VERDICTS, "Verdicts that are remembered."),
             (names::ISSUER_KEYS, "Keys in hand, by issuer; NaN once it is no longer configured."),
@@ -155,8 +159,8 @@ impl Telemetry {
             }
         });
         let handle = recorder.handle();
-        let telemetry =
-            Self { recorder, handle, facades, rules_seen: Mutex::default(), issuers_seen: Mutex::default() };
+        let (rules_seen, issuers_seen, nodes_seen) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let telemetry = Self { recorder, handle, facades, rules_seen, issuers_seen, nodes_seen };
         telemetry.gauge(names::BUILD, &[("version", env!("CARGO_PKG_VERSION"))]).set(1.0);
         Ok(telemetry)
     }
@@ -176,6 +180,15 @@ impl Telemetry {
         let mut seen = self.issuers_seen.lock().unwrap_or_else(PoisonError::into_inner);
         if has_label(&mut seen, issuer, ISSUER_LABELS_MAX) {
             return self.gauge(name, &[("issuer", issuer)]);
+        }
+        Gauge::noop()
+    }
+
+    /// The gauge of that name for a node of the store.
+    pub fn node_gauge(&self, name: &'static str, node: &str) -> Gauge {
+        let mut seen = self.nodes_seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if has_label(&mut seen, node, NODE_LABELS_MAX) {
+            return self.gauge(name, &[("node", node)]);
         }
         Gauge::noop()
     }

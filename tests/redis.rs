@@ -5,7 +5,7 @@ use std::time::Duration;
 use tollgate::proto as pb;
 
 use crate::support::poll;
-use crate::support::redis::RedisServer;
+use crate::support::redis::{RedisCluster, RedisServer, Sentinels};
 use crate::support::server::{SOON, Tollgate, configuration, question};
 
 fn policy(url: &str, more: &str) -> String {
@@ -61,7 +61,8 @@ async fn each_limit_does_what_it_says_while_redis_is_away() {
     assert_eq!(away.quotas[0].outcome(), pb::QuotaOutcome::Away);
     let (status, text) = tollgate.page("/readyz").await;
     assert!(status == 200 && text.contains("degraded"), "{status} {text}");
-    assert!(tollgate.metric("tollgate_store_up").await < 0.5);
+    let up = format!(r#"tollgate_store_up{{node="127.0.0.1:{}"}}"#, redis.port());
+    assert!(tollgate.page("/metrics").await.1.contains(&format!("{up} 0\n")));
 
     redis.restart();
     tollgate.clock.advance(Duration::from_secs(2));
@@ -157,6 +158,118 @@ async fn an_outage_shows_before_anyone_asks() {
         tollgate.page("/readyz").await.1.contains(r#""status":"ok""#).then_some(())
     })
     .await;
+}
+
+/// Their counters are told apart by the caller's address, so that they fall on all masters.
+fn spread(urls: &[String]) -> String {
+    let urls: Vec<String> = urls.iter().map(|url| format!("'{url}'")).collect();
+    format!("store: {{ redis: {{ urls: [{}], deadline: 200ms }} }}\n{BY_ADDRESS}", urls.join(", "))
+}
+
+const BY_ADDRESS: &str = r"
+limits:
+  first: { units: 5, window: 10m, by: [source.address] }
+  second: { units: 3, window: 10m, by: [source.address] }
+rules:
+  - match: { path: /both }
+    permit: anyone
+    limits: [first, second]
+  - match: { path: /first }
+    permit: anyone
+    limits: [first]
+";
+
+async fn from_address(tollgate: &Tollgate, path: &str, address: &str) -> pb::DecideResponse {
+    let mut asked = question("GET", path, None);
+    asked.request.as_mut().expect("a request").source_address = address.to_owned();
+    tollgate.decide(asked).await
+}
+
+#[tokio::test]
+async fn replicas_share_a_cluster_and_pay_limits_on_different_nodes_all_or_none() {
+    let Some(cluster) = RedisCluster::masters_with(&[]) else { return };
+    let (one, other) =
+        (Tollgate::start(&spread(&cluster.urls())).await, Tollgate::start(&spread(&cluster.urls())).await);
+    for address in (1..=20).map(|host| format!("192.0.2.{host}")) {
+        for (tollgate, left) in [(&one, 2), (&other, 1), (&one, 0)] {
+            let answer = from_address(tollgate, "/both", &address).await;
+            assert!(answer.allowed, "{answer:?}");
+            assert_eq!(answer.quotas[1].remaining, left);
+        }
+        for tollgate in [&one, &other] {
+            assert_eq!(from_address(tollgate, "/both", &address).await.detail, "quota_exceeded");
+        }
+        // What the first one charged for calls that the second refused is there again.
+        let mut admitted = 0;
+        poll(SOON, "the units taken back", async || {
+            let answer = from_address(&other, "/first", &address).await;
+            admitted += u64::from(answer.allowed);
+            (admitted == 2).then_some(())
+        })
+        .await;
+        assert!(!from_address(&one, "/first", &address).await.allowed, "never more than the limit");
+    }
+}
+
+#[tokio::test]
+async fn a_dead_master_is_named_and_takes_only_its_own_counters_with_it() {
+    let Some(mut cluster) = RedisCluster::masters_with(&[]) else { return };
+    let tollgate = Tollgate::start(&spread(&cluster.urls())).await;
+    let addresses: Vec<String> = (1..=30).map(|host| format!("192.0.2.{host}")).collect();
+    for address in &addresses {
+        assert!(from_address(&tollgate, "/first", address).await.allowed);
+    }
+    let dead = format!("127.0.0.1:{}", cluster.nodes[1].port());
+    cluster.nodes[1].kill();
+    let (mut served, mut away) = (0, 0);
+    for address in &addresses {
+        match from_address(&tollgate, "/first", address).await.detail.as_str() {
+            "store_away" => away += 1,
+            _ => served += 1,
+        }
+    }
+    assert!(served > 5 && away > 1, "{served} were served, {away} were not");
+    let (_, text) = poll(SOON, "the node that is away", async || {
+        let page = tollgate.page("/readyz").await;
+        page.1.contains("degraded").then_some(page)
+    })
+    .await;
+    let state: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let nodes = state["store"]["nodes"].as_array().expect("a list");
+    for node in nodes {
+        assert_eq!(node["problem"].is_null(), node["node"] != dead.as_str(), "{text}");
+    }
+    let (_, metrics) = tollgate.page("/metrics").await;
+    assert!(metrics.contains(&format!("tollgate_store_up{{node=\"{dead}\"}} 0\n")), "{metrics}");
+    assert_eq!(
+        metrics.lines().filter(|line| line.starts_with("tollgate_store_up{") && line.ends_with(" 1")).count(),
+        2
+    );
+}
+
+#[tokio::test]
+async fn a_master_that_fails_over_is_followed_by_the_sentinels_word() {
+    let Some(mut all) = Sentinels::start() else { return };
+    let urls: Vec<String> = all.urls().iter().map(|url| format!("'{url}'")).collect();
+    let (urls, service) = (urls.join(", "), Sentinels::service());
+    let yaml = policy("redis://unused", "");
+    let (_, rest) = yaml.trim_start().split_once('\n').expect("the store's line");
+    let store = format!("store: {{ redis: {{ sentinel: {{ urls: [{urls}], service: {service} }} }} }}");
+    let tollgate = Tollgate::start(&format!("{store}\n{rest}")).await;
+    assert_eq!(tollgate.verdict("GET", "/strict", None).await, "allow");
+    all.servers[0].kill();
+    poll(SOON, "the outage", async || {
+        (tollgate.verdict("GET", "/strict", None).await == "deny store_away").then_some(())
+    })
+    .await;
+    assert_eq!(tollgate.verdict("GET", "/lenient", None).await, "allow", "as its limit says");
+    poll(SOON, "the new master", async || {
+        tollgate.clock.advance(Duration::from_millis(100));
+        (tollgate.verdict("GET", "/strict", None).await == "allow").then_some(())
+    })
+    .await;
+    let left = tollgate.decide(question("GET", "/strict", None)).await.quotas[0].remaining;
+    assert_eq!(left, 0, "the replica knew what was charged before");
 }
 
 const HOT: &str = r"

@@ -65,16 +65,38 @@ pub enum Store {
 /// How Redis is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redis {
-    /// `redis://` or `rediss://` (TLS), with host, port, database; user and password may be in it.
-    pub url: Secret,
-    /// Overrides the URL's user.
+    /// Which servers there are.
+    pub reach: Reach,
+    /// Overrides the user of a single server's URL.
     pub username: Option<String>,
-    /// Overrides the URL's password.
+    /// Overrides the password of a single server's URL.
     pub password: Option<Secret>,
     /// The certificate authorities (PEM) that `rediss://` trusts; none: the system's.
     pub ca: Option<PathBuf>,
     /// How long one call may take; 12 ms by default, below Envoy's 20 ms for an external check.
     pub deadline: Micros,
+}
+
+/// Which servers there are. All URLs begin with `redis://`, or all with `rediss://` (TLS).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// One server, in whose URL database, user and password may be; or nodes of one cluster. Never empty.
+    Servers(Vec<Secret>),
+    /// The master that Sentinels name.
+    Sentinel(Sentinel),
+}
+
+/// Who knows which server is the master.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sentinel {
+    /// Where the Sentinels are. Never empty.
+    pub urls: Vec<Secret>,
+    /// The name by which they know the master.
+    pub service: String,
+    /// The user of the Sentinels themselves.
+    pub username: Option<String>,
+    /// The password of the Sentinels themselves.
+    pub password: Option<Secret>,
 }
 
 /// How much is accepted at a time.

@@ -421,6 +421,11 @@ impl<'n> Fields<'n> {
         self.get(key)
     }
 
+    /// Whether `key` is there.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.get(key).is_some()
+    }
+
     /// The value of `key`, which must be there.
     pub(super) fn required<T>(
         &mut self,

@@ -6,11 +6,14 @@ use url::Url;
 
 use super::reader::{Item, Reader};
 use super::values::{address, duration, word};
-use super::{Bounds, Listen, Redis, Secret, Store};
+use super::{Bounds, Listen, Reach, Redis, Secret, Sentinel, Store};
 use crate::domain::time::Micros;
 
 /// The most calls in flight that can be asked for.
 const CALLS_IN_FLIGHT_MAX: u64 = 1_000_000;
+
+/// Servers that can be named: of a cluster and of Sentinels, one that answers suffices.
+const URLS_MAX: usize = 16;
 
 /// Certificate authorities: a system's whole bundle fits.
 const CA_BYTES_MAX: u64 = 1 << 20;
@@ -38,12 +41,20 @@ pub(super) fn store(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Store> {
 
 fn redis(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Redis> {
     let mut fields = reader.fields(item, "redis")?;
-    let url = fields.required(reader, "urls", one_url);
-    let username = fields.optional(reader, "username", |reader, item| reader.parse(item, word("a user's name", 256)));
+    let sentinel = fields.optional(reader, "sentinel", sentinel);
+    let reach = if fields.has("sentinel") {
+        if let Some(item) = fields.item(reader, "urls") {
+            reader.error(&item, "names servers, and `sentinel` says who is asked for them; remove one of the two");
+        }
+        sentinel.flatten().map(|(sentinel, tls)| (Reach::Sentinel(sentinel), tls))
+    } else {
+        fields.needed(reader, "urls", servers).map(|(urls, tls)| (Reach::Servers(urls), tls))
+    };
+    let username = fields.optional(reader, "username", user);
     let password = fields.optional(reader, "password", |reader, item| reader.parse_secret(item, password));
     let ca = fields.optional(reader, "ca", |reader, item| {
         let path = certificates(reader, item);
-        if matches!(url, Some((_, false))) {
+        if matches!(reach, Some((_, false))) {
             reader.error(item, "is of use with a rediss:// URL only; change the URL or remove this");
         }
         path
@@ -52,26 +63,69 @@ fn redis(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Redis> {
     let deadline =
         fields.or(reader, "deadline", Redis::DEADLINE, |reader, item| reader.parse(item, duration(deadlines)));
     fields.finish(reader);
-    Some(Redis { url: url?.0, username: username?, password: password?, ca: ca?, deadline: deadline? })
+    Some(Redis { reach: reach?.0, username: username?, password: password?, ca: ca?, deadline: deadline? })
 }
 
-/// The URL, and whether it asks for TLS.
-fn one_url(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<(Secret, bool)> {
-    let items = reader.items(item)?;
-    match items.as_slice() {
-        [item] => reader.parse_secret(item, redis_url),
-        [] => {
-            reader.error(item, "is empty; name one server, such as redis://127.0.0.1:6379");
-            None
-        }
-        [_, second, ..] => {
-            reader.error(second, "clusters are not supported: name one server only");
-            None
-        }
+fn user(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<String> {
+    reader.parse(item, word("a user's name", 256))
+}
+
+/// The Sentinels, and whether they and the master are reached by TLS.
+fn sentinel(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<(Sentinel, bool)> {
+    let mut fields = reader.fields(item, "sentinel")?;
+    let urls = fields.required(reader, "urls", |reader, item| urls(reader, item, &one_of_several));
+    let service = fields.required(reader, "service", |reader, item| {
+        reader.parse(item, word("the name by which the Sentinels know the master", 256))
+    });
+    let username = fields.optional(reader, "username", user);
+    let password = fields.optional(reader, "password", |reader, item| reader.parse_secret(item, password));
+    fields.finish(reader);
+    let (urls, tls) = urls?;
+    Some((Sentinel { urls, service: service?, username: username?, password: password? }, tls))
+}
+
+/// One server, or several nodes of a cluster; and whether they are reached by TLS.
+fn servers(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<(Vec<Secret>, bool)> {
+    if reader.items(item)?.len() == 1 {
+        return urls(reader, item, &redis_url);
     }
+    urls(reader, item, &one_of_several)
 }
 
-/// Says nothing of the text: it may hold a password.
+/// The URLs, at least one, and whether they ask for TLS, which all do or none.
+fn urls(
+    reader: &mut Reader<'_>,
+    item: &Item<'_>,
+    read: &dyn Fn(String) -> Result<(Secret, bool), String>,
+) -> Option<(Vec<Secret>, bool)> {
+    let items = reader.items(item)?;
+    if items.is_empty() {
+        reader.error(item, "is empty; name at least one server, such as redis://127.0.0.1:6379");
+        return None;
+    }
+    if let Some(first_too_many) = items.get(URLS_MAX) {
+        reader.error(first_too_many, format!("is one too many; {URLS_MAX} suffice, since each knows the others"));
+        return None;
+    }
+    let mut read_all = Some((Vec::new(), None));
+    for item in &items {
+        let Some((url, tls)) = reader.parse_secret(item, read) else {
+            read_all = None;
+            continue;
+        };
+        let Some((urls, of_all)) = &mut read_all else { continue };
+        if *of_all.get_or_insert(tls) != tls {
+            reader.error(
+                item,
+                "is with TLS and others are not, or the reverse; begin all with redis://, or all with rediss://",
+            );
+        }
+        urls.push(url);
+    }
+    read_all.map(|(urls, tls)| (urls, tls.unwrap_or(false)))
+}
+
+/// The URL, and whether it asks for TLS. Says nothing of the text: it may hold a password.
 fn redis_url(text: String) -> Result<(Secret, bool), String> {
     let must = "must be a URL such as redis://127.0.0.1:6379 or rediss://redis.example.com:6380/0 (TLS), \
                 with nothing behind the database's number";
@@ -88,6 +142,21 @@ fn redis_url(text: String) -> Result<(Secret, bool), String> {
         return Err(must.to_owned());
     }
     Ok((Secret::new(text), encrypted))
+}
+
+/// A URL that says only where a server is: what holds for all of them is said once.
+fn one_of_several(text: String) -> Result<(Secret, bool), String> {
+    let (secret, encrypted) = redis_url(text)?;
+    let url = Url::parse(secret.reveal()).map_err(|error| error.to_string())?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("must be without user and password; say them once, as `username` and `password`".to_owned());
+    }
+    if !matches!(url.path(), "" | "/" | "/0") {
+        return Err("must be without a database's number; clusters have database 0 only, and it is used behind \
+                    Sentinels, too"
+            .to_owned());
+    }
+    Ok((secret, encrypted))
 }
 
 fn password(text: String) -> Result<Secret, String> {

@@ -200,7 +200,7 @@ impl Decider {
             Mode::Consume => self.quotas.pay(charges, now),
             Mode::Peek => self.quotas.peek(charges, now),
         };
-        payment.then(move |Payment { reason, states, asked }| {
+        payment.then(move |Payment { reason, states, asked, held: _ }| {
             journey.explanation.quotas = Some(provenance(asked));
             Answer::Now(Ok(self.conclude(journey, reason, identity, states)))
         })

@@ -114,6 +114,20 @@ pub trait Quotas: Send + Sync {
     /// Says what paying would lead to, without paying: the units left are those that are there now.
     fn peek(&self, charges: Charges, now: Moment) -> Answer<'_, Payment>;
 
+    /// Pays every charge or none, as [`Quotas::pay`] does, for a cost that is known only afterwards: an estimate is
+    /// charged at once and exactly, and held under the name that the payment says. What is not settled when `hold`, at
+    /// most [`HOLD_MAX`](crate::domain::limit::HOLD_MAX), has passed counts as spent.
+    fn reserve(&self, charges: Charges, hold: Micros, now: Moment) -> Answer<'_, Payment>;
+
+    /// Says what of a reservation was used: the rest comes back; more than was reserved is charged, too, even beyond
+    /// the limit. Slots of a concurrency limit are released, whatever was used. What is unknown, settled already or over
+    /// is left as it is. Any replica may settle what another reserved, where they share a store.
+    fn settle(&self, settlements: Settlements, now: Moment) -> Answer<'_, Result<(), Away>>;
+
+    /// Takes charges back that were paid and not used, within the last window, and answers how many units of each: never
+    /// more than are charged. Of a concurrency limit none: its slots are released by settling.
+    fn refund(&self, charges: Charges, now: Moment) -> Answer<'_, Result<Refunds, Away>>;
+
     /// Forgets what was charged to a counter.
     fn reset(&self, limit: Arc<Limit>, key: CounterKey) -> Answer<'_, Result<(), Away>>;
 }
@@ -141,6 +155,9 @@ pub struct Payment {
     pub states: QuotaStates,
     /// Whether the store had to be asked.
     pub asked: bool,
+    /// The name under which something is held until it is settled, for all counters of the call alike: a
+    /// reservation, or slots of a concurrency limit. None where nothing is.
+    pub held: Option<LeaseId>,
 }
 
 /// Keeps counters. Implemented by each store, decorated by deadline and breaker, used by [`Quotas`] only.
@@ -156,9 +173,14 @@ pub trait QuotaStore: Send + Sync {
     /// A refusal changes nothing, and neither does [`Mode::Peek`]; what is left is then what is left without the units.
     fn acquire(&self, requests: Requests, mode: Mode, now: Moment) -> Answer<'_, Grants>;
 
-    /// Ends leases: the units used move to the sub-window of the settling, the rest is released. A lease that is
-    /// unknown, settled already or past its expiry is left as it is: spent whole.
+    /// Ends leases: what was used is charged to the moment of the settling, the rest is released; slots are released
+    /// whatever was used. A lease that is unknown, settled already or past its expiry is left as it is: spent whole. So is
+    /// one whose charge is gone meanwhile (refunded, reset), but for what was used beyond its units.
     fn settle(&self, settlements: Settlements, now: Moment) -> Answer<'_, Result<(), Away>>;
+
+    /// Takes back up to so many units of each counter, from the oldest that count first, and answers how many. Each
+    /// counter by itself: one that has less to give back holds up no other.
+    fn refund(&self, charges: Charges, now: Moment) -> Answer<'_, Result<Refunds, Away>>;
 
     /// Forgets a counter.
     fn reset(&self, limit: Arc<Limit>, key: CounterKey) -> Answer<'_, Result<(), Away>>;
@@ -184,7 +206,7 @@ pub struct Settlement {
     pub key: CounterKey,
     /// Which lease.
     pub lease: LeaseId,
-    /// Units used, at most those granted.
+    /// Units used. More than those granted only where they were reserved.
     pub used: u64,
 }
 
@@ -201,6 +223,9 @@ pub fn all_away(counters: usize, away: Away) -> Grants {
 
 /// Several leases' ends.
 pub type Settlements = SmallVec<[Settlement; 4]>;
+
+/// Units taken back, one number for each charge, in order.
+pub type Refunds = SmallVec<[u64; 4]>;
 
 /// A dependency could not be asked, or its answer could not be understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -234,6 +259,9 @@ pub enum AwayCause {
     /// It has no room for another counter.
     #[error("is full")]
     Full,
+    /// It is not what the configuration takes it for.
+    #[error("is not what the configuration says; the log names the key")]
+    Mistaken,
     /// It answered something else than expected.
     #[error("gave an answer that was not understood")]
     Garbled,

@@ -69,12 +69,24 @@ impl Quotas for World {
             states.push(QuotaState { limit, verdict, remaining: 0, reset_after: Micros::ZERO });
         }
         let reason = if short.is_some() { Reason::QuotaExceeded } else { Reason::Allowed };
-        Answer::Now(Payment { reason, states, asked: false })
+        Answer::Now(Payment { reason, states, asked: false, held: None })
     }
 
     fn peek(&self, charges: Charges, now: Moment) -> Answer<'_, Payment> {
         self.note("peek");
         self.pay(charges, now)
+    }
+
+    fn reserve(&self, charges: Charges, _: Micros, now: Moment) -> Answer<'_, Payment> {
+        self.pay(charges, now)
+    }
+
+    fn settle(&self, _: ports::Settlements, _: Moment) -> Answer<'_, Result<(), ports::Away>> {
+        Answer::Now(Ok(()))
+    }
+
+    fn refund(&self, charges: Charges, _: Moment) -> Answer<'_, Result<ports::Refunds, ports::Away>> {
+        Answer::Now(Ok(charges.iter().map(|charge| charge.units).collect()))
     }
 
     fn reset(&self, _limit: Arc<Limit>, key: CounterKey) -> Answer<'_, Result<(), ports::Away>> {

@@ -7,9 +7,10 @@
 //! `unit` microseconds, a unit is counted as `unit` parts, and each microsecond gives back `gain` of them. GCRA's
 //! theoretical arrival time is the moment at which all parts are back.
 
+use super::leases::Leases;
 use super::limit::{UNITS_MAX, WINDOW_MAX};
 use super::time::Micros;
-use super::window::{Grant, Outcome, Terms};
+use super::window::{Grant, LeaseId, Outcome, Terms};
 
 /// The most parts that a bucket may have: Redis scripts count in doubles, which are exact up to here.
 const PARTS_MAX: u64 = (1 << 53) - 1;
@@ -92,31 +93,36 @@ const fn common_divisor(a: u64, b: u64) -> u64 {
 /// Time never steps back for it: an earlier `now` counts as the latest one at which it was changed. Times in a
 /// [`Grant`] are counted from the `now` that was given, so that whoever waits by the same clock is served.
 ///
+/// A settled reservation may leave more used than the bucket holds: later charges wait until that is back, too.
+///
 /// When the limit's definition changes, units that were used stay used, at most the whole bucket. With another rate,
 /// part of a unit counts as a whole one, and the time since the latest charge counts at the new rate. So at worst a
 /// bucket is as full as a fresh one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Level {
     flow: Flow,
     /// The latest moment at which it was changed.
     latest: Micros,
     /// Parts used as of `latest`.
     used: u64,
+    /// Boxed, because most buckets never have any.
+    leases: Option<Box<Leases>>,
 }
 
 impl Level {
     /// A full bucket whose time begins at `since`.
     pub const fn new(flow: Flow, since: Micros) -> Self {
-        Self { flow, latest: since, used: 0 }
+        Self { flow, latest: since, used: 0, leases: None }
     }
 
     /// What [`Level::acquire`] would grant, with what is left and returns now: nothing is charged.
     pub fn look(&self, flow: Flow, terms: Terms, now: Micros) -> Grant {
         let at = now.max(self.latest);
         let used = self.used(flow, at);
-        let free = flow.parts() - used;
-        let remaining = free / flow.unit;
-        let back = |units: u64| (at + flow.gains(units * flow.unit - free)).since(now);
+        let remaining = flow.parts().saturating_sub(used) / flow.unit;
+        // Parts that must come back before so many units, at most the burst, are there.
+        let missing = |units: u64| used - (flow.parts() - units * flow.unit);
+        let back = |units: u64| (at + flow.gains(missing(units))).since(now);
         let outcome = match terms.at_least {
             never if never > flow.burst => Outcome::Never,
             least if least <= remaining => Outcome::Granted { units: least },
@@ -126,7 +132,8 @@ impl Level {
         Grant { outcome, remaining, reset_after }
     }
 
-    /// Takes exactly `at_least` units out, or changes nothing. No lease is kept: they are spent at once.
+    /// Takes exactly `at_least` units out, or changes nothing. They are out from now on, even where they are held to be
+    /// spent later.
     pub fn acquire(&mut self, flow: Flow, terms: Terms, now: Micros) -> Grant {
         let grant = self.look(flow, terms, now);
         let units = match grant.outcome {
@@ -134,19 +141,64 @@ impl Level {
             Outcome::Granted { .. } | Outcome::Short { .. } | Outcome::Never => return grant,
         };
         let latest = now.max(self.latest);
-        *self = Self { flow, latest, used: self.used(flow, latest) + units * flow.unit };
+        self.change(flow, self.used(flow, latest), latest);
+        self.used += units * flow.unit;
+        if terms.hold > Micros::ZERO {
+            self.leases.get_or_insert_default().open(terms.lease, units, latest + terms.hold, latest);
+        }
         let Grant { remaining, reset_after, .. } = self.look(flow, terms, now);
         Grant { outcome: grant.outcome, remaining, reset_after }
     }
 
-    /// Forgets everything but the time.
-    pub const fn forget(&mut self) {
-        self.used = 0;
+    /// Ends a lease: units that were not used go back, as far as the bucket is not full yet; what was used beyond the
+    /// lease's units, at most [`UNITS_MAX`] in all, is taken out, even where it is not there. A lease that is unknown,
+    /// settled already or past its expiry is left as it is: spent whole. So is one whose bucket was reset or full since
+    /// it was taken: the flow has brought its units back, and they may be spent again already.
+    pub fn settle(&mut self, lease: LeaseId, used: u64, now: Micros) {
+        let (used, at) = (used.min(UNITS_MAX), now.max(self.latest));
+        let Some(ended) = self.leases.as_mut().and_then(|leases| leases.end(lease, at)) else { return };
+        let (flow, level) = (self.flow, self.used(self.flow, at));
+        let back = level.min(ended.unused(used).saturating_mul(flow.unit));
+        let beyond = ended.beyond(used).saturating_mul(flow.unit);
+        if back > 0 || beyond > 0 {
+            self.change(flow, level, at);
+            self.used = level.saturating_sub(back).saturating_add(beyond).min(PARTS_MAX);
+        }
     }
 
-    /// The moment from which it is full, unless more is charged: from then on it is as good as a new one.
+    /// Puts up to `units` back that were taken out and are not back yet, and answers how many: one that is back in part
+    /// counts whole. A bucket does not know when its units were taken, so it gains them now: in any interval of
+    /// length `t` at most `burst + rate · t` are admitted, and what was refunded in it.
+    pub fn refund(&mut self, units: u64, now: Micros) -> u64 {
+        let at = now.max(self.latest);
+        let (flow, level) = (self.flow, self.used(self.flow, at));
+        let taken = level.div_ceil(flow.unit).min(units);
+        if taken > 0 {
+            self.change(flow, level, at);
+            self.used = level.saturating_sub(taken.saturating_mul(flow.unit));
+        }
+        taken
+    }
+
+    /// Goes on from `used` parts at `at`. Leases of a bucket that was full meanwhile have nothing to give back.
+    fn change(&mut self, flow: Flow, used: u64, at: Micros) {
+        if used == 0 {
+            self.leases.iter_mut().for_each(|leases| leases.outlive_their_charges());
+        }
+        (self.flow, self.latest, self.used) = (flow, at, used);
+    }
+
+    /// Forgets everything but the time. Leases that are open have nothing to give back then.
+    pub fn forget(&mut self) {
+        self.used = 0;
+        self.leases.iter_mut().for_each(|leases| leases.outlive_their_charges());
+    }
+
+    /// The moment from which it is full and no lease is open, unless more is charged: from then on it is as good as a
+    /// new one.
     pub fn idle_from(&self) -> Micros {
-        if self.used == 0 { Micros::ZERO } else { self.latest + self.flow.gains(self.used) }
+        let full = if self.used == 0 { Micros::ZERO } else { self.latest + self.flow.gains(self.used) };
+        full.max(self.leases.as_ref().map_or(Micros::ZERO, |leases| leases.ended_from()))
     }
 
     /// The latest moment at which it was changed: its time does not step back behind it.
@@ -156,10 +208,12 @@ impl Level {
 
     /// Parts used as of `at`, which is not before `latest`.
     fn used(&self, flow: Flow, at: Micros) -> u64 {
-        let used = if self.flow.unit == flow.unit {
+        let used = if self.flow.unit != flow.unit {
+            self.used.div_ceil(self.flow.unit).min(flow.burst) * flow.unit
+        } else if self.flow.burst != flow.burst {
             self.used.min(flow.parts())
         } else {
-            self.used.div_ceil(self.flow.unit).min(flow.burst) * flow.unit
+            self.used
         };
         used.saturating_sub(at.since(self.latest).0.saturating_mul(flow.gain))
     }
@@ -183,12 +237,12 @@ mod tests {
     }
 
     fn take(level: &mut Level, flow: Flow, units: u64, now: Micros) -> Outcome {
-        let before = *level;
+        let before = level.clone();
         let seen = level.look(flow, at_once(units), now);
         let grant = level.acquire(flow, at_once(units), now);
         assert_eq!(seen.outcome, grant.outcome, "a look says what an acquisition gets");
         if !matches!(grant.outcome, Outcome::Granted { units: 1.. }) {
-            assert_eq!((before, seen), (*level, grant), "a refusal changes nothing");
+            assert_eq!((before, seen), (level.clone(), grant), "a refusal changes nothing");
         }
         waiting_as_told_is_enough(level, flow, grant, units, now);
         grant.outcome

@@ -3,12 +3,11 @@
 use super::limit::Algorithm;
 use super::time::{Micros, Moment};
 use super::window::{self, Frame, Grant, LeaseId, Terms};
-use super::{bucket, fixed};
+use super::{bucket, fixed, slots};
 
 /// What has been charged to one counter, under one algorithm.
 ///
-/// The sliding window and the token bucket go by the steady clock; the fixed window, which is aligned to the wall
-/// clock, by both.
+/// All go by the steady clock; the fixed window, which is aligned to the wall clock, by both.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Counter {
     /// Of a sliding window.
@@ -17,6 +16,8 @@ pub enum Counter {
     TokenBucket(bucket::Level),
     /// Of a fixed window.
     FixedWindow(fixed::Count),
+    /// Of what is held at a time.
+    Concurrency(slots::Holders),
 }
 
 impl Counter {
@@ -28,6 +29,7 @@ impl Counter {
             }
             Algorithm::TokenBucket(flow) => Self::TokenBucket(bucket::Level::new(flow, since)),
             Algorithm::FixedWindow(grid) => Self::FixedWindow(fixed::Count::new(grid)),
+            Algorithm::Concurrency(_) => Self::Concurrency(slots::Holders::new(since)),
         }
     }
 
@@ -37,6 +39,7 @@ impl Counter {
             Algorithm::SlidingWindow { .. } => matches!(self, Self::SlidingWindow(_)),
             Algorithm::TokenBucket(_) => matches!(self, Self::TokenBucket(_)),
             Algorithm::FixedWindow(_) => matches!(self, Self::FixedWindow(_)),
+            Algorithm::Concurrency(_) => matches!(self, Self::Concurrency(_)),
         }
     }
 
@@ -48,7 +51,8 @@ impl Counter {
             }
             (Self::TokenBucket(level), Algorithm::TokenBucket(flow)) => level.look(flow, terms, now.steady),
             (Self::FixedWindow(count), Algorithm::FixedWindow(grid)) => count.look(grid, terms, now),
-            (Self::SlidingWindow(_) | Self::TokenBucket(_) | Self::FixedWindow(_), other) => {
+            (Self::Concurrency(holders), Algorithm::Concurrency(slots)) => holders.look(slots, terms, now.steady),
+            (Self::SlidingWindow(_) | Self::TokenBucket(_) | Self::FixedWindow(_) | Self::Concurrency(_), other) => {
                 Self::new(other, self.latest()).look(other, terms, now)
             }
         }
@@ -62,18 +66,32 @@ impl Counter {
             }
             (Self::TokenBucket(level), Algorithm::TokenBucket(flow)) => level.acquire(flow, terms, now.steady),
             (Self::FixedWindow(count), Algorithm::FixedWindow(grid)) => count.acquire(grid, terms, now),
-            (Self::SlidingWindow(_) | Self::TokenBucket(_) | Self::FixedWindow(_), other) => {
+            (Self::Concurrency(holders), Algorithm::Concurrency(slots)) => holders.acquire(slots, terms, now.steady),
+            (Self::SlidingWindow(_) | Self::TokenBucket(_) | Self::FixedWindow(_) | Self::Concurrency(_), other) => {
                 *self = Self::new(other, self.latest());
                 self.acquire(other, terms, now)
             }
         }
     }
 
-    /// Ends a lease: see [`window::Counter::settle`]. Only a sliding window has any.
+    /// Ends a lease: what was used is charged, the rest comes back. Whatever of it was used, slots are released. A lease
+    /// that is unknown, settled already or past its expiry is left as it is: spent whole.
     pub fn settle(&mut self, lease: LeaseId, used: u64, now: Moment) {
         match self {
             Self::SlidingWindow(counter) => counter.settle(lease, used, now.steady),
-            Self::TokenBucket(_) | Self::FixedWindow(_) => {}
+            Self::TokenBucket(level) => level.settle(lease, used, now.steady),
+            Self::FixedWindow(count) => count.settle(lease, used, now),
+            Self::Concurrency(holders) => holders.settle(lease, now.steady),
+        }
+    }
+
+    /// Takes back up to `units` that are charged, and answers how many. Slots are not refunded but released.
+    pub fn refund(&mut self, units: u64, now: Moment) -> u64 {
+        match self {
+            Self::SlidingWindow(counter) => counter.refund(units, now.steady),
+            Self::TokenBucket(level) => level.refund(units, now.steady),
+            Self::FixedWindow(count) => count.refund(units, now),
+            Self::Concurrency(_) => 0,
         }
     }
 
@@ -83,6 +101,7 @@ impl Counter {
             Self::SlidingWindow(counter) => counter.forget(),
             Self::TokenBucket(level) => level.forget(),
             Self::FixedWindow(count) => count.forget(),
+            Self::Concurrency(holders) => holders.forget(),
         }
     }
 
@@ -93,6 +112,7 @@ impl Counter {
             Self::SlidingWindow(counter) => counter.idle_from(),
             Self::TokenBucket(level) => level.idle_from(),
             Self::FixedWindow(count) => count.idle_from(),
+            Self::Concurrency(holders) => holders.idle_from(),
         }
     }
 
@@ -102,6 +122,7 @@ impl Counter {
             Self::SlidingWindow(counter) => counter.latest(),
             Self::TokenBucket(level) => level.latest(),
             Self::FixedWindow(count) => count.latest(),
+            Self::Concurrency(holders) => holders.latest(),
         }
     }
 }

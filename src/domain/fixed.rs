@@ -6,8 +6,10 @@
 
 use std::cmp::Ordering;
 
+use super::leases::Leases;
+use super::limit::{TOTAL_MAX, UNITS_MAX};
 use super::time::{Micros, Moment};
-use super::window::{Grant, Outcome, Terms};
+use super::window::{Grant, LeaseId, Outcome, Terms};
 
 /// What the clock is cut into, and how much each piece admits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +43,7 @@ const REMEMBERED: Micros = Micros::from_secs(1);
 ///
 /// When the limit's definition changes, what was charged last stays charged, as far as the latest charge falls in
 /// the new window too. A charge that the old window had let go is unknown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Count {
     /// As it was when something was charged last.
     grid: Grid,
@@ -49,6 +51,8 @@ pub struct Count {
     latest: Moment,
     /// Units charged in the window of `latest`.
     used: u64,
+    /// Boxed, because most counters never have any.
+    leases: Option<Box<Leases>>,
 }
 
 /// Where a moment stands to the window of the latest charge.
@@ -59,17 +63,19 @@ struct Standing {
     left: Micros,
     /// What the latest moment becomes if something is charged.
     latest: Moment,
+    /// Whether that begins another window.
+    anew: bool,
 }
 
 impl Count {
     /// A counter to which nothing has been charged.
     pub const fn new(grid: Grid) -> Self {
-        Self { grid, latest: Moment { wall: Micros::ZERO, steady: Micros::ZERO }, used: 0 }
+        Self { grid, latest: Moment { wall: Micros::ZERO, steady: Micros::ZERO }, used: 0, leases: None }
     }
 
     /// What [`Count::acquire`] would grant, with what is left and returns now: nothing is charged.
     pub fn look(&self, grid: Grid, terms: Terms, now: Moment) -> Grant {
-        let Standing { used, left, latest: _ } = self.standing(grid, now);
+        let Standing { used, left, .. } = self.standing(grid, now);
         let remaining = grid.units.saturating_sub(used);
         let outcome = match terms.at_least {
             never if never > grid.units => Outcome::Never,
@@ -79,7 +85,8 @@ impl Count {
         Grant { outcome, remaining, reset_after: if used == 0 { Micros::ZERO } else { left } }
     }
 
-    /// Grants exactly `at_least` units and charges them, or changes nothing. No lease is kept: they are spent at once.
+    /// Grants exactly `at_least` units and charges them, or changes nothing. They are charged to this window, even where
+    /// they are held to be spent later.
     pub fn acquire(&mut self, grid: Grid, terms: Terms, now: Moment) -> Grant {
         let Grant { outcome, remaining, reset_after } = self.look(grid, terms, now);
         let units = match outcome {
@@ -88,20 +95,57 @@ impl Count {
                 return Grant { outcome, remaining, reset_after };
             }
         };
-        let Standing { used, left, latest } = self.standing(grid, now);
-        *self = Self { grid, latest, used: used + units };
-        Grant { outcome, remaining: remaining - units, reset_after: left }
+        let standing = self.standing(grid, now);
+        self.change(grid, &standing, standing.used + units);
+        if terms.hold > Micros::ZERO {
+            let begun = now.steady.max(self.latest.steady);
+            self.leases.get_or_insert_default().open(terms.lease, units, begun + terms.hold, begun);
+        }
+        Grant { outcome, remaining: remaining - units, reset_after: standing.left }
     }
 
-    /// Forgets everything but the time.
-    pub const fn forget(&mut self) {
+    /// Ends a lease: units that were not used return to the window that they were charged to, if it still goes on; what
+    /// was used beyond the lease's units, at most [`UNITS_MAX`] in all, is charged to the window of `now`, even beyond the
+    /// limit. A lease that is unknown, settled already or past its expiry is left as it is: spent whole.
+    pub fn settle(&mut self, lease: LeaseId, used: u64, now: Moment) {
+        let (used, at) = (used.min(UNITS_MAX), now.steady.max(self.latest.steady));
+        let Some(ended) = self.leases.as_mut().and_then(|leases| leases.end(lease, at)) else { return };
+        let standing = self.standing(self.grid, now);
+        let (back, beyond) = (ended.unused(used).min(standing.used), ended.beyond(used));
+        if back > 0 || beyond > 0 {
+            self.change(self.grid, &standing, (standing.used - back + beyond).min(TOTAL_MAX));
+        }
+    }
+
+    /// Takes back up to `units` that were charged in the window of `now`, and answers how many.
+    pub fn refund(&mut self, units: u64, now: Moment) -> u64 {
+        let standing = self.standing(self.grid, now);
+        let taken = standing.used.min(units);
+        if taken > 0 {
+            self.change(self.grid, &standing, standing.used - taken);
+        }
+        taken
+    }
+
+    /// Goes on with `used` units charged. Leases of an earlier window have nothing to give back in another.
+    fn change(&mut self, grid: Grid, standing: &Standing, used: u64) {
+        if standing.anew {
+            self.leases.iter_mut().for_each(|leases| leases.outlive_their_charges());
+        }
+        (self.grid, self.latest, self.used) = (grid, standing.latest, used);
+    }
+
+    /// Forgets everything but the time. Leases that are open have nothing to give back then.
+    pub fn forget(&mut self) {
         self.used = 0;
+        self.leases.iter_mut().for_each(|leases| leases.outlive_their_charges());
     }
 
-    /// The moment on the steady clock from which nothing counts any more, unless more is charged: from then on the
-    /// counter is as good as a new one.
+    /// The moment on the steady clock from which nothing counts any more and no lease is open, unless more is charged:
+    /// from then on the counter is as good as a new one.
     pub fn idle_from(&self) -> Micros {
-        self.latest.steady + self.grid.left_at(self.latest.wall) + REMEMBERED
+        let forgotten = self.latest.steady + self.grid.left_at(self.latest.wall) + REMEMBERED;
+        forgotten.max(self.leases.as_ref().map_or(Micros::ZERO, |leases| leases.ended_from()))
     }
 
     /// The latest moment on the steady clock at which it was changed.
@@ -111,19 +155,19 @@ impl Count {
 
     fn standing(&self, grid: Grid, now: Moment) -> Standing {
         let then = self.latest;
-        let afresh = Standing { used: 0, left: grid.left_at(now.wall), latest: now };
+        let afresh = Standing { used: 0, left: grid.left_at(now.wall), latest: now, anew: true };
         match grid.index(now.wall).cmp(&grid.index(then.wall)) {
             Ordering::Greater => afresh,
             Ordering::Equal => {
                 let latest = Moment { wall: now.wall.max(then.wall), steady: now.steady.max(then.steady) };
-                Standing { used: self.used, latest, ..afresh }
+                Standing { used: self.used, latest, anew: false, ..afresh }
             }
             Ordering::Less => {
                 let ends = then.steady + grid.left_at(then.wall);
                 if now.steady >= ends {
                     return afresh;
                 }
-                Standing { used: self.used, left: ends.since(now.steady), latest: then }
+                Standing { used: self.used, left: ends.since(now.steady), latest: then, anew: false }
             }
         }
     }
@@ -155,12 +199,12 @@ mod tests {
     }
 
     fn take(count: &mut Count, units: u64, now: Moment) -> Outcome {
-        let before = *count;
+        let before = count.clone();
         let seen = count.look(GRID, at_once(units), now);
         let grant = count.acquire(GRID, at_once(units), now);
         assert_eq!(seen.outcome, grant.outcome, "a look says what an acquisition gets");
         if !matches!(grant.outcome, Outcome::Granted { units: 1.. }) {
-            assert_eq!((before, seen), (*count, grant), "a refusal changes nothing");
+            assert_eq!((before, seen), (count.clone(), grant), "a refusal changes nothing");
         }
         let looked = |after: Micros| count.look(GRID, at_once(units), later(now, after));
         if let Outcome::Short { retry_after } = grant.outcome {

@@ -33,11 +33,12 @@ const GROWTH: u64 = 4;
 const REFUSAL_MAX: Micros = Micros::from_secs(1);
 
 /// The frame of a limit that is leased: only the sliding window charges units to the moment of their spending at the
-/// latest. A fixed window would charge them to the next one, and a bucket would have gained more by then.
+/// latest. A fixed window would charge them to the next one, a bucket would have gained more by then, and slots that are
+/// held in advance are not free.
 pub fn leased_frame(limit: &Limit) -> Option<Frame> {
     match limit.algorithm {
         Algorithm::SlidingWindow { units, window } => Some(Frame::new(units, window)),
-        Algorithm::TokenBucket(_) | Algorithm::FixedWindow(_) => None,
+        Algorithm::TokenBucket(_) | Algorithm::FixedWindow(_) | Algorithm::Concurrency(_) => None,
     }
 }
 
@@ -314,6 +315,11 @@ impl Holding {
         self.hand = None;
         self.forget_answers();
         self.asking = None;
+    }
+
+    /// Units came back to the store: a refusal is not believed any more.
+    pub const fn hope(&mut self) {
+        self.refusal = None;
     }
 
     /// Whether nothing would be lost with it.

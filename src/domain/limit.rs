@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 use super::bucket::Flow;
 use super::fixed::Grid;
 use super::path::{Host, Method, Path, Unclear};
+use super::slots::Slots;
 use super::time::Micros;
 
 /// Into how many sub-windows a window is cut. More are more exact and cost more memory: under steady excess demand a
@@ -26,6 +27,12 @@ pub const WINDOW_MIN: Micros = Micros::from_millis(100);
 
 /// The most units a limit may hold: sums of them stay exact in the doubles that Redis scripts count in.
 pub const UNITS_MAX: u64 = 1_000_000_000_000;
+
+/// The most units that one counter counts, those beyond its limit included: settled reservations may add some.
+pub const TOTAL_MAX: u64 = 1_000 * UNITS_MAX;
+
+/// The longest that something is held: a reservation, or a slot of a concurrency limit.
+pub const HOLD_MAX: Micros = Micros::from_secs(60 * 60);
 
 /// So many units in so much time, for each distinct key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,24 +62,29 @@ pub enum Algorithm {
     TokenBucket(Flow),
     /// At most so many units in each window of the clock: see [`super::fixed`].
     FixedWindow(Grid),
+    /// At most so many units held at a time: see [`super::slots`].
+    Concurrency(Slots),
 }
 
 impl Limit {
-    /// The most units that it ever holds: what the window admits, or the burst.
+    /// The most units that it ever holds: what the window admits, the burst, or what may be held at a time.
     pub const fn units(&self) -> u64 {
         match self.algorithm {
             Algorithm::SlidingWindow { units, window: _ } => units,
             Algorithm::TokenBucket(flow) => flow.burst(),
             Algorithm::FixedWindow(grid) => grid.units,
+            Algorithm::Concurrency(slots) => slots.units,
         }
     }
 
-    /// The window's length; for a token bucket the time in which an empty one fills.
+    /// The window's length; for a token bucket the time in which an empty one fills, for concurrency the time that units
+    /// are held at most.
     pub const fn window(&self) -> Micros {
         match self.algorithm {
             Algorithm::SlidingWindow { units: _, window } => window,
             Algorithm::TokenBucket(flow) => flow.fills_in(),
             Algorithm::FixedWindow(grid) => grid.length,
+            Algorithm::Concurrency(slots) => slots.hold,
         }
     }
 

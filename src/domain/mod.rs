@@ -12,11 +12,13 @@ pub mod fixed;
 pub mod identity;
 pub mod issuer;
 pub mod lease;
+pub mod leases;
 pub mod limit;
 pub mod path;
 pub mod policy;
 pub mod question;
 #[cfg(test)]
 mod simulation;
+pub mod slots;
 pub mod time;
 pub mod window;

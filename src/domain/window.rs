@@ -8,7 +8,8 @@
 
 use smallvec::SmallVec;
 
-use super::limit::SUB_WINDOWS;
+use super::leases::Leases;
+use super::limit::{SUB_WINDOWS, TOTAL_MAX, UNITS_MAX};
 use super::time::Micros;
 
 /// How a limit's window is cut: what the arithmetic needs to know.
@@ -90,7 +91,7 @@ pub enum Outcome {
 ///
 /// When the limit's definition changes, what is charged stays charged. A change of the window's length moves each
 /// charge to the new sub-window in which its old one ends: never too early, so what is known holds under the new limit
-/// too. Charges that the old window had let go are unknown, and leases that are open count as spent whole.
+/// too. Charges that the old window had let go are unknown, and of leases that are open nothing comes back any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Counter {
     width: Micros,
@@ -108,20 +109,6 @@ pub struct Counter {
 /// The units charged in one sub-window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Charged {
-    index: u64,
-    units: u64,
-}
-
-/// The open leases of a counter, the one that expires last first.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Leases(Vec<Lease>);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Lease {
-    id: LeaseId,
-    /// The last moment at which its units can be spent.
-    expires: Micros,
-    /// The sub-window that it is charged to.
     index: u64,
     units: u64,
 }
@@ -161,34 +148,79 @@ impl Counter {
             Outcome::Granted { .. } | Outcome::Short { .. } | Outcome::Never => return grant,
         };
         if !self.is_cut_like(frame) {
-            *self = self.recut(frame);
+            let mut leases = self.leases.take();
+            leases.iter_mut().for_each(|leases| leases.outlive_their_charges());
+            *self = Self { leases, ..self.recut(frame) };
         }
         self.charge(units, terms, now);
         let reset_after = self.frees(&self.charged, 1).since(now);
         Grant { outcome: grant.outcome, remaining: grant.remaining - units, reset_after }
     }
 
-    /// Ends a lease: `used` units move to the sub-window of `now`, the rest is released. A lease that is unknown,
-    /// settled already or past its expiry is left as it is: spent whole.
+    /// Ends a lease: `used` units, at most [`UNITS_MAX`](super::limit::UNITS_MAX), move to the sub-window of `now`, the
+    /// rest is released. More than the lease's units are the truth, and charged, even beyond the limit. A lease that is
+    /// unknown, settled already or past its expiry is left as it is: spent whole.
+    ///
+    /// Where its charge is gone, wholly or in part, because it was refunded, reset, or moved with the window's length,
+    /// there is nothing to release: it counts as spent whole, and only what was used beyond it is charged.
     pub fn settle(&mut self, lease: LeaseId, used: u64, now: Micros) {
-        let now = now.max(self.latest);
-        let Some(lease) = self.leases.as_mut().and_then(|leases| leases.take(lease, now)) else { return };
-        self.latest = now;
-        self.release(lease.index, lease.units);
-        self.add(now.0 / self.width.0, used.min(lease.units));
+        let (used, now) = (used.min(UNITS_MAX), now.max(self.latest));
+        let Some(ended) = self.leases.as_mut().and_then(|leases| leases.end(lease, now)) else { return };
+        let index = ended.expires.0 / self.width.0;
+        let whole = self.charged.iter().any(|charged| charged.index == index && charged.units >= ended.units);
+        let moved = if ended.charged && whole {
+            self.latest = now;
+            self.release(index, ended.units);
+            used
+        } else {
+            ended.beyond(used)
+        };
+        if moved > 0 {
+            self.latest = now;
+            self.add(now.0 / self.width.0, moved);
+        }
     }
 
-    /// Forgets everything but the time.
+    /// Takes back up to `units` that were charged, and answers how many: first from the oldest sub-window that counts,
+    /// then from the next.
+    ///
+    /// From the newest first would break the promise: units that count for long would be given back in place of units
+    /// that were about to be let go, and for a while more would be admitted than was cancelled. So whoever refunds
+    /// what was admitted within the last window breaks nothing, whenever in it that was. Let `C(k)` be what is charged to
+    /// sub-window `k` and later ones, and `A(k)` what was admitted there and not cancelled; `C(k) ≥ A(k)` is all that
+    /// the promise needs. Cancelling lowers `A` up to the sub-window `x` of the cancelled units, taking back lowers `C` up
+    /// to the oldest one that is charged, `p`. If `p ≤ x`, both go down together. If `x < p`, nothing is charged
+    /// in between, so `C(p) = C(x) ≥ A(x)`, which is at least `A(p)` and the cancelled units.
+    pub fn refund(&mut self, units: u64, now: Micros) -> u64 {
+        let now = now.max(self.latest);
+        let mut place = self.expired(now);
+        let mut taken = 0;
+        while let Some(charged) = self.charged.get_mut(place).filter(|_| taken < units) {
+            let back = charged.units.min(units - taken);
+            charged.units -= back;
+            taken += back;
+            place += 1;
+        }
+        if taken > 0 {
+            self.latest = now;
+            self.total -= taken;
+            self.charged.retain(|charged| charged.units > 0);
+        }
+        taken
+    }
+
+    /// Forgets everything but the time. Leases that are open have nothing to give back then.
     pub fn forget(&mut self) {
         self.total = 0;
         self.charged.clear();
-        self.leases = None;
+        self.leases.iter_mut().for_each(|leases| leases.outlive_their_charges());
     }
 
     /// The moment from which nothing counts any more, unless more is charged: from then on the counter is as good as a
     /// new one. It may come earlier when a lease is settled.
     pub fn idle_from(&self) -> Micros {
-        self.charged.last().map_or(Micros::ZERO, |last| self.frees_at(last.index))
+        let leases_end = self.leases.as_ref().map_or(Micros::ZERO, |leases| leases.ended_from());
+        self.charged.last().map_or(Micros::ZERO, |last| self.frees_at(last.index)).max(leases_end)
     }
 
     /// The latest moment at which it was changed: its time does not step back behind it.
@@ -249,16 +281,16 @@ impl Counter {
         let index = expires.0 / self.width.0;
         self.add(index, units);
         if terms.hold > Micros::ZERO {
-            let lease = Lease { id: terms.lease, expires, index, units };
-            self.leases.get_or_insert_default().put(lease, self.latest);
+            self.leases.get_or_insert_default().open(terms.lease, units, expires, self.latest);
         }
     }
 
     fn add(&mut self, index: u64, units: u64) {
+        let units = units.min(TOTAL_MAX - self.total);
         if units == 0 {
             return;
         }
-        self.total = self.total.saturating_add(units);
+        self.total += units;
         let place = self.charged.iter().rposition(|charged| charged.index <= index);
         match place.and_then(|place| self.charged.get_mut(place)) {
             Some(charged) if charged.index == index => charged.units = charged.units.saturating_add(units),
@@ -275,22 +307,6 @@ impl Counter {
         if charged.units == 0 {
             self.charged.remove(place);
         }
-    }
-}
-
-impl Leases {
-    /// Keeps `lease`, and drops those that have expired. One of the same name is replaced, which leaves it spent whole.
-    fn put(&mut self, lease: Lease, now: Micros) {
-        while self.0.pop_if(|oldest| oldest.expires < now).is_some() {}
-        self.0.retain(|other| other.id != lease.id);
-        let place = self.0.partition_point(|other| other.expires > lease.expires);
-        self.0.insert(place, lease);
-    }
-
-    /// Takes the lease out, if it is there and has not expired.
-    fn take(&mut self, id: LeaseId, now: Micros) -> Option<Lease> {
-        let place = self.0.iter().position(|lease| lease.id == id && lease.expires >= now)?;
-        Some(self.0.remove(place))
     }
 }
 
@@ -347,8 +363,8 @@ mod tests {
         assert!(counter.charged.iter().all(|charged| charged.units > 0), "{counter:?}");
         assert_eq!(counter.charged.iter().map(|charged| charged.units).sum::<u64>(), counter.total, "{counter:?}");
         assert!(counter.charged.len() <= 40, "{counter:?}");
-        let leased = counter.leases.iter().flat_map(|leases| &leases.0);
-        assert!(leased.clone().is_sorted_by(|a, b| a.expires >= b.expires), "{counter:?}");
+        let leased = counter.leases.iter().flat_map(|leases| leases.iter());
+        assert!(leased.is_sorted_by(|a, b| a.expires <= b.expires), "{counter:?}");
     }
 
     fn fresh() -> Counter {
@@ -422,11 +438,25 @@ mod tests {
     }
 
     #[test]
-    fn nobody_can_claim_to_have_used_more_than_the_lease_held() {
+    fn what_was_used_beyond_a_lease_is_charged_and_later_calls_wait_for_it() {
         let mut counter = fresh();
         counter.acquire(FRAME, lease(4, 4, 150, 1), START);
-        counter.settle(LeaseId { replica: 1, serial: 1 }, u64::MAX, START);
-        assert_eq!(counter.total, 4);
+        counter.settle(LeaseId { replica: 1, serial: 1 }, 17, START + Micros(100));
+        let grant = counter.acquire(FRAME, at_once(1), START + Micros(100));
+        assert_eq!((grant.outcome, grant.remaining), (Outcome::Short { retry_after: Micros(3_300) }, 0));
+        assert_eq!(granted(counter.acquire(FRAME, at_once(10), START + Micros(3_400))), Some(10));
+    }
+
+    #[test]
+    fn sums_stay_bounded_whatever_is_claimed() {
+        let mut counter = fresh();
+        for serial in 0..2_000 {
+            counter.acquire(FRAME, lease(1, 1, 100, serial), START);
+            counter.leases.get_or_insert_default().open(lease(1, 1, 100, serial).lease, 1, START + Micros(100), START);
+            counter.settle(lease(1, 1, 100, serial).lease, u64::MAX, START);
+        }
+        assert_eq!(counter.total, TOTAL_MAX);
+        assert_well_formed(&counter);
     }
 
     #[test]

@@ -4,8 +4,7 @@
 //! once. Else one call asks the store for all that is not covered, all or none; calls for a counter that is being asked
 //! wait and are combined into the next request. No call waits while it has a request begun, so none waits in a circle.
 
-use std::hash::{BuildHasher as _, RandomState};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,15 +13,16 @@ use tokio::sync::oneshot;
 use tokio::time::interval;
 
 use super::table::{HOLDINGS_MAX, Table, Woken};
-use super::{Bill, at_once};
+use super::{Bill, Names, Purpose, ask};
 use crate::decide::ports::{
-    Answer, Away, Charges, Clock, Grants, Payment, QuotaStore, Quotas, Request, Requests, Settlement, Settlements,
+    Answer, Away, Charges, Clock, Grants, Payment, QuotaStore, Quotas, Refunds, Request, Requests, Settlement,
+    Settlements,
 };
 use crate::domain::lease::{Ended, Holding, Level, Spend, end_of_lease, leased_frame};
 use crate::domain::limit::{CounterKey, Limit, WhenAway};
 use crate::domain::question::Mode;
 use crate::domain::time::{Micros, Moment};
-use crate::domain::window::{Grant, LeaseId, Outcome, Terms};
+use crate::domain::window::{Grant, Outcome, Terms};
 use crate::telemetry::{LeaseMetrics, Telemetry};
 
 /// How often a call waits for others' requests before it makes one of its own, whoever else is asking.
@@ -42,9 +42,7 @@ pub struct LeaseDesk {
     store: Arc<dyn QuotaStore>,
     clock: Arc<dyn Clock>,
     table: Table,
-    /// Draws the names of leases.
-    replica: u64,
-    serial: AtomicU64,
+    names: Names,
     due: Mutex<Vec<(Settlement, Ended)>>,
     turn: AtomicUsize,
     metrics: LeaseMetrics,
@@ -67,8 +65,7 @@ impl LeaseDesk {
             store,
             clock,
             table: Table::new(holdings_max),
-            replica: RandomState::new().hash_one("replica"),
-            serial: AtomicU64::new(0),
+            names: Names::new(),
             due: Mutex::default(),
             turn: AtomicUsize::new(0),
             metrics: LeaseMetrics::new(telemetry),
@@ -87,14 +84,14 @@ impl LeaseDesk {
     /// Gives back all that is in hand. To be called when nothing is paid any more; bounded by the store's deadlines.
     pub async fn close(&self) {
         self.table.end_leases(Holding::end, |limit, key, ended| self.owe(limit, key, ended));
-        self.settle().await;
+        self.settle_due().await;
     }
 
     async fn tend(&self) {
         let now = self.clock.steady();
         self.table.end_leases(|holding| holding.tend(now), |limit, key, ended| self.owe(limit, key, ended));
         self.table.sweep(self.turn.fetch_add(1, Ordering::Relaxed), now);
-        self.settle().await;
+        self.settle_due().await;
     }
 
     /// Remembers a lease that is to be settled.
@@ -111,7 +108,7 @@ impl LeaseDesk {
     }
 
     /// Settles what is owed. What the store does not hear of expires by itself.
-    async fn settle(&self) {
+    async fn settle_due(&self) {
         let due = std::mem::take(&mut *self.due.lock().unwrap_or_else(PoisonError::into_inner));
         for part in due.chunks(SETTLED_PER_CALL) {
             let settlements: Settlements = part.iter().map(|(settlement, _)| settlement.clone()).collect();
@@ -122,10 +119,6 @@ impl LeaseDesk {
                 Err(Away { .. }) => self.metrics.stranded(left),
             }
         }
-    }
-
-    fn name(&self) -> LeaseId {
-        LeaseId { replica: self.replica, serial: self.serial.fetch_add(1, Ordering::Relaxed) }
     }
 
     /// Pays from the leases in hand what they cover.
@@ -186,7 +179,7 @@ impl LeaseDesk {
             if matches!(part.spend, Spend::Paid(_)) {
                 continue;
             }
-            let lease = self.name();
+            let lease = self.names.next();
             let begun = self.table.with_new(request, now, |entry| {
                 entry.holding.ask(request.terms.at_least, lease, now).ok_or_else(|| entry.wait())
             });
@@ -315,6 +308,13 @@ impl LeaseDesk {
         Answer::later(self.peek_later(bill, requests, now))
     }
 
+    /// Units came back to the store: what it refused just now may fit.
+    fn hope<'a>(&self, keys: impl IntoIterator<Item = &'a CounterKey>) {
+        for key in keys {
+            self.table.with(key, |entry| entry.holding.hope());
+        }
+    }
+
     fn forget(&self, key: &CounterKey) {
         self.table.with(key, |entry| {
             entry.holding.forget();
@@ -325,7 +325,7 @@ impl LeaseDesk {
 
 impl Quotas for LeaseDesk {
     fn pay(&self, charges: Charges, now: Moment) -> Answer<'_, Payment> {
-        let (bill, requests) = Bill::new(charges);
+        let (bill, requests) = Bill::new(charges, Purpose::Pay, &self.names);
         if requests.is_empty() {
             return Answer::Now(bill.settled_by(Grants::new(), false));
         }
@@ -340,8 +340,31 @@ impl Quotas for LeaseDesk {
     }
 
     fn peek(&self, charges: Charges, now: Moment) -> Answer<'_, Payment> {
-        let (bill, requests) = Bill::new(charges);
+        let (bill, requests) = Bill::new(charges, Purpose::Peek, &self.names);
         self.look_at_all(bill, requests, now)
+    }
+
+    /// Past the leases in hand: what is held must be charged to the moment at which it is settled at the latest.
+    fn reserve(&self, charges: Charges, hold: Micros, now: Moment) -> Answer<'_, Payment> {
+        ask(&*self.store, Bill::new(charges, Purpose::reserve(hold), &self.names), now)
+    }
+
+    fn settle(&self, settlements: Settlements, now: Moment) -> Answer<'_, Result<(), Away>> {
+        let keys: SmallVec<[CounterKey; 4]> = settlements.iter().map(|settlement| settlement.key.clone()).collect();
+        self.store.settle(settlements, now).then(move |answer| {
+            self.hope(&keys);
+            Answer::Now(answer)
+        })
+    }
+
+    /// At the store, from the oldest that count: it is not known which lease paid, and one that is in hand now would be
+    /// given back units that another spent before it.
+    fn refund(&self, charges: Charges, now: Moment) -> Answer<'_, Result<Refunds, Away>> {
+        let keys: SmallVec<[CounterKey; 4]> = charges.iter().map(|charge| charge.key.clone()).collect();
+        self.store.refund(charges, now).then(move |answer| {
+            self.hope(&keys);
+            Answer::Now(answer)
+        })
     }
 
     fn reset(&self, limit: Arc<Limit>, key: CounterKey) -> Answer<'_, Result<(), Away>> {
@@ -439,7 +462,7 @@ impl Asking<'_> {
             .parts
             .iter()
             .find(|(index, _)| self.requests.get(*index).is_some_and(|begun| begun.key == request.key));
-        begun.map_or_else(|| at_once(request.terms.at_least), |(_, terms)| *terms)
+        begun.map_or(request.terms, |(_, terms)| *terms)
     }
 }
 

@@ -6,13 +6,17 @@
 mod leased;
 mod table;
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use smallvec::SmallVec;
 
-use crate::decide::ports::{Answer, Away, Charge, Charges, Grants, Payment, QuotaStore, Quotas, Request, Requests};
+use crate::decide::ports::{
+    Answer, Away, Charge, Charges, Grants, Payment, QuotaStore, Quotas, Refunds, Request, Requests, Settlements,
+};
 use crate::domain::decision::{QuotaState, QuotaStates, QuotaVerdict, Reason};
-use crate::domain::limit::{CounterKey, Limit, WhenAway};
+use crate::domain::limit::{Algorithm, CounterKey, HOLD_MAX, Limit, WhenAway};
 use crate::domain::question::Mode;
 use crate::domain::time::{Micros, Moment};
 use crate::domain::window::{Grant, LeaseId, Outcome, Terms};
@@ -22,39 +26,109 @@ pub use self::leased::LeaseDesk;
 /// Where charges are paid at once.
 pub struct QuotaDesk {
     store: Arc<dyn QuotaStore>,
+    names: Names,
 }
 
 impl QuotaDesk {
     /// A desk that keeps its counters in `store`, which has deadlines of its own.
     pub fn new(store: Arc<dyn QuotaStore>) -> Self {
-        Self { store }
-    }
-
-    fn ask(&self, charges: Charges, mode: Mode, now: Moment) -> Answer<'_, Payment> {
-        let (bill, requests) = Bill::new(charges);
-        if requests.is_empty() {
-            return Answer::Now(bill.settled_by(Grants::new(), false));
-        }
-        // One that can never be paid spoils the payment; the others are then only looked at.
-        let mode = if bill.is_payable() { mode } else { Mode::Peek };
-        match self.store.acquire(requests, mode, now) {
-            Answer::Now(answer) => Answer::Now(bill.settled_by(answer, false)),
-            Answer::Later(future) => Answer::later(async move { bill.settled_by(future.await, true) }),
-        }
+        Self { store, names: Names::new() }
     }
 }
 
 impl Quotas for QuotaDesk {
     fn pay(&self, charges: Charges, now: Moment) -> Answer<'_, Payment> {
-        self.ask(charges, Mode::Consume, now)
+        ask(&*self.store, Bill::new(charges, Purpose::Pay, &self.names), now)
     }
 
     fn peek(&self, charges: Charges, now: Moment) -> Answer<'_, Payment> {
-        self.ask(charges, Mode::Peek, now)
+        ask(&*self.store, Bill::new(charges, Purpose::Peek, &self.names), now)
+    }
+
+    fn reserve(&self, charges: Charges, hold: Micros, now: Moment) -> Answer<'_, Payment> {
+        ask(&*self.store, Bill::new(charges, Purpose::reserve(hold), &self.names), now)
+    }
+
+    fn settle(&self, settlements: Settlements, now: Moment) -> Answer<'_, Result<(), Away>> {
+        self.store.settle(settlements, now)
+    }
+
+    fn refund(&self, charges: Charges, now: Moment) -> Answer<'_, Result<Refunds, Away>> {
+        self.store.refund(charges, now)
     }
 
     fn reset(&self, limit: Arc<Limit>, key: CounterKey) -> Answer<'_, Result<(), Away>> {
         self.store.reset(limit, key)
+    }
+}
+
+/// Asks the store for all of a bill, exactly.
+fn ask(store: &dyn QuotaStore, (bill, requests): (Bill, Requests), now: Moment) -> Answer<'_, Payment> {
+    if requests.is_empty() {
+        return Answer::Now(bill.settled_by(Grants::new(), false));
+    }
+    // One that can never be paid spoils the payment; the others are then only looked at.
+    let mode = if bill.is_payable() { bill.purpose.mode() } else { Mode::Peek };
+    match store.acquire(requests, mode, now) {
+        Answer::Now(answer) => Answer::Now(bill.settled_by(answer, false)),
+        Answer::Later(future) => Answer::later(async move { bill.settled_by(future.await, true) }),
+    }
+}
+
+/// Names leases: unique over all replicas.
+struct Names {
+    /// Random, drawn once.
+    replica: u64,
+    serial: AtomicU64,
+}
+
+impl Names {
+    fn new() -> Self {
+        Self { replica: RandomState::new().hash_one("replica"), serial: AtomicU64::new(0) }
+    }
+
+    fn next(&self) -> LeaseId {
+        LeaseId { replica: self.replica, serial: self.serial.fetch_add(1, Ordering::Relaxed) }
+    }
+}
+
+/// What a bill is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Pay,
+    Peek,
+    /// To be settled within so much time.
+    Reserve(Micros),
+}
+
+impl Purpose {
+    /// Without any time there would be nothing to settle.
+    fn reserve(hold: Micros) -> Self {
+        Self::Reserve(hold.clamp(Micros(1), HOLD_MAX))
+    }
+
+    const fn mode(self) -> Mode {
+        match self {
+            Self::Pay | Self::Reserve(_) => Mode::Consume,
+            Self::Peek => Mode::Peek,
+        }
+    }
+
+    /// How long units stay to be settled; for slots their limit knows how long.
+    const fn hold(self) -> Micros {
+        match self {
+            Self::Pay | Self::Peek => Micros::ZERO,
+            Self::Reserve(hold) => hold,
+        }
+    }
+
+    /// Whether something is left to be settled of what is paid to a limit.
+    const fn holds(self, limit: &Limit) -> bool {
+        match self {
+            Self::Pay => matches!(limit.algorithm, Algorithm::Concurrency(_)),
+            Self::Peek => false,
+            Self::Reserve(_) => true,
+        }
     }
 }
 
@@ -63,6 +137,9 @@ struct Bill {
     charges: SmallVec<[(Arc<Limit>, Place); 4]>,
     /// How many grants the store owes.
     requests: usize,
+    purpose: Purpose,
+    /// What is held is held under this name.
+    lease: Option<LeaseId>,
 }
 
 /// Where the answer to a charge is found.
@@ -77,7 +154,8 @@ enum Place {
 impl Bill {
     /// Splits charges into what is asked of the store and what is remembered to understand its answer. Charges to the
     /// same counter become one request: each alone might fit where both do not.
-    fn new(charges: Charges) -> (Self, Requests) {
+    fn new(charges: Charges, purpose: Purpose, names: &Names) -> (Self, Requests) {
+        let lease = charges.iter().any(|charge| purpose.holds(&charge.limit)).then(|| names.next());
         let totals: SmallVec<[u64; 4]> = charges.iter().map(|charge| total(&charges, &charge.key)).collect();
         let mut requests = Requests::new();
         let mut places = SmallVec::new();
@@ -89,10 +167,11 @@ impl Bill {
             };
             places.push((Arc::clone(&limit), place));
             if place == Place::Grant(requests.len()) {
-                requests.push(Request { limit, key, terms: at_once(units) });
+                let terms = Terms { hold: purpose.hold(), lease: lease.unwrap_or(NOBODY), ..at_once(units) };
+                requests.push(Request { limit, key, terms });
             }
         }
-        (Self { charges: places, requests: requests.len() }, requests)
+        (Self { charges: places, requests: requests.len(), purpose, lease }, requests)
     }
 
     fn is_payable(&self) -> bool {
@@ -128,7 +207,9 @@ impl Bill {
             (false, true) => Reason::StoreAway,
             (false, false) => Reason::Allowed,
         };
-        Payment { reason, states, asked }
+        let holds = |state: &QuotaState| state.verdict.is_granted() && self.purpose.holds(&state.limit);
+        let held = self.lease.filter(|_| reason.allows() && states.iter().any(holds));
+        Payment { reason, states, asked, held }
     }
 }
 
@@ -137,8 +218,11 @@ fn total(charges: &Charges, key: &CounterKey) -> u64 {
     charges.iter().filter(|charge| charge.key == *key).fold(0, |sum, charge| sum.saturating_add(charge.units))
 }
 
+/// The name of no lease.
+const NOBODY: LeaseId = LeaseId { replica: 0, serial: 0 };
+
 const fn at_once(units: u64) -> Terms {
-    Terms { at_least: units, at_most: units, hold: Micros::ZERO, lease: LeaseId { replica: 0, serial: 0 } }
+    Terms { at_least: units, at_most: units, hold: Micros::ZERO, lease: NOBODY }
 }
 
 fn granted(limit: Arc<Limit>, Grant { outcome, remaining, reset_after }: Grant) -> QuotaState {
@@ -162,7 +246,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::decide::ports::{AwayCause, Settlements, all_away};
+    use crate::decide::ports::{AwayCause, all_away};
     use crate::domain::counter::Counter;
     use crate::domain::limit::Algorithm;
 
@@ -209,6 +293,10 @@ mod tests {
 
         fn settle(&self, _: Settlements, _: Moment) -> Answer<'_, Result<(), Away>> {
             Answer::Now(Ok(()))
+        }
+
+        fn refund(&self, _: Charges, _: Moment) -> Answer<'_, Result<Refunds, Away>> {
+            Answer::Now(Ok(Refunds::new()))
         }
 
         fn reset(&self, _: Arc<Limit>, _: CounterKey) -> Answer<'_, Result<(), Away>> {

@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::Parts;
+use crate::decide::ports::Away;
 use crate::domain::time::Micros;
+use crate::stores::redis::NodeHealth;
 use crate::telemetry::names;
 
 /// Serves until the last call has ended: a replica that drains still says so.
@@ -54,7 +56,7 @@ async fn ready(State(parts): State<Arc<Parts>>) -> impl IntoResponse {
 
 impl Parts {
     fn is_degraded(&self) -> bool {
-        self.shared.as_ref().is_some_and(|shared| shared.guard.health().is_err())
+        self.shared.as_ref().is_some_and(|shared| shared.store.health().iter().any(|(_, health)| health.is_err()))
             || self.tokens.health().iter().any(|issuer| issuer.last_error.is_some())
     }
 
@@ -76,14 +78,23 @@ impl Parts {
         json!({
             "status": status,
             "policy_version": self.decider.policy().version,
-            "store": match self.shared.as_ref().map(|shared| &shared.guard) {
+            "store": match &self.shared {
                 None => json!({ "kind": "memory" }),
-                Some(store) => json!({
-                    "kind": "redis",
-                    "problem": store.health().err().map(|away| format!("it {away}")),
-                }),
+                Some(shared) => store_state(&shared.store.health()),
             },
             "issuers": issuers,
         })
     }
+}
+
+fn store_state(health: &[NodeHealth]) -> Value {
+    let problem = |health: &Result<(), Away>| health.err().map(|away| format!("it {away}"));
+    json!({
+        "kind": "redis",
+        "problem": health.iter().find_map(|(_, health)| problem(health)),
+        "nodes": health
+            .iter()
+            .map(|(node, health)| json!({ "node": node, "problem": problem(health) }))
+            .collect::<Vec<_>>(),
+    })
 }

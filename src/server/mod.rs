@@ -25,7 +25,7 @@ use tonic_health::server::HealthReporter;
 pub use self::clock::SystemClock;
 use self::layers::Admission;
 use crate::api::native::{Decisions, QuotaApi, TokenApi};
-use crate::config::{Config, Store};
+use crate::config::{self, Config, Secret, Store};
 use crate::decide::Decider;
 use crate::decide::ports::{Clock, Quotas};
 use crate::domain::policy::Policy;
@@ -35,7 +35,6 @@ use crate::proto::quota_service_server::QuotaServiceServer;
 use crate::proto::token_service_server::TokenServiceServer;
 use crate::quotas::{LeaseDesk, QuotaDesk};
 use crate::revocation::NothingRevoked;
-use crate::stores::guard::{self, Guard};
 use crate::stores::memory::{self, MemoryStore};
 use crate::stores::redis::{self, RedisStore};
 use crate::telemetry::{Telemetry, names};
@@ -104,7 +103,7 @@ struct Parts {
 
 /// A store that several replicas share, and what this one holds of it.
 struct Shared {
-    guard: Arc<Guard>,
+    store: Arc<RedisStore>,
     desk: Arc<LeaseDesk>,
 }
 
@@ -174,8 +173,8 @@ impl Server {
         });
         server.tasks.spawn(admin::serve(admin, Arc::clone(&parts)));
         server.tasks.spawn(fold(Arc::clone(&parts.telemetry)));
-        if let Some(Shared { guard, desk }) = &parts.shared {
-            server.tasks.spawn(probe(Arc::clone(guard), Arc::clone(&parts.clock)));
+        if let Some(Shared { store, desk }) = &parts.shared {
+            server.tasks.spawn(probe(Arc::clone(store), Arc::clone(&parts.clock)));
             let desk = Arc::clone(desk);
             server.tasks.spawn(async move { desk.upkeep().await });
         }
@@ -254,10 +253,10 @@ impl Parts {
                 (Arc::new(QuotaDesk::new(Arc::new(store))), None)
             }
             Store::Redis(settings) => {
-                let guard = Arc::new(guarded_redis(settings, &clock, &telemetry)?);
-                let desk = LeaseDesk::new(Arc::clone(&guard) as _, Arc::clone(&clock), &telemetry);
+                let store = Arc::new(redis_store(settings, &clock, &telemetry)?);
+                let desk = LeaseDesk::new(Arc::clone(&store) as _, Arc::clone(&clock), &telemetry);
                 let desk = Arc::new(desk);
-                (Arc::clone(&desk) as _, Some(Shared { guard, desk }))
+                (Arc::clone(&desk) as _, Some(Shared { store, desk }))
             }
         };
         let tokens = Tokens::new(Arc::clone(&clock), Arc::clone(&telemetry), VERDICTS_MAX_DEFAULT);
@@ -313,23 +312,33 @@ impl Parts {
     }
 }
 
-fn guarded_redis(
-    settings: &crate::config::Redis,
+fn redis_store(
+    settings: &config::Redis,
     clock: &Arc<dyn Clock>,
-    telemetry: &Telemetry,
-) -> Result<Guard, StartProblem> {
-    let crate::config::Redis { url, username, password, ca, deadline } = settings;
+    telemetry: &Arc<Telemetry>,
+) -> Result<RedisStore, StartProblem> {
+    let config::Redis { reach, username, password, ca, deadline } = settings;
+    let revealed = |secrets: &[Secret]| secrets.iter().map(|secret| secret.reveal().to_owned()).collect();
+    let reach = match reach {
+        config::Reach::Servers(urls) => redis::Reach::Servers(revealed(urls)),
+        config::Reach::Sentinel(config::Sentinel { urls, service, username, password }) => redis::Reach::Sentinels {
+            urls: revealed(urls),
+            service: service.clone(),
+            username: username.clone(),
+            password: password.as_ref().map(|password| password.reveal().to_owned()),
+        },
+    };
     let settings = redis::Settings {
-        url: url.reveal().to_owned(),
+        reach,
         username: username.clone(),
         password: password.as_ref().map(|password| password.reveal().to_owned()),
         ca: ca.clone(),
         time: redis::TimeSource::default(),
     };
-    let store = RedisStore::connect(&settings)
-        .map_err(|problem| StartProblem::Configuration(format!("store.redis: {problem}")))?;
-    let bounds = guard::Bounds { deadline: *deadline, ..guard::Bounds::default() };
-    Ok(Guard::new(Arc::new(store), Arc::clone(clock), bounds, telemetry))
+    let bounds = redis::Bounds { deadline: *deadline, ..redis::Bounds::default() };
+    let gates = redis::Gates::new(bounds, Arc::clone(clock), Arc::clone(telemetry));
+    RedisStore::connect(&settings, gates)
+        .map_err(|problem| StartProblem::Configuration(format!("store.redis: {problem}")))
 }
 
 /// HTTP/2 and gRPC with the bounds that every connection is held to. Here for the load test too, whose floor stands on
@@ -354,8 +363,8 @@ fn local(key: &'static str, listener: &TcpListener) -> Result<SocketAddr, StartP
 /// waiting for one that is away would turn its outage into ours.
 async fn become_ready(parts: Arc<Parts>) {
     parts.tokens.first_fetch().await;
-    if let Some(Shared { guard: store, .. }) = &parts.shared {
-        while store.probe(parts.clock.now()).await.is_err() && store.health().is_ok() {
+    if let Some(Shared { store, .. }) = &parts.shared {
+        while store.probe(parts.clock.now()).await.is_err() && store.health().iter().all(|(_, health)| health.is_ok()) {
             sleep(CONNECT_INTERVAL).await;
         }
     }
@@ -367,11 +376,11 @@ async fn become_ready(parts: Arc<Parts>) {
 }
 
 /// Keeps the store's state known without traffic.
-async fn probe(store: Arc<Guard>, clock: Arc<dyn Clock>) {
+async fn probe(store: Arc<RedisStore>, clock: Arc<dyn Clock>) {
     let mut ticks = interval(PROBE_INTERVAL);
     loop {
         ticks.tick().await;
-        // The guard logs and counts what becomes of it.
+        // The gates log and count what becomes of it.
         let _ = store.probe(clock.now()).await;
     }
 }

@@ -22,7 +22,9 @@ use metrics::Gauge;
 use smallvec::SmallVec;
 use tracing::{info, warn};
 
-use crate::decide::ports::{Answer, Away, AwayCause, Grants, QuotaStore, Request, Requests, Settlements, all_away};
+use crate::decide::ports::{
+    Answer, Away, AwayCause, Charge, Charges, Grants, QuotaStore, Refunds, Request, Requests, Settlements, all_away,
+};
 use crate::domain::counter::Counter;
 use crate::domain::limit::{Algorithm, CounterKey, Limit};
 use crate::domain::question::Mode;
@@ -165,6 +167,14 @@ impl QuotaStore for MemoryStore {
             }
         }
         Answer::Now(Ok(()))
+    }
+
+    fn refund(&self, charges: Charges, now: Moment) -> Answer<'_, Result<Refunds, Away>> {
+        let one = |Charge { limit, key, units }: Charge| {
+            let (hash, mut shard) = self.lock_of(&key);
+            shard.find(hash, key.as_bytes(), limit.algorithm).map_or(0, |counter| counter.refund(units, now))
+        };
+        Answer::Now(Ok(charges.into_iter().map(one).collect()))
     }
 
     fn reset(&self, limit: Arc<Limit>, key: CounterKey) -> Answer<'_, Result<(), Away>> {

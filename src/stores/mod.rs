@@ -1,7 +1,6 @@
 //! Where counters are kept: in memory or in Redis, behind a guard that bounds waiting. Each store implements
 //! [`QuotaStore`](crate::decide::ports::QuotaStore) and passes the same suite of behaviour tests.
 
-pub mod guard;
 pub mod memory;
 pub mod redis;
 
@@ -12,5 +11,7 @@ mod redis_faults;
 #[cfg(test)]
 #[path = "../../tests/support/redis.rs"]
 mod redis_server;
+#[cfg(test)]
+mod redis_topologies;
 #[cfg(test)]
 mod suite;

@@ -13,8 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use super::guard::{Bounds, Guard};
-use super::redis::{ConnectProblem, RedisStore, Settings};
+use super::redis::{Bounds, ConnectProblem, Gates, Reach, RedisStore, Settings};
 use super::redis_server::{RedisServer, free_port};
 use super::suite::{key, limit, request};
 use crate::decide::ports::{Away, AwayCause, Clock, QuotaStore};
@@ -31,7 +30,7 @@ const DEADLINE: Micros = Micros::from_millis(100);
 const RECOVERY: Duration = Duration::from_secs(15);
 
 /// The real clock: nothing here depends on how it runs.
-struct RealClock(Instant);
+pub(super) struct RealClock(Instant);
 
 impl Clock for RealClock {
     fn now(&self) -> Moment {
@@ -40,38 +39,49 @@ impl Clock for RealClock {
 }
 
 #[expect(clippy::disallowed_methods, reason = "tests with a real server run on real time")]
-fn clock() -> Arc<RealClock> {
+pub(super) fn clock() -> Arc<RealClock> {
     Arc::new(RealClock(Instant::now()))
 }
 
-struct Guarded {
-    guard: Guard,
-    clock: Arc<RealClock>,
+pub(super) struct Guarded {
+    pub(super) store: RedisStore,
+    pub(super) clock: Arc<RealClock>,
+}
+
+pub(super) fn gates(clock: &Arc<RealClock>, deadline: Micros) -> Gates {
+    let bounds = Bounds { deadline, rest: Micros::from_millis(100), ..Bounds::default() };
+    Gates::new(bounds, Arc::clone(clock) as Arc<dyn Clock>, Arc::new(Telemetry::new().unwrap()))
+}
+
+fn connect(settings: &Settings) -> RedisStore {
+    RedisStore::connect(settings, gates(&clock(), DEADLINE)).unwrap()
 }
 
 impl Guarded {
-    fn new(settings: &Settings) -> Self {
-        let (store, clock) = (Arc::new(RedisStore::connect(settings).unwrap()), clock());
-        let bounds = Bounds { deadline: DEADLINE, rest: Micros::from_millis(100), ..Bounds::default() };
-        let guard = Guard::new(store, Arc::clone(&clock) as Arc<dyn Clock>, bounds, &Telemetry::new().unwrap());
-        Self { guard, clock }
+    pub(super) fn new(settings: &Settings) -> Self {
+        let clock = clock();
+        Self { store: RedisStore::connect(settings, gates(&clock, DEADLINE)).unwrap(), clock }
     }
 
-    async fn ask_for(&self, name: &str, terms: Terms) -> Result<Grant, Away> {
+    pub(super) fn health(&self) -> Result<(), Away> {
+        self.store.health().into_iter().try_for_each(|(_, health)| health)
+    }
+
+    pub(super) async fn ask_for(&self, name: &str, terms: Terms) -> Result<Grant, Away> {
         let before = self.clock.now().steady;
         let requests = [request(&limit(1_000_000, Micros::from_secs(60)), name, terms)];
-        let answer = self.guard.acquire(requests.into_iter().collect(), Mode::Consume, self.clock.now()).get().await;
+        let answer = self.store.acquire(requests.into_iter().collect(), Mode::Consume, self.clock.now()).get().await;
         let took = self.clock.now().steady - before;
         assert!(took < DEADLINE + Micros::from_millis(400), "{took}");
         answer[0]
     }
 
-    async fn ask(&self) -> Result<Grant, Away> {
+    pub(super) async fn ask(&self) -> Result<Grant, Away> {
         self.ask_for("alice", at_once(1)).await
     }
 
     /// Asks until the answer is as wanted.
-    async fn ask_until(&self, what: &str, wanted: impl Fn(&Result<Grant, Away>) -> bool) {
+    pub(super) async fn ask_until(&self, what: &str, wanted: impl Fn(&Result<Grant, Away>) -> bool) {
         let end = self.clock.now().steady + RECOVERY.into();
         let mut last = None;
         while self.clock.now().steady < end {
@@ -85,27 +95,31 @@ impl Guarded {
         panic!("not {what} in {RECOVERY:?}: {last:?}");
     }
 
-    async fn serves(&self) {
+    pub(super) async fn serves(&self) {
         self.ask_until("served", Result::is_ok).await;
-        assert_eq!(self.guard.health(), Ok(()));
+        assert_eq!(self.health(), Ok(()));
     }
 
-    async fn is_away(&self, because: AwayCause) {
+    pub(super) async fn is_away(&self, because: AwayCause) {
         self.ask_until("away", |answer| *answer == Err(Away { because })).await;
         // Then it is left alone.
         self.ask_until("left alone", |answer| *answer == Err(Away { because: AwayCause::Resting })).await;
-        assert_eq!(self.guard.health(), Err(Away { because }));
+        assert_eq!(self.health(), Err(Away { because }));
     }
 }
 
+fn at(url: impl Into<String>) -> Settings {
+    Settings { reach: Reach::Servers(vec![url.into()]), ..Settings::default() }
+}
+
 fn settings(server: &RedisServer) -> Settings {
-    Settings { url: server.url(), ..Settings::default() }
+    at(server.url())
 }
 
 #[tokio::test]
 async fn the_servers_own_time_lets_units_return() {
     let Some(server) = RedisServer::start() else { return };
-    let store = RedisStore::connect(&settings(&server)).unwrap();
+    let store = connect(&settings(&server));
     let limit = limit(1, Micros::from_millis(100));
     let end = clock();
     let mut times = 0;
@@ -125,7 +139,7 @@ async fn the_servers_own_time_lets_units_return() {
 #[tokio::test]
 async fn keys_vanish_by_themselves() {
     let Some(server) = RedisServer::start() else { return };
-    let store = RedisStore::connect(&settings(&server)).unwrap();
+    let store = connect(&settings(&server));
     let lease = LeaseId { replica: 1, serial: 2 };
     let terms = Terms { at_least: 1, at_most: 1, hold: Micros::from_millis(500), lease };
     let requests = [request(&limit(10, Micros::from_secs(64)), "alice", terms)].into_iter().collect();
@@ -215,7 +229,7 @@ async fn a_connection_that_falls_silent_is_given_up() {
             });
         }
     });
-    let guarded = Guarded::new(&Settings { url, ..Settings::default() });
+    let guarded = Guarded::new(&at(url));
     guarded.serves().await;
     silence.send_replace(true);
     guarded.is_away(AwayCause::Deadline).await;
@@ -252,16 +266,16 @@ async fn a_user_that_may_not_run_scripts_is_told() {
     let Some(server) = RedisServer::start() else { return };
     assert_eq!(server.command(&["ACL", "SETUSER", "tollgate", "on", ">pw", "~tollgate:*", "+ping"]), "OK");
     let url = server.url().replace("redis://", "redis://tollgate:pw@");
-    let guarded = Guarded::new(&Settings { url, ..Settings::default() });
+    let guarded = Guarded::new(&at(url));
     guarded.is_away(AwayCause::Denied).await;
     // All that it needs, and only its keys.
     let needs = ["+eval", "+evalsha", "+get", "+set", "+del", "+time"];
     let grant = [&["ACL", "SETUSER", "tollgate"][..], &needs].concat();
     assert_eq!(server.command(&grant), "OK");
     guarded.serves().await;
-    assert_eq!(guarded.guard.probe(guarded.clock.now()).await, Ok(()));
+    assert_eq!(guarded.store.probe(guarded.clock.now()).await, Ok(()));
     let url = format!("{}1", server.url().replace("redis://", "redis://tollgate:pw@"));
-    let elsewhere = Guarded::new(&Settings { url, ..Settings::default() });
+    let elsewhere = Guarded::new(&at(url));
     elsewhere.is_away(AwayCause::Denied).await;
     assert_eq!(server.command(&["ACL", "SETUSER", "tollgate", "+select"]), "OK");
     elsewhere.serves().await;
@@ -293,7 +307,7 @@ async fn a_server_that_was_demoted_is_left_for_the_one_that_its_name_leads_to_no
             tokio::spawn(async move { tokio::io::copy_bidirectional(&mut near, &mut far).await });
         }
     });
-    let guarded = Guarded::new(&Settings { url, ..Settings::default() });
+    let guarded = Guarded::new(&at(url));
     guarded.serves().await;
     assert_eq!(old.command(&["REPLICAOF", "127.0.0.1", &free_port().to_string()]), "OK");
     guarded.is_away(AwayCause::ReadOnly).await;
@@ -308,7 +322,7 @@ async fn a_server_that_was_demoted_is_left_for_the_one_that_its_name_leads_to_no
 async fn a_probe_finds_out_whether_charges_are_taken() {
     let Some(server) = RedisServer::start_with(&["--maxmemory-policy", "noeviction"]) else { return };
     let guarded = Guarded::new(&settings(&server));
-    let probe = async || guarded.guard.probe(guarded.clock.now()).await;
+    let probe = async || guarded.store.probe(guarded.clock.now()).await;
     guarded.serves().await;
     for _ in 0..5 {
         assert_eq!(probe().await, Ok(()));
@@ -335,7 +349,7 @@ async fn a_server_without_memory_is_full_until_it_has_some() {
 #[tokio::test]
 async fn what_someone_else_keeps_under_a_counters_name_is_not_understood() {
     let Some(server) = RedisServer::start() else { return };
-    let store = RedisStore::connect(&settings(&server)).unwrap();
+    let store = connect(&settings(&server));
     let ask = async || {
         let requests = [request(&limit(1, Micros::from_secs(60)), "alice", at_once(1))].into_iter().collect();
         store.acquire(requests, Mode::Consume, clock().now()).get().await[0].map(|grant| grant.outcome)
@@ -356,7 +370,7 @@ async fn what_someone_else_keeps_under_a_counters_name_is_not_understood() {
 #[tokio::test]
 async fn settings_that_cannot_work_are_refused_at_once() {
     let connect = |url: &str, ca: Option<PathBuf>| {
-        RedisStore::connect(&Settings { url: url.to_owned(), ca, ..Settings::default() }).map(|_| ()).unwrap_err()
+        RedisStore::connect(&Settings { ca, ..at(url) }, gates(&clock(), DEADLINE)).map(|_| ()).unwrap_err()
     };
     for url in ["", "redis", "http://h:1", "redis://", "redis://:hunter2@h:99999", "redis://h/x", "rediss://h#insecure"]
     {
@@ -416,7 +430,7 @@ async fn tls_trusts_the_given_authority_and_no_other() {
     };
     let trusting = |ca: &str| {
         let url = format!("rediss://localhost:{port}");
-        Guarded::new(&Settings { url, ca: Some(path(ca).into()), ..Settings::default() })
+        Guarded::new(&Settings { ca: Some(path(ca).into()), ..at(url) })
     };
     trusting("ca.pem").serves().await;
     trusting("other.pem").is_away(AwayCause::Unreachable).await;
@@ -432,7 +446,7 @@ async fn cpu_budget_per_acquisition() {
     const FIXED_WINDOW: &str =
         "local n = redis.call('INCRBY', KEYS[1], ARGV[1]) redis.call('PEXPIRE', KEYS[1], ARGV[2]) return n";
     let Some(server) = RedisServer::start() else { return };
-    let store = RedisStore::connect(&settings(&server)).unwrap();
+    let store = connect(&settings(&server));
     let client = ::redis::Client::open(server.url()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let script = ::redis::Script::new(FIXED_WINDOW);

@@ -11,8 +11,16 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+#[path = "redis_topology.rs"]
+mod topology;
+
+pub(crate) use self::topology::{RedisCluster, Sentinels};
+
 /// Set to 1 where there is no Redis: the tests that need it then say that they were skipped.
 const SKIP: &str = "TOLLGATE_TEST_SKIP_REDIS";
+
+/// The program to run in place of `redis-server`, such as `valkey-server`.
+const PROGRAM: &str = "TOLLGATE_TEST_REDIS_SERVER";
 
 /// How often, every 10 ms, a starting or stopping server is looked at before the test fails.
 const LOOKS_MAX: usize = 1_000;
@@ -24,9 +32,36 @@ const STARTS_MAX: usize = 5;
 pub(crate) struct RedisServer {
     child: Option<Child>,
     port: u16,
-    options: Vec<String>,
-    password: Option<String>,
+    kind: Kind,
     folder: PathBuf,
+}
+
+/// What a process is told.
+#[derive(Clone, Debug)]
+enum Kind {
+    /// Options of a server that keeps data.
+    Server(Vec<String>),
+    /// Lines of a Sentinel's configuration.
+    Sentinel(String),
+}
+
+impl Kind {
+    /// A node of a cluster takes the port that is 10,000 above it, too.
+    fn free_port(&self) -> u16 {
+        let is_node =
+            matches!(self, Self::Server(options) if options.iter().any(|option| option == "--cluster-enabled"));
+        let fits = |port: &u16| {
+            !is_node
+                || port.checked_add(10_000).is_some_and(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok())
+        };
+        (0..LOOKS_MAX).map(|_| free_port()).find(fits).unwrap()
+    }
+
+    fn password(&self) -> Option<&str> {
+        let Self::Server(options) = self else { return None };
+        let at = options.iter().position(|option| option == "--requirepass")?;
+        options.get(at + 1).map(String::as_str)
+    }
 }
 
 impl RedisServer {
@@ -42,17 +77,20 @@ impl RedisServer {
             return None;
         }
         let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
-        let password = options.iter().position(|option| option == "--requirepass").map(|at| options[at + 1].clone());
+        Some(Self::start_as(&Kind::Server(options)))
+    }
+
+    fn start_as(kind: &Kind) -> Self {
         for _ in 0..STARTS_MAX {
-            let port = free_port();
+            let port = kind.free_port();
             let folder = std::env::temp_dir().join(format!("tollgate-redis-{}-{port}", std::process::id()));
             std::fs::create_dir_all(&folder).unwrap();
-            let mut server = Self { child: None, port, options: options.clone(), password: password.clone(), folder };
+            let mut server = Self { child: None, port, kind: kind.clone(), folder };
             if server.try_spawn() {
-                return Some(server);
+                return server;
             }
         }
-        panic!("redis-server did not start; options: {options:?}");
+        panic!("redis-server did not start: {kind:?}");
     }
 
     pub(crate) const fn port(&self) -> u16 {
@@ -93,22 +131,31 @@ impl RedisServer {
         self.signal("CONT");
     }
 
-    /// Sends one command and gives its answer as text; an error begins with `-`. Arrays are not understood.
+    /// Sends one command and gives its answer as text; an error begins with `-`, and an array has a line for each part.
     pub(crate) fn command(&self, words: &[&str]) -> String {
         let mut stream = BufReader::new(TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap());
         stream.get_ref().set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        if let Some(password) = &self.password {
+        if let Some(password) = self.kind.password() {
             exchange(&mut stream, &["AUTH", password]).unwrap();
         }
         exchange(&mut stream, words).unwrap()
     }
 
     fn try_spawn(&mut self) -> bool {
-        let mut command = Command::new("redis-server");
-        command.args(["--bind", "127.0.0.1", "--port", &self.port.to_string()]);
-        command.args(["--save", "", "--appendonly", "no", "--daemonize", "no"]);
-        command.arg("--dir").arg(&self.folder).args(&self.options).stdin(Stdio::null()).stdout(Stdio::null());
-        match command.spawn() {
+        let mut command = Command::new(std::env::var_os(PROGRAM).unwrap_or_else(|| "redis-server".into()));
+        match &self.kind {
+            Kind::Server(options) => {
+                command.args(["--bind", "127.0.0.1", "--port", &self.port.to_string()]);
+                command.args(["--save", "", "--appendonly", "no", "--daemonize", "no"]);
+                command.arg("--dir").arg(&self.folder).args(options);
+            }
+            Kind::Sentinel(lines) => {
+                let file = self.folder.join("sentinel.conf");
+                std::fs::write(&file, format!("bind 127.0.0.1\nport {}\n{lines}\n", self.port)).unwrap();
+                command.arg(&file).arg("--sentinel").current_dir(&self.folder);
+            }
+        }
+        match command.stdin(Stdio::null()).stdout(Stdio::null()).spawn() {
             Ok(child) => self.child = Some(child),
             Err(error) => panic!(
                 "redis-server cannot be started ({error}): install it (apt-get install redis-server), \
@@ -163,15 +210,26 @@ fn exchange(stream: &mut BufReader<TcpStream>, words: &[&str]) -> std::io::Resul
         let _ = write!(request, "${}\r\n{word}\r\n", word.len());
     }
     stream.get_mut().write_all(request.as_bytes())?;
+    reply(stream)
+}
+
+fn reply(stream: &mut BufReader<TcpStream>) -> std::io::Result<String> {
     let mut line = String::new();
     stream.read_line(&mut line)?;
     let line = line.trim_end();
     match line.split_at_checked(1) {
         Some(("+" | ":", text)) => Ok(text.to_owned()),
+        Some(("$", "-1")) => Ok(String::new()),
         Some(("$", length)) => {
-            let mut bytes = vec![0; length.parse().unwrap_or(0)];
+            let mut bytes = vec![0; length.parse::<usize>().unwrap_or(0) + 2];
             stream.read_exact(&mut bytes)?;
+            bytes.truncate(bytes.len() - 2);
             Ok(String::from_utf8_lossy(&bytes).into_owned())
+        }
+        Some(("*", length)) => {
+            let parts: Vec<String> =
+                (0..length.parse::<usize>().unwrap_or(0)).map(|_| reply(stream)).collect::<Result<_, _>>()?;
+            Ok(parts.join("\n"))
         }
         _ => Ok(line.to_owned()),
     }

@@ -191,7 +191,8 @@ mod tests {
 
     use super::*;
     use crate::decide::ports::{
-        Answer, Away, Charges, Clock, Inspected, Payment, Quotas, RevocationView, Standing, TokenInspector,
+        Answer, Away, Charges, Clock, Inspected, Payment, Quotas, Refunds, RevocationView, Settlements, Standing,
+        TokenInspector,
     };
     use crate::domain::decision::{QuotaStates, Reason};
     use crate::domain::identity::Identity;
@@ -222,11 +223,23 @@ mod tests {
 
     impl Quotas for World {
         fn pay(&self, _: Charges, _: Moment) -> Answer<'_, Payment> {
-            Answer::Now(Payment { reason: Reason::Allowed, states: QuotaStates::new(), asked: false })
+            Answer::Now(Payment { reason: Reason::Allowed, states: QuotaStates::new(), asked: false, held: None })
         }
 
         fn peek(&self, charges: Charges, now: Moment) -> Answer<'_, Payment> {
             self.pay(charges, now)
+        }
+
+        fn reserve(&self, charges: Charges, _: Micros, now: Moment) -> Answer<'_, Payment> {
+            self.pay(charges, now)
+        }
+
+        fn settle(&self, _: Settlements, _: Moment) -> Answer<'_, Result<(), Away>> {
+            Answer::Now(Ok(()))
+        }
+
+        fn refund(&self, charges: Charges, _: Moment) -> Answer<'_, Result<Refunds, Away>> {
+            Answer::Now(Ok(charges.iter().map(|charge| charge.units).collect()))
         }
 
         fn reset(&self, _: Arc<Limit>, _: CounterKey) -> Answer<'_, Result<(), Away>> {

@@ -54,7 +54,7 @@ store:
     assert!(warnings.is_empty(), "{warnings:?}");
     assert_eq!(config.issuers[0].keys, KeySource::File(folder.path().join("keys.json")));
     let Store::Redis(redis) = &config.store else { panic!() };
-    assert_eq!(redis.url.reveal(), "rediss://127.0.0.1:6379");
+    assert_eq!(redis.reach, Reach::Servers(vec![Secret::new("rediss://127.0.0.1:6379".to_owned())]));
     assert_eq!(redis.password.as_ref().map(Secret::reveal), Some(" pass word "));
     assert_eq!(redis.ca, Some(folder.path().join("ca.pem")));
     let files: Vec<PathBuf> =

@@ -104,7 +104,7 @@ fn everything_that_can_be_said_is_heard() {
     assert_eq!(config.listen.grpc.to_string(), "0.0.0.0:1");
     assert_eq!(config.listen.admin.to_string(), "[::1]:2");
     let Store::Redis(redis) = &config.store else { panic!("{:?}", config.store) };
-    assert_eq!(redis.url.reveal(), "rediss://redis.example.com:6380/3");
+    assert_eq!(redis.reach, Reach::Servers(vec![Secret::new("rediss://redis.example.com:6380/3".to_owned())]));
     assert_eq!(redis.username.as_deref(), Some("tollgate"));
     assert_eq!(redis.password.as_ref().map(Secret::reveal), Some("hunter2"));
     assert_eq!(redis.deadline, Micros::from_millis(8));
@@ -204,6 +204,26 @@ fn the_example_has_no_problem() {
 /// Whether a comment of the example is a part of the section `store`.
 fn is_store(comment: &str) -> bool {
     ["store:", "  redis:", "    urls", "    username", "    password"].iter().any(|start| comment.starts_with(start))
+}
+
+#[test]
+fn redis_is_one_server_a_cluster_or_a_master_that_sentinels_name() {
+    let reach = |redis: &str| match read(&format!("store: {{ redis: {{ {redis} }} }}")).unwrap().0.store {
+        Store::Redis(redis) => redis.reach,
+        Store::Memory => panic!("{redis}"),
+    };
+    let urls = |urls: &[&str]| urls.iter().map(|&url| Secret::new(url.to_owned())).collect::<Vec<_>>();
+    assert_eq!(reach("urls: ['redis://u:p@a/3']"), Reach::Servers(urls(&["redis://u:p@a/3"])));
+    let nodes = ["rediss://a:1", "rediss://b:2/0"];
+    assert_eq!(reach("urls: ['rediss://a:1', 'rediss://b:2/0']"), Reach::Servers(urls(&nodes)));
+    let asked = "sentinel: { urls: ['redis://a:1', 'redis://b'], service: m, username: u, password: hunter2 }";
+    let sentinel = Sentinel {
+        urls: urls(&["redis://a:1", "redis://b"]),
+        service: "m".to_owned(),
+        username: Some("u".to_owned()),
+        password: Some(Secret::new("hunter2".to_owned())),
+    };
+    assert_eq!(reach(asked), Reach::Sentinel(sentinel));
 }
 
 #[test]

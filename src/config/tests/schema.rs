@@ -52,7 +52,8 @@ fn sections(schema: &Json) -> BTreeMap<String, &Map<String, Json>> {
 /// Every section's keys, as the reader asks for them, and whether they are required.
 fn known() -> BTreeMap<&'static str, BTreeMap<&'static str, bool>> {
     let mut reader = Reader::new(Path::new("t.yaml"), &environment);
-    for yaml in [EVERYTHING, "store: { redis: { urls: [{ file: none }] } }"] {
+    let sentinel = "store: { redis: { sentinel: { urls: [redis://a] } } }";
+    for yaml in [EVERYTHING, "store: { redis: { urls: [{ file: none }] } }", sentinel] {
         let root = yaml::read(yaml).unwrap();
         config(&mut reader, &Item::root(&root));
     }
@@ -144,7 +145,8 @@ rules: [{{ match: {{ path: /** }} }}]
 #[test]
 fn what_the_reader_accepts_the_schema_accepts() {
     let example = include_str!("../../../deploy/tollgate.example.yaml");
-    for yaml in [EVERYTHING, example, "{}"] {
+    let sentinel = "store: { redis: { sentinel: { urls: [redis://a], service: m, username: u, password: p } } }";
+    for yaml in [EVERYTHING, example, "{}", sentinel] {
         let errors: Vec<String> = validator()
             .iter_errors(&json(yaml).unwrap())
             .map(|error| format!("{}: {error}", error.instance_path()))
@@ -184,6 +186,7 @@ fn reference() -> String {
         ("listen", "`listen`"),
         ("store", "`store`"),
         ("redis", "`store.redis`"),
+        ("sentinel", "`store.redis.sentinel`"),
         ("secretFile", "Secrets in files"),
         ("issuer", "An entry of `issuers`"),
         ("jwks", "`jwks` of an issuer"),

@@ -2,11 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use futures_util::future::{FutureExt as _, join_all};
 use tokio::sync::Semaphore;
 
+use super::super::at_once;
 use super::*;
 use crate::decide::ports::{AwayCause, Charge, all_away};
 use crate::domain::decision::{QuotaVerdict, Reason};
@@ -92,6 +93,16 @@ impl QuotaStore for Core {
                 self.with(&limit, &key, |counter| counter.settle(lease, used, now.steady));
             }
             Ok(())
+        })
+    }
+
+    fn refund(&self, charges: Charges, now: Moment) -> Answer<'_, Result<Refunds, Away>> {
+        Answer::later(async move {
+            self.enter().await?;
+            let one = |Charge { limit, key, units }: Charge| {
+                self.with(&limit, &key, |counter| counter.refund(units, now.steady))
+            };
+            Ok(charges.into_iter().map(one).collect())
         })
     }
 

@@ -1,17 +1,22 @@
--- Asks counters for units, all or none: the algorithms of domain/window.rs, bucket.rs and fixed.rs, word for word.
+-- Asks counters for units, all or none: the algorithms of domain/window.rs, bucket.rs, fixed.rs and slots.rs, word for word.
 --
--- KEYS[1..n]   the counters' states; after them one key for the lease of each counter that is asked with a hold.
+-- KEYS[1..n]   the counters' states; after them one key for the lease of each counter that is asked with a hold. Without
+--              those keys, no more than at_least is granted, for as long, and it cannot be settled.
 -- ARGV[1]      the time in microseconds, or empty: the server's own.
 -- ARGV[2]      c to consume, p to peek.
 -- ARGV[2 + i]  what is asked of counter i, packed: a letter for its algorithm, then integers of 8 bytes:
 --              w  sliding window: width, parts, limit, at_least, at_most, hold;
---              b  token bucket: gain, unit, burst, at_least;
---              f  fixed window: length, limit, at_least.
+--              b  token bucket: gain, unit, burst, at_least, hold;
+--              f  fixed window: length, limit, at_least, hold;
+--              c  concurrency: limit, hold, at_least, then the lease's name (16 bytes).
 --
--- A sliding window's state is a string: width, latest time, total and epoch, then index and units of each sub-window in
--- use, oldest first; integers of 8 bytes. The epoch changes when leases taken so far lose their hold on the charges. A
--- bucket's state is unit, latest time and parts used; a fixed window's latest time and units used. Numbers are exact
--- below 2^53. A refusal and a peek write nothing.
+-- A state is a string of integers of 8 bytes:
+--   sliding window  width, latest time, total and epoch, then index and units of each sub-window in use, oldest first;
+--   token bucket    gain, unit, burst, latest time, parts used, epoch;
+--   fixed window    length, latest time, units used, epoch;
+--   concurrency     latest time and units held, then of each holder expiry, units and name, the earliest first.
+-- A lease of the first three is a key of its own: units, expiry and epoch. The epoch changes when leases taken so far
+-- outlive their charges. Numbers are exact below 2^53. A refusal and a peek write nothing.
 --
 -- The answer is packed too, which is cheaper than an array, with four integers a counter: 0, 1 or 2 for granted, short
 -- or never; units granted or the time to wait; units left; the time until some return.
@@ -19,7 +24,7 @@ local call, pack, unpack = redis.call, struct.pack, struct.unpack
 local byte, sub, floor, ceil = string.byte, string.sub, math.floor, math.ceil
 local FOUR, THREE, ENTRY = '<I8I8I8I8', '<I8I8I8', '<I8I8'
 local SLACK_MS = 1000
-local WINDOW, BUCKET = 119, 98 -- w, b
+local WINDOW, BUCKET, FIXED = 119, 98, 102 -- w, b, f
 
 local now
 if ARGV[1] == '' then
@@ -29,18 +34,18 @@ else
   now = tonumber(ARGV[1])
 end
 
--- Both of these answer with the outcome, units granted or the time to wait, units left, the time until some return;
--- and, where units are granted, that time after the charge, the state after it, and how long it counts.
+-- These answer with the outcome, units granted or the time to wait, units left, the time until some return; and, where
+-- units are granted, that time after the charge, the state after it, how long it counts, and the lease, if one is held.
 
 local function bucket(raw, ask)
-  local gain, unit, burst, units = unpack(FOUR, ask, 2)
-  local latest, used = now, 0
+  local gain, unit, burst, units, hold = unpack('<I8I8I8I8I8', ask, 2)
+  local latest, used, epoch = now, 0, now
   if raw then
-    local old
-    old, latest, used = unpack(THREE, raw)
+    local _, old, old_burst
+    _, old, old_burst, latest, used, epoch = unpack('<I8I8I8I8I8I8', raw)
     if old ~= unit then
       used = math.min(ceil(used / old), burst) * unit
-    elseif used > burst * unit then
+    elseif old_burst ~= burst and used > burst * unit then
       used = burst * unit
     end
     if latest < now then
@@ -49,23 +54,28 @@ local function bucket(raw, ask)
       latest = now
     end
   end
+  -- Less than nothing where more was used than the bucket holds.
   local free = burst * unit - used
-  local left = floor(free / unit)
+  local left = free > 0 and floor(free / unit) or 0
   local next_back = latest + ceil(((left + 1) * unit - free) / gain) - now
   local returns = used > 0 and next_back or 0
   if units > burst then return 2, 0, left, returns end
   if units > left then return 1, latest + ceil((units * unit - free) / gain) - now, left, returns end
+  if used == 0 and raw then epoch = math.max(epoch + 1, latest) end
   used = used + units * unit
-  return 0, units, left, returns, next_back, pack(THREE, unit, latest, used), ceil(used / gain)
+  local state = pack('<I8I8I8I8I8I8', gain, unit, burst, latest, used, epoch)
+  local lease = hold > 0 and pack(THREE, units, latest + hold, epoch)
+  return 0, units, left, returns, next_back, state, ceil(used / gain), lease, hold
 end
 
 local function fixed(raw, ask)
-  local length, limit, units = unpack(THREE, ask, 2)
-  local latest, used = now, 0
+  local length, limit, units, hold = unpack(FOUR, ask, 2)
+  local latest, used, epoch = now, 0, now
   if raw then
-    latest, used = unpack(ENTRY, raw)
+    local _
+    _, latest, used, epoch = unpack(FOUR, raw)
     if latest < now then
-      if floor(latest / length) < floor(now / length) then used = 0 end
+      if floor(latest / length) < floor(now / length) then used, epoch = 0, math.max(epoch + 1, now) end
       latest = now
     end
   end
@@ -75,7 +85,59 @@ local function fixed(raw, ask)
   local returns = used > 0 and ends - now or 0
   if units > limit then return 2, 0, left, returns end
   if units > left then return 1, ends - now, left, returns end
-  return 0, units, left, returns, ends - now, pack(ENTRY, latest, used + units), ends - latest
+  local lease = hold > 0 and pack(THREE, units, latest + hold, epoch)
+  return 0, units, left, returns, ends - now, pack(FOUR, length, latest, used + units, epoch), ends - latest, lease, hold
+end
+
+local function slots(raw, ask)
+  local limit, hold, units = unpack(THREE, ask, 2)
+  local name = sub(ask, 26)
+  local latest, held, from, size = now, 0, 17, 0
+  if raw then
+    latest, held = unpack(ENTRY, raw)
+    if latest < now then latest = now end
+    -- What the same name holds is held no more.
+    local at = string.find(raw, name, 33, true)
+    while at and at % 32 ~= 1 do at = string.find(raw, name, at + 1, true) end
+    if at then
+      local _, own = unpack(ENTRY, raw, at - 16)
+      raw, held = sub(raw, 1, at - 17) .. sub(raw, at + 16), held - own
+    end
+    size = #raw
+  end
+  local first
+  while from < size do
+    local expires, back = unpack(ENTRY, raw, from)
+    if expires > latest then
+      first = expires
+      break
+    end
+    held, from = held - back, from + 32
+  end
+  local left = limit - held
+  if left < 0 then left = 0 end
+  local returns = first and first - now or 0
+  if units > limit then return 2, 0, left, returns end
+  if units > left then
+    local freed, pos, expires, back = 0, from, nil, nil
+    repeat
+      expires, back = unpack(ENTRY, raw, pos)
+      freed, pos = freed + back, pos + 32
+    until held - freed + units <= limit
+    return 1, expires - now, left, returns
+  end
+  -- After those that come back no later: nearly always at the end.
+  local expires, pos, last = latest + hold, size + 1, latest + hold
+  if first then
+    last = math.max(last, (unpack(ENTRY, raw, size - 31)))
+    while pos > from and unpack(ENTRY, raw, pos - 32) > expires do pos = pos - 32 end
+  end
+  local state = pack(ENTRY, latest, held + units)
+  if first then state = state .. sub(raw, from, pos - 1) end
+  state = state .. pack(ENTRY, expires, units) .. name
+  if first then state = state .. sub(raw, pos) end
+  local soonest = first and first < expires and first or expires
+  return 0, units, left, returns, soonest - now, state, last - latest
 end
 
 local asked, consume = #ARGV - 2, ARGV[2] == 'c'
@@ -125,6 +187,10 @@ for i = 1, asked do
       total, from = total - units, from + 16
     end
 
+    if hold > 0 then
+      lease = lease + 1
+      if not KEYS[lease] then at_most = at_least end
+    end
     local left = limit - total
     if left < 0 then left = 0 end
     local outcome, value = 0, 0
@@ -146,7 +212,6 @@ for i = 1, asked do
     end
     local returns = first and (first + parts + 1) * width - now or 0
 
-    if hold > 0 then lease = lease + 1 end
     if consume and value > 0 then
       local index, units = floor((latest + hold) / width), value
       local last, pos, head, tail = index, size - 15, '', ''
@@ -181,9 +246,9 @@ for i = 1, asked do
         writes = { key, state, life }
       end
       if states then states[key] = state end
-      if hold > 0 then
+      if hold > 0 and KEYS[lease] then
         local n = #writes
-        writes[n + 1], writes[n + 2] = KEYS[lease], pack(FOUR, index, value, latest + hold, epoch)
+        writes[n + 1], writes[n + 2] = KEYS[lease], pack(THREE, value, latest + hold, epoch)
         writes[n + 3] = ceil(hold / 1000) + SLACK_MS
       end
       if not first or index < first then first = index end
@@ -195,8 +260,9 @@ for i = 1, asked do
       spent, unspent = spent .. looked, unspent .. looked
     end
   else
-    local read = kind == BUCKET and bucket or fixed
-    local outcome, value, left, returns, returns_after, state, life = read(raw, ask)
+    local read = kind == BUCKET and bucket or kind == FIXED and fixed or slots
+    local outcome, value, left, returns, returns_after, state, life, held, hold = read(raw, ask)
+    if held then lease = lease + 1 end
     if outcome > 0 then consume = false end
     local looked = pack(FOUR, outcome, value, left, returns)
     unspent = unspent .. looked
@@ -205,6 +271,9 @@ for i = 1, asked do
       local n = #writes
       writes[n + 1], writes[n + 2], writes[n + 3] = key, state, ceil(life / 1000) + SLACK_MS
       if states then states[key] = state end
+      if held and KEYS[lease] then
+        writes[n + 4], writes[n + 5], writes[n + 6] = KEYS[lease], held, ceil(hold / 1000) + SLACK_MS
+      end
       looked = pack(FOUR, outcome, value, left - value, returns_after)
     end
     spent = spent .. looked

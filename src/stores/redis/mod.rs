@@ -4,160 +4,266 @@
 //! own, in microseconds, and never steps back for a counter. Commands of Redis 6.2 suffice. A counter's keys share a
 //! hash tag, clean themselves up, and can be read: `tollgate:{per-client 5:alice}`.
 
+mod access;
+mod gate;
 mod link;
+mod node;
+mod nodes;
+mod script;
+mod slots;
+mod survey;
+mod way;
 
-use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use ::redis::aio::MultiplexedConnection;
-use ::redis::{Cmd, ErrorKind, RedisError, Script, ServerErrorKind, cmd};
-use smallvec::{SmallVec, smallvec};
+use ::redis::{ErrorKind, RedisError, ServerErrorKind};
+use futures_util::future::join_all;
+use smallvec::SmallVec;
+use tokio::sync::Semaphore;
 
-pub use self::link::ConnectProblem;
-use self::link::Link;
+pub use self::access::{ConnectProblem, Reach, Settings, TimeSource};
+pub use self::gate::{Bounds, Gates};
+pub use self::nodes::NodeHealth;
+use self::nodes::{Nodes, Outcome as Sent};
+use self::script::{Call, Code};
 use crate::decide::ports::{
-    Answer, Away, AwayCause, Grants, QuotaStore, Request, Requests, Settlement, Settlements, all_away,
+    Answer, Away, AwayCause, Charge, Charges, Grants, QuotaStore, Refunds, Request, Requests, Settlement, Settlements,
 };
-use crate::domain::limit::{Algorithm, CounterKey, Limit, UNITS_MAX, WINDOW_MAX};
+use crate::domain::limit::{Algorithm, CounterKey, Limit, UNITS_MAX, WINDOW_MAX, WINDOW_MIN, WhenAway};
 use crate::domain::question::Mode;
 use crate::domain::time::{Micros, Moment};
-use crate::domain::window::{Frame, Grant, LeaseId, Outcome};
+use crate::domain::window::{Frame, Grant, LeaseId, Outcome, Terms};
 
-/// How Redis is reached.
-#[derive(Clone, Default)]
-pub struct Settings {
-    /// `redis://` or `rediss://` (TLS), with host, port and database; user and password may be in it.
-    pub url: String,
-    /// Overrides the URL's user.
-    pub username: Option<String>,
-    /// Overrides the URL's password.
-    pub password: Option<String>,
-    /// The certificate authorities (PEM) that `rediss://` trusts; none: the system's.
-    pub ca: Option<PathBuf>,
-    /// Whose time counts.
-    pub time: TimeSource,
-}
+/// How many questions may be taking back at a time what some of their counters charged and others refused. What one
+/// beyond was charged stays charged.
+const TAKING_BACK_MAX: usize = 1_024;
 
-/// Hides what may hold a secret.
-impl fmt::Debug for Settings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { url: _, username, password: _, ca, time } = self;
-        f.debug_struct("Settings")
-            .field("username", username)
-            .field("ca", ca)
-            .field("time", time)
-            .finish_non_exhaustive()
-    }
-}
+/// Keeps counters in Redis: on one server, whose name may be found out from Sentinels, or on a cluster's nodes. Each
+/// call is answered within the deadline of its [`Gates`], and no node's troubles are another's.
+pub struct RedisStore(Arc<Inner>);
 
-/// Whose time counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum TimeSource {
-    /// Redis's own, the same for all replicas.
-    #[default]
-    Server,
-    /// The steady clock of whoever asks: for tests, and nothing else.
-    Asker,
-}
-
-/// Keeps counters in Redis. It has no deadline of its own: see [`Guard`](super::guard::Guard).
-pub struct RedisStore {
-    link: Link,
+struct Inner {
+    nodes: Nodes,
     time: TimeSource,
-    scripts: Scripts,
-}
-
-struct Scripts {
     acquire: Code,
     settle: Code,
+    refund: Code,
     reset: Code,
+    taking_back: Arc<Semaphore>,
 }
 
-/// A script and its digest.
-struct Code {
-    text: &'static str,
-    digest: String,
-}
-
-impl Code {
-    fn new(text: &'static str) -> Self {
-        Self { text, digest: Script::new(text).get_hash().to_owned() }
-    }
-}
+/// What several counters answered.
+type Answers<T> = SmallVec<[Result<T, Away>; 4]>;
 
 impl RedisStore {
-    /// Begins to connect, in the background, and goes on by itself whenever the connection is lost. That Redis is not
+    /// Begins to connect, in the background, and goes on by itself whenever a connection is lost. That Redis is not
     /// there yet is no error; that the settings cannot work is one.
     ///
     /// To be called within a Tokio runtime. `rediss://` uses rustls's process-wide provider.
-    pub fn connect(settings: &Settings) -> Result<Self, ConnectProblem> {
-        Ok(Self {
-            link: Link::open(settings)?,
+    pub fn connect(settings: &Settings, gates: Gates) -> Result<Self, ConnectProblem> {
+        Ok(Self(Arc::new(Inner {
+            nodes: Nodes::open(settings, gates)?,
             time: settings.time,
-            scripts: Scripts {
-                acquire: Code::new(include_str!("acquire.lua")),
-                settle: Code::new(include_str!("settle.lua")),
-                reset: Code::new(include_str!("reset.lua")),
-            },
-        })
+            acquire: Code::new(include_str!("acquire.lua")),
+            settle: Code::new(concat!(include_str!("levels.lua"), include_str!("settle.lua"))),
+            refund: Code::new(concat!(include_str!("levels.lua"), include_str!("refund.lua"))),
+            reset: Code::new(include_str!("reset.lua")),
+            taking_back: Arc::new(Semaphore::new(TAKING_BACK_MAX)),
+        })))
     }
 
-    async fn acquire_later(&self, requests: Requests, mode: Mode, now: Moment) -> Grants {
-        let answer = self.try_acquire(&requests, mode, now).await;
-        answer.unwrap_or_else(|away| all_away(requests.len(), away))
+    /// Each node by its name, and whether it answers, as far as the last calls tell; else why not.
+    pub fn health(&self) -> Vec<NodeHealth> {
+        self.0.nodes.health()
     }
 
-    async fn try_acquire(&self, requests: &Requests, mode: Mode, now: Moment) -> Result<Grants, Away> {
+    /// Charges a counter of its own on each node, to learn whether the nodes take charges; what they say counts like any
+    /// other call. For nodes that nobody asks at the moment: their outage is known before the next question, and their
+    /// return too.
+    ///
+    /// A look alone would not do: a read-only replica and a server without memory answer it.
+    ///
+    /// # Errors
+    /// Why one takes none.
+    pub async fn probe(&self, now: Moment) -> Result<(), Away> {
+        let limit = Arc::new(Limit {
+            name: "probe".to_owned(),
+            // More than all replicas ever use: a refusal would write nothing.
+            algorithm: Algorithm::SlidingWindow { units: UNITS_MAX, window: WINDOW_MIN },
+            by: Vec::new(),
+            when_away: WhenAway::Allow,
+        });
+        let lease = LeaseId { replica: 0, serial: 0 };
+        let terms = Terms { at_least: 1, at_most: 1, hold: Micros::ZERO, lease };
+        let counters = self.0.nodes.own_counters().into_iter();
+        let requests: Requests = counters.map(|key| Request { limit: Arc::clone(&limit), key, terms }).collect();
+        let grants = self.0.acquire_later(&requests, Mode::Consume, now).await;
+        grants.into_iter().collect::<Result<Vec<_>, _>>().map(|_| ())
+    }
+
+    /// Completes when nothing is being taken back.
+    #[cfg(test)]
+    pub(super) async fn rest(&self) {
+        let all = u32::try_from(TAKING_BACK_MAX).unwrap_or(u32::MAX);
+        let _ = self.0.taking_back.acquire_many(all).await;
+    }
+}
+
+impl QuotaStore for RedisStore {
+    fn acquire(&self, requests: Requests, mode: Mode, now: Moment) -> Answer<'_, Grants> {
+        if requests.is_empty() {
+            return Answer::Now(Grants::new());
+        }
+        Answer::later(async move { self.0.acquire_later(&requests, mode, now).await })
+    }
+
+    fn settle(&self, settlements: Settlements, now: Moment) -> Answer<'_, Result<(), Away>> {
+        if settlements.is_empty() {
+            return Answer::Now(Ok(()));
+        }
+        Answer::later(async move { self.0.settle_later(&settlements, now).await })
+    }
+
+    fn refund(&self, charges: Charges, now: Moment) -> Answer<'_, Result<Refunds, Away>> {
+        if charges.is_empty() {
+            return Answer::Now(Ok(Refunds::new()));
+        }
+        Answer::later(async move { self.0.refund_later(&charges, now).await.into_iter().collect() })
+    }
+
+    fn reset(&self, limit: Arc<Limit>, key: CounterKey) -> Answer<'_, Result<(), Away>> {
+        Answer::later(async move { self.0.reset_later(&limit, &key).await })
+    }
+}
+
+impl Inner {
+    async fn acquire_later(self: &Arc<Self>, requests: &Requests, mode: Mode, now: Moment) -> Grants {
+        let call = |requests: &[Request]| self.acquisition(requests, mode, now);
+        let (mut grants, alone) = self.ask(&self.acquire, requests, call, grants).await;
+        if alone && mode == Mode::Consume && is_refused(requests, &grants) {
+            self.take_back(requests, &mut grants, now);
+        }
+        grants
+    }
+
+    fn acquisition(&self, requests: &[Request], mode: Mode, now: Moment) -> Call {
         let mut call = Call::default();
         call.keys.extend(requests.iter().map(|request| state_key(&request.key, request.limit.algorithm)));
         call.keys.extend(requests.iter().filter_map(|Request { limit, key, terms }| match limit.algorithm {
-            Algorithm::SlidingWindow { .. } if terms.hold > Micros::ZERO => Some(lease_key(key, terms.lease)),
-            Algorithm::SlidingWindow { .. } | Algorithm::TokenBucket(_) | Algorithm::FixedWindow(_) => None,
+            Algorithm::SlidingWindow { .. } | Algorithm::TokenBucket(_) | Algorithm::FixedWindow(_) => {
+                (terms.hold > Micros::ZERO).then(|| lease_key(key, limit.algorithm, terms.lease))
+            }
+            // Holders stand in the state.
+            Algorithm::Concurrency(_) => None,
         }));
+        // Without them units are charged as long, and cannot be given back.
+        call.spare = call.keys.len() - requests.len();
         call.args.push(self.time_argument(now));
         call.args.push(match mode {
             Mode::Consume => b"c".into(),
             Mode::Peek => b"p".into(),
         });
         call.args.extend(requests.iter().map(packed));
-        let answer = self.run(&self.scripts.acquire, &call).await?;
-        grants(&answer, requests.len()).ok_or(Away { because: AwayCause::Garbled })
+        call
     }
 
-    async fn settle_later(&self, settlements: Settlements, now: Moment) -> Result<(), Away> {
-        let mut call = Call::default();
-        call.args.push(self.time_argument(now));
-        for Settlement { limit, key, lease, used } in &settlements {
-            call.keys.extend([state_key(key, limit.algorithm), lease_key(key, *lease)]);
-            call.args.push((*used).min(UNITS_MAX).to_string().into_bytes());
-        }
-        self.run(&self.scripts.settle, &call).await.map(|_| ())
-    }
-
-    async fn reset_later(&self, limit: Arc<Limit>, key: CounterKey) -> Result<(), Away> {
-        let key = state_key(&key, limit.algorithm);
-        let call = Call { keys: vec![key], args: vec![kind(limit.algorithm).into()] };
-        self.run(&self.scripts.reset, &call).await.map(|_| ())
-    }
-
-    /// Runs a script, by its digest where the server knows it.
-    async fn run(&self, code: &Code, call: &Call) -> Result<Vec<u8>, Away> {
-        let mut line = self.link.line().await?;
-        let outcome = match ask(&call.by_digest(code), &mut line.connection).await {
-            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                ask(&call.by_text(code), &mut line.connection).await
+    async fn settle_later(&self, settlements: &[Settlement], now: Moment) -> Result<(), Away> {
+        let call = |settlements: &[Settlement]| {
+            let mut call = Call::default();
+            call.args.push(self.time_argument(now));
+            for Settlement { limit, key, lease, used } in settlements {
+                let state = state_key(key, limit.algorithm);
+                let holder = match limit.algorithm {
+                    // It stands in the state. A key that is never there would keep a slot that moves from being served.
+                    Algorithm::Concurrency(_) => state.clone(),
+                    Algorithm::SlidingWindow { .. } | Algorithm::TokenBucket(_) | Algorithm::FixedWindow(_) => {
+                        lease_key(key, limit.algorithm, *lease)
+                    }
+                };
+                call.keys.extend([state, holder]);
+                call.args.push(packed_settlement(limit.algorithm, *lease, *used));
             }
-            outcome => outcome,
+            call
         };
-        outcome.map_err(|error| {
-            let because = cause_of(&error);
-            // A server that takes no writes may have been demoted in a failover, and the name may lead to another by now.
-            if error.is_unrecoverable_error() || because == AwayCause::ReadOnly {
-                self.link.report_useless(&line, because);
+        let (answers, _) = self.ask(&self.settle, settlements, call, |_, count| Some(nothing(count))).await;
+        answers.into_iter().collect()
+    }
+
+    async fn refund_later(&self, charges: &[Charge], now: Moment) -> Answers<u64> {
+        let call = |charges: &[Charge]| {
+            let mut call = Call::default();
+            call.keys.extend(charges.iter().map(|charge| state_key(&charge.key, charge.limit.algorithm)));
+            call.args.push(self.time_argument(now));
+            call.args.extend(charges.iter().map(|charge| packed_units(charge.limit.algorithm, charge.units)));
+            call
+        };
+        let read = |answer: &[u8], count| Some(refunds(answer, count)?.into_iter().map(Ok).collect());
+        self.ask(&self.refund, charges, call, read).await.0
+    }
+
+    async fn reset_later(&self, limit: &Limit, key: &CounterKey) -> Result<(), Away> {
+        let call = |_: &[()]| Call {
+            keys: vec![state_key(key, limit.algorithm)],
+            args: vec![kind(limit.algorithm).into()],
+            ..Call::default()
+        };
+        let (answers, _) = self.ask(&self.reset, &[()], call, |_, count| Some(nothing(count))).await;
+        answers.into_iter().collect()
+    }
+
+    /// Runs a script for all `items`: in one call where one server has all the counters, else each in a call of its own,
+    /// all at the same time. One answer for each, in order; and whether they were asked each alone.
+    async fn ask<I, T>(
+        &self,
+        code: &Code,
+        items: &[I],
+        call: impl Fn(&[I]) -> Call,
+        read: impl Fn(&[u8], usize) -> Option<Answers<T>>,
+    ) -> (Answers<T>, bool) {
+        let heard = |answer: Result<Sent, Away>, count| match answer {
+            Ok(Sent::Done(bytes)) => read(&bytes, count).unwrap_or_else(|| each_away(count, AwayCause::Garbled)),
+            // It is alone, and there is nothing to spread.
+            Ok(Sent::Spread) => each_away(count, AwayCause::Unreachable),
+            Err(Away { because }) => each_away(count, because),
+        };
+        if self.nodes.are_one() {
+            let answer = self.nodes.run(code, &call(items)).await;
+            if !matches!(answer, Ok(Sent::Spread)) {
+                return (heard(answer, items.len()), false);
             }
-            Away { because }
-        })
+        }
+        let calls: SmallVec<[Call; 4]> = items.chunks(1).map(call).collect();
+        let answers = join_all(calls.iter().map(|call| self.nodes.run(code, call))).await;
+        (answers.into_iter().flat_map(|answer| heard(answer, 1)).collect(), true)
+    }
+
+    /// Gives back, in the background, what was charged for a question that is refused, and says what is left then.
+    fn take_back(self: &Arc<Self>, requests: &[Request], grants: &mut Grants, now: Moment) {
+        let (mut holds, mut charges) = (Settlements::new(), Charges::new());
+        for (request, grant) in requests.iter().zip(grants) {
+            let charged = match grant {
+                Ok(Grant { outcome: Outcome::Granted { units }, remaining, .. }) => {
+                    *remaining = remaining.saturating_add(*units);
+                    *units
+                }
+                Ok(Grant { outcome: Outcome::Short { .. } | Outcome::Never, .. }) => continue,
+                // Perhaps it was, and the answer was lost.
+                Err(_) => 0,
+            };
+            let Request { limit, key, terms } = request.clone();
+            if is_held(&request.limit, terms) {
+                holds.push(Settlement { limit, key, lease: terms.lease, used: 0 });
+            } else if charged > 0 {
+                charges.push(Charge { limit, key, units: charged });
+            }
+        }
+        let Ok(permit) = Arc::clone(&self.taking_back).try_acquire_owned() else { return };
+        let store = Arc::clone(self);
+        tokio::spawn(async move {
+            // What is not taken back stays charged: less is admitted, never more. The gates count it.
+            let _ = tokio::join!(store.settle_later(&holds, now), store.refund_later(&charges, now));
+            drop(permit);
+        });
     }
 
     fn time_argument(&self, now: Moment) -> Vec<u8> {
@@ -168,59 +274,31 @@ impl RedisStore {
     }
 }
 
-impl QuotaStore for RedisStore {
-    fn acquire(&self, requests: Requests, mode: Mode, now: Moment) -> Answer<'_, Grants> {
-        if requests.is_empty() {
-            return Answer::Now(Grants::new());
-        }
-        Answer::later(self.acquire_later(requests, mode, now))
-    }
+/// Whether a counter refuses, or cannot be asked and its limit says to deny then.
+fn is_refused(requests: &[Request], grants: &Grants) -> bool {
+    requests.iter().zip(grants).any(|(request, grant)| match grant {
+        Ok(grant) => !matches!(grant.outcome, Outcome::Granted { .. }),
+        Err(_) => request.limit.when_away == WhenAway::Deny,
+    })
+}
 
-    fn settle(&self, settlements: Settlements, now: Moment) -> Answer<'_, Result<(), Away>> {
-        if settlements.is_empty() {
-            return Answer::Now(Ok(()));
+/// Whether what is granted stands under the lease's name, until it is settled.
+fn is_held(limit: &Limit, terms: Terms) -> bool {
+    match limit.algorithm {
+        Algorithm::SlidingWindow { .. } | Algorithm::TokenBucket(_) | Algorithm::FixedWindow(_) => {
+            terms.hold > Micros::ZERO
         }
-        Answer::later(self.settle_later(settlements, now))
-    }
-
-    fn reset(&self, limit: Arc<Limit>, key: CounterKey) -> Answer<'_, Result<(), Away>> {
-        Answer::later(self.reset_later(limit, key))
+        Algorithm::Concurrency(_) => true,
     }
 }
 
-/// One script call's keys and arguments.
-#[derive(Default)]
-struct Call {
-    keys: Vec<Vec<u8>>,
-    args: Vec<Vec<u8>>,
+fn each_away<T>(count: usize, because: AwayCause) -> Answers<T> {
+    (0..count).map(|_| Err(Away { because })).collect()
 }
 
-impl Call {
-    fn by_digest(&self, code: &Code) -> Cmd {
-        let mut command = cmd("EVALSHA");
-        command.arg(&code.digest);
-        self.finish(command)
-    }
-
-    /// The server remembers the script then.
-    fn by_text(&self, code: &Code) -> Cmd {
-        let mut command = cmd("EVAL");
-        command.arg(code.text);
-        self.finish(command)
-    }
-
-    fn finish(&self, mut command: Cmd) -> Cmd {
-        command.arg(self.keys.len());
-        for part in self.keys.iter().chain(&self.args) {
-            command.arg(part.as_slice());
-        }
-        command
-    }
-}
-
-/// The bytes that a script answers with.
-async fn ask(command: &Cmd, connection: &mut MultiplexedConnection) -> Result<Vec<u8>, RedisError> {
-    command.query_async(connection).await
+/// The answers of a script that has nothing to say.
+fn nothing(count: usize) -> Answers<()> {
+    (0..count).map(|_| Ok(())).collect()
 }
 
 /// What all keys of a counter begin with. The first `}` ends the hash tag, wherever it is, so they are always on one
@@ -236,6 +314,7 @@ fn state_key(key: &CounterKey, algorithm: Algorithm) -> Vec<u8> {
         Algorithm::SlidingWindow { .. } => b"",
         Algorithm::TokenBucket(_) => b":bucket",
         Algorithm::FixedWindow(_) => b":fixed",
+        Algorithm::Concurrency(_) => b":slots",
     };
     [tag(key), ending.into()].concat()
 }
@@ -246,11 +325,12 @@ const fn kind(algorithm: Algorithm) -> &'static [u8] {
         Algorithm::SlidingWindow { .. } => b"w",
         Algorithm::TokenBucket(_) => b"b",
         Algorithm::FixedWindow(_) => b"f",
+        Algorithm::Concurrency(_) => b"c",
     }
 }
 
-fn lease_key(key: &CounterKey, lease: LeaseId) -> Vec<u8> {
-    let mut name = tag(key);
+fn lease_key(key: &CounterKey, algorithm: Algorithm, lease: LeaseId) -> Vec<u8> {
+    let mut name = state_key(key, algorithm);
     name.extend_from_slice(format!(":lease:{:016x}-{:x}", lease.replica, lease.serial).as_bytes());
     name
 }
@@ -260,18 +340,62 @@ fn packed(request: &Request) -> Vec<u8> {
     let (algorithm, terms) = (request.limit.algorithm, request.terms);
     // More than the limit is never granted, however much more it is.
     let at_least = terms.at_least.min(request.limit.units() + 1);
-    let numbers: SmallVec<[u64; 6]> = match algorithm {
-        Algorithm::SlidingWindow { units, window } => {
-            let Frame { units, width, parts } = Frame::new(units, window);
-            let hold = terms.hold.min(WINDOW_MAX);
-            smallvec![width.0, parts, units, at_least, terms.at_most.min(units), hold.0]
+    let hold = terms.hold.min(WINDOW_MAX).0;
+    let mut packed = packed_shape(algorithm);
+    match algorithm {
+        Algorithm::SlidingWindow { units, .. } => {
+            push(&mut packed, &[units, at_least, terms.at_most.min(units), hold]);
         }
-        Algorithm::TokenBucket(flow) => smallvec![flow.gain(), flow.unit(), flow.burst(), at_least],
-        Algorithm::FixedWindow(grid) => smallvec![grid.length.0, grid.units, at_least],
-    };
-    let mut packed = kind(algorithm).to_vec();
-    packed.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+        Algorithm::TokenBucket(_) => push(&mut packed, &[at_least, hold]),
+        Algorithm::FixedWindow(grid) => push(&mut packed, &[grid.units, at_least, hold]),
+        Algorithm::Concurrency(slots) => {
+            push(&mut packed, &[slots.units, slots.hold.0, at_least, terms.lease.replica, terms.lease.serial]);
+        }
+    }
     packed
+}
+
+/// What of a limit says how its counter is kept.
+fn packed_shape(algorithm: Algorithm) -> Vec<u8> {
+    let mut packed = kind(algorithm).to_vec();
+    match algorithm {
+        Algorithm::SlidingWindow { units, window } => {
+            let Frame { units: _, width, parts } = Frame::new(units, window);
+            push(&mut packed, &[width.0, parts]);
+        }
+        Algorithm::TokenBucket(flow) => push(&mut packed, &[flow.gain(), flow.unit(), flow.burst()]),
+        Algorithm::FixedWindow(grid) => push(&mut packed, &[grid.length.0]),
+        Algorithm::Concurrency(_) => {}
+    }
+    packed
+}
+
+/// Units to take back.
+fn packed_units(algorithm: Algorithm, units: u64) -> Vec<u8> {
+    let mut packed = packed_shape(algorithm);
+    push(&mut packed, &[units.min(UNITS_MAX)]);
+    packed
+}
+
+/// Units that were used of a lease; for slots which lease.
+fn packed_settlement(algorithm: Algorithm, lease: LeaseId, used: u64) -> Vec<u8> {
+    if !matches!(algorithm, Algorithm::Concurrency(_)) {
+        return packed_units(algorithm, used);
+    }
+    let mut packed = packed_shape(algorithm);
+    push(&mut packed, &[lease.replica, lease.serial]);
+    packed
+}
+
+fn push(packed: &mut Vec<u8>, numbers: &[u64]) {
+    packed.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+}
+
+/// One number for each counter; nothing where they make no sense.
+fn refunds(answer: &[u8], counters: usize) -> Option<Refunds> {
+    let (numbers, rest) = answer.as_chunks::<8>();
+    let sound = numbers.len() == counters && rest.is_empty();
+    sound.then(|| numbers.iter().map(|&number| u64::from_le_bytes(number)).collect())
 }
 
 /// Four numbers for each counter; nothing where they make no sense.
@@ -346,10 +470,12 @@ mod tests {
     use super::*;
     use crate::domain::bucket::Flow;
     use crate::domain::fixed::Grid;
+    use crate::domain::slots::Slots;
 
     const SECOND: Micros = Micros::from_secs(1);
     const WINDOW: Algorithm = Algorithm::SlidingWindow { units: 1, window: SECOND };
     const FIXED: Algorithm = Algorithm::FixedWindow(Grid { units: 1, length: SECOND });
+    const SLOTS: Algorithm = Algorithm::Concurrency(Slots { units: 1, hold: SECOND });
 
     fn bucket() -> Algorithm {
         Flow::new(1, SECOND, 1).map_or_else(|| unreachable!("one a second is exact"), Algorithm::TokenBucket)
@@ -361,8 +487,8 @@ mod tests {
         for value in ["alice", "a}b", "}", "{", "}{", "{}", "\u{0}\r\n", "x}:lease:0000000000000001-1"] {
             let mut key = CounterKey::new("per-client");
             key.push(value);
-            let lease = lease_key(&key, lease);
-            for (algorithm, ending) in [(WINDOW, "}"), (bucket(), "}:bucket"), (FIXED, "}:fixed")] {
+            for (algorithm, ending) in [(WINDOW, "}"), (bucket(), "}:bucket"), (FIXED, "}:fixed"), (SLOTS, "}:slots")] {
+                let lease = lease_key(&key, algorithm, lease);
                 let state = state_key(&key, algorithm);
                 assert_eq!(hash_tag(&state), hash_tag(&lease), "{value:?}");
                 assert!(hash_tag(&state).is_some_and(|tag| tag.starts_with(b"per-client")), "{value:?}");
@@ -374,7 +500,9 @@ mod tests {
         assert_eq!(state_key(&key, WINDOW), b"tollgate:{per-client 5:alice}");
         assert_eq!(state_key(&key, bucket()), b"tollgate:{per-client 5:alice}:bucket");
         assert_eq!(state_key(&key, FIXED), b"tollgate:{per-client 5:alice}:fixed");
-        assert_eq!(lease_key(&key, lease), b"tollgate:{per-client 5:alice}:lease:ffffffffffffffff-ff");
+        assert_eq!(state_key(&key, SLOTS), b"tollgate:{per-client 5:alice}:slots");
+        assert_eq!(lease_key(&key, WINDOW, lease), b"tollgate:{per-client 5:alice}:lease:ffffffffffffffff-ff");
+        assert_eq!(lease_key(&key, FIXED, lease), b"tollgate:{per-client 5:alice}:fixed:lease:ffffffffffffffff-ff");
     }
 
     /// The part of a key that selects the slot, as the Redis Cluster specification has it.
@@ -398,7 +526,7 @@ mod tests {
     #[test]
     fn settings_do_not_show_their_secrets() {
         let settings = Settings {
-            url: "redis://u:hunter2@host".to_owned(),
+            reach: Reach::Servers(vec!["redis://u:hunter2@host".to_owned()]),
             password: Some("hunter2".to_owned()),
             ..Settings::default()
         };

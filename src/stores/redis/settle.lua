@@ -1,55 +1,130 @@
--- Ends leases: the units used move to the sub-window of now, the rest is released (see acquire.lua for the state).
+-- Ends leases: what was used is charged to the moment of the settling, the rest is released, slots are released.
 --
--- KEYS[2i - 1], KEYS[2i]  the counter's state and the lease.
+-- KEYS[2i - 1], KEYS[2i]  the counter's state and the lease; slots have no key of their own for it.
 -- ARGV[1]                 the time in microseconds, or empty: the server's own.
--- ARGV[1 + i]             units used.
+-- ARGV[1 + i]             a letter for the algorithm, then
+--                         w  width, parts, units used;
+--                         b  gain, unit, burst, units used;
+--                         f  length, units used;
+--                         c  the lease's name.
 --
--- A lease that is unknown, settled, past its expiry or of another epoch is left as it is: spent whole.
-local pack, unpack = struct.pack, struct.unpack
-local HEAD, ENTRY = '<I8I8I8I8', '<I8I8'
+-- A lease that is unknown, settled or past its expiry is left as it is: spent whole. So is one that has outlived its
+-- charge, but for what was used beyond its units.
+local PARTS_MAX, TOTAL_MAX = 9007199254740991, 1000000000000000
 
-local now
-if ARGV[1] == '' then
-  local time = redis.call('TIME')
-  now = time[1] * 1000000 + time[2]
-else
-  now = tonumber(ARGV[1])
+-- These answer with the state and how long it counts, or keeps its life; or nothing where nothing changes. Each is told
+-- units and epoch of the lease, which has not expired.
+
+local function window(raw, ask, lease, expires, lease_epoch)
+  local width, parts, used = unpack(THREE, ask, 2)
+  local latest, total, epoch, pos = now, 0, now, 17
+  if raw then
+    width, latest, total, epoch = unpack(FOUR, raw)
+    if latest < now then latest = now end
+    pos = #raw - 15
+  end
+  local current, index = floor(latest / width), floor(expires / width)
+  -- Everything from the current sub-window on is written anew, without the lease's units if they are there.
+  local function tail(release, add)
+    local entries, pos, placed, found = '', pos, add == 0, false
+    while pos >= 33 do
+      local at, charged = unpack(ENTRY, raw, pos)
+      if at < current then break end
+      if at == index and release > 0 then
+        found, charged = charged >= release, charged - release
+      end
+      if at == current and not placed then
+        placed, charged = true, charged + add
+      end
+      if charged > 0 then entries = pack(ENTRY, at, charged) .. entries end
+      pos = pos - 16
+    end
+    if not placed then entries = pack(ENTRY, current, add) .. entries end
+    return entries, pos, found
+  end
+  local function room(units)
+    return math.min(units, TOTAL_MAX - total)
+  end
+  local entries, head, found
+  if lease_epoch == epoch then
+    total = total - lease
+    local add = room(used)
+    entries, head, found = tail(lease, add)
+    total = total + (found and add or lease)
+  end
+  if not found then
+    local add = room(max(used - lease, 0))
+    if add == 0 then return nil end
+    entries, head = tail(0, add)
+    total = total + add
+  end
+  local state = pack(FOUR, width, latest, total, epoch) .. (raw and sub(raw, 33, head + 15) or '') .. entries
+  local last = #state > 32 and unpack(ENTRY, state, #state - 15) or current
+  return state, (last + parts + 1) * width - latest
 end
 
--- The state after the lease has ended; nothing where it cannot end any more.
-local function settled(raw, record, used)
-  local index, units, expires, lease_epoch = unpack('<I8I8I8I8', record)
-  local width, latest, total, epoch = unpack(HEAD, raw)
+local function level(raw, ask, lease, _, lease_epoch)
+  local gain, unit, burst, latest, used, epoch = bucket(raw, ask)
+  local really = unpack('<I8', ask, 26)
+  local back, beyond = 0, 0
+  if really < lease and lease_epoch == epoch then back = math.min(used, (lease - really) * unit) end
+  if really > lease then beyond = (really - lease) * unit end
+  if back == 0 and beyond == 0 then return nil end
+  if used == 0 and raw then epoch = max(epoch + 1, latest) end
+  used = math.min(used - back + beyond, PARTS_MAX)
+  return pack(SIX, gain, unit, burst, latest, used, epoch), beyond > 0 and ceil(used / gain)
+end
+
+local function count(raw, ask, lease, _, lease_epoch)
+  local length, latest, used, epoch = fixed(raw, ask)
+  local really = unpack('<I8', ask, 10)
+  local back, beyond = 0, 0
+  if really < lease and lease_epoch == epoch then back = math.min(used, lease - really) end
+  if really > lease then beyond = really - lease end
+  if back == 0 and beyond == 0 then return nil end
+  used = math.min(used - back + beyond, TOTAL_MAX)
+  local ends = (floor(latest / length) + 1) * length
+  return pack(FOUR, length, latest, used, epoch), beyond > 0 and ends - latest
+end
+
+local function slots(raw, ask)
+  local latest, held = unpack(ENTRY, raw)
   if latest < now then latest = now end
-  if latest > expires or lease_epoch ~= epoch then return nil end
-  if used > units then used = units end
-  local current = math.floor(latest / width)
-  local tail, pos, found, placed = '', #raw - 15, false, used == 0
-  while pos >= 33 do
-    local at, charged = unpack(ENTRY, raw, pos)
-    if at < current then break end
-    if at == index then
-      found, charged = charged >= units, charged - units
-    end
-    if at == current and not placed then
-      placed, charged = true, charged + used
-    end
-    if charged > 0 then tail = pack(ENTRY, at, charged) .. tail end
-    pos = pos - 16
+  local name = sub(ask, 2)
+  local at = string.find(raw, name, 33, true)
+  while at and at % 32 ~= 1 do at = string.find(raw, name, at + 1, true) end
+  if not at then return nil end
+  local expires, units = unpack(ENTRY, raw, at - 16)
+  if latest > expires then return nil end
+  return pack(ENTRY, latest, held - units) .. sub(raw, 17, at - 17) .. sub(raw, at + 16), false
+end
+
+local function put(key, state, life)
+  if not state then return end
+  if life then
+    call('SET', key, state, 'PX', ceil(life / 1000) + SLACK_MS)
+  else
+    call('SET', key, state, 'KEEPTTL')
   end
-  if not found then return nil end
-  if not placed then tail = pack(ENTRY, current, used) .. tail end
-  return pack(HEAD, width, latest, total - units + used, epoch) .. string.sub(raw, 33, pos + 15) .. tail
 end
 
 for i = 1, #ARGV - 1 do
-  local key, lease = KEYS[2 * i - 1], KEYS[2 * i]
-  local record = redis.call('GET', lease)
-  local raw = record and redis.call('GET', key)
-  local state = raw and settled(raw, record, tonumber(ARGV[i + 1]))
-  if state then
-    redis.call('SET', key, state, 'KEEPTTL')
-    redis.call('DEL', lease)
+  local key, lease, ask = KEYS[2 * i - 1], KEYS[2 * i], ARGV[i + 1]
+  local kind = byte(ask)
+  local raw = call('GET', key)
+  if kind == WINDOW or kind == BUCKET or kind == FIXED then
+    local record = call('GET', lease)
+    local latest = raw and unpack('<I8', raw, kind == WINDOW and 9 or kind == BUCKET and 25 or 9) or now
+    if latest < now then latest = now end
+    local units, expires, epoch
+    if record then units, expires, epoch = unpack(THREE, record) end
+    if record and latest <= expires then
+      local settled = kind == WINDOW and window or kind == BUCKET and level or count
+      put(key, settled(raw, ask, units, expires, epoch))
+      call('DEL', lease)
+    end
+  elseif raw then
+    put(key, slots(raw, ask))
   end
 end
 return ''

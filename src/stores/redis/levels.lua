@@ -1,0 +1,42 @@
+-- What settle.lua and refund.lua share: each is sent behind this. See acquire.lua for the states and for what is asked.
+local call, pack, unpack = redis.call, struct.pack, struct.unpack
+local byte, sub, floor, ceil, max = string.byte, string.sub, math.floor, math.ceil, math.max
+local SIX, FOUR, THREE, ENTRY = '<I8I8I8I8I8I8', '<I8I8I8I8', '<I8I8I8', '<I8I8'
+local SLACK_MS = 1000
+local WINDOW, BUCKET, FIXED = 119, 98, 102 -- w, b, f
+
+local now
+if ARGV[1] == '' then
+  local time = call('TIME')
+  now = time[1] * 1000000 + time[2]
+else
+  now = tonumber(ARGV[1])
+end
+
+-- A bucket as of now, full where there is none: gain, unit, burst, latest, used, epoch.
+local function bucket(raw, ask)
+  if not raw then
+    local gain, unit, burst = unpack(THREE, ask, 2)
+    return gain, unit, burst, now, 0, now
+  end
+  local gain, unit, burst, latest, used, epoch = unpack(SIX, raw)
+  if latest < now then
+    -- Compared first: the product might not be exact otherwise.
+    if now - latest >= ceil(used / gain) then used = 0 else used = used - (now - latest) * gain end
+    latest = now
+  end
+  return gain, unit, burst, latest, used, epoch
+end
+
+-- A fixed window as of now, unused where there is none: length, latest, used, epoch.
+local function fixed(raw, ask)
+  if not raw then
+    return (unpack('<I8', ask, 2)), now, 0, now
+  end
+  local length, latest, used, epoch = unpack(FOUR, raw)
+  if latest < now then
+    if floor(latest / length) < floor(now / length) then used, epoch = 0, max(epoch + 1, now) end
+    latest = now
+  end
+  return length, latest, used, epoch
+end

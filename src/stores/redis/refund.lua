@@ -1,0 +1,57 @@
+-- Takes back what was charged, each counter by itself, from the oldest that count first.
+--
+-- KEYS[i]      the counter's state.
+-- ARGV[1]      the time in microseconds, or empty: the server's own.
+-- ARGV[1 + i]  a letter for the algorithm, then
+--              w  width, parts, units to take back;
+--              b  gain, unit, burst, units to take back;
+--              f  length, units to take back;
+--              c  nothing: slots are released, not refunded.
+--
+-- The answer has an integer of 8 bytes for each counter: units taken back.
+
+-- These answer with the units taken back and the state after it.
+
+local function window(raw, ask)
+  local _, parts, units = unpack(THREE, ask, 2)
+  local width, latest, total, epoch = unpack(FOUR, raw)
+  if latest < now then latest = now end
+  local oldest, pos = floor(latest / width) - parts, 33
+  while pos < #raw and unpack(ENTRY, raw, pos) < oldest do pos = pos + 16 end
+  -- What lies before stays: it counts no more, and goes with the next charge.
+  local body, taken = sub(raw, 33, pos - 1), 0
+  while pos < #raw and taken < units do
+    local index, charged = unpack(ENTRY, raw, pos)
+    local back = math.min(charged, units - taken)
+    taken, pos = taken + back, pos + 16
+    if charged > back then body = body .. pack(ENTRY, index, charged - back) end
+  end
+  return taken, pack(FOUR, width, latest, total - taken, epoch) .. body .. sub(raw, pos)
+end
+
+local function level(raw, ask)
+  local units = unpack('<I8', ask, 26)
+  local gain, unit, burst, latest, used, epoch = bucket(raw, ask)
+  local taken = math.min(ceil(used / unit), units)
+  return taken, pack(SIX, gain, unit, burst, latest, max(used - taken * unit, 0), epoch)
+end
+
+local function count(raw, ask)
+  local units = unpack('<I8', ask, 10)
+  local length, latest, used, epoch = fixed(raw, ask)
+  local taken = math.min(used, units)
+  return taken, pack(FOUR, length, latest, used - taken, epoch)
+end
+
+local refunded = ''
+for i = 1, #KEYS do
+  local key, ask = KEYS[i], ARGV[i + 1]
+  local kind = byte(ask)
+  local take = kind == WINDOW and window or kind == BUCKET and level or kind == FIXED and count
+  local raw = take and call('GET', key)
+  local taken, state = 0, nil
+  if raw then taken, state = take(raw, ask) end
+  if taken > 0 then call('SET', key, state, 'KEEPTTL') end
+  refunded = refunded .. pack('<I8', taken)
+end
+return refunded

@@ -1,0 +1,73 @@
+//! Scripts, and one call of a script.
+
+use ::redis::aio::MultiplexedConnection;
+use ::redis::{Cmd, ErrorKind, Pipeline, RedisError, Script, ServerErrorKind, cmd};
+
+/// A script and its digest.
+pub(super) struct Code {
+    text: &'static str,
+    digest: String,
+}
+
+impl Code {
+    pub(super) fn new(text: &'static str) -> Self {
+        Self { text, digest: Script::new(text).get_hash().to_owned() }
+    }
+}
+
+/// One script call's keys and arguments.
+#[derive(Default)]
+pub(super) struct Call {
+    pub(super) keys: Vec<Vec<u8>>,
+    /// How many of the keys, the last ones, the script can do without.
+    pub(super) spare: usize,
+    pub(super) args: Vec<Vec<u8>>,
+}
+
+/// How a call is put to a server.
+#[derive(Clone, Copy)]
+pub(super) struct Manner {
+    /// With the keys that the script can do without.
+    pub(super) whole: bool,
+    /// To a server that takes over the keys' slot and has not got it yet.
+    pub(super) asking: bool,
+}
+
+impl Call {
+    /// The bytes that the script answers with. It is run by its digest where the server knows it.
+    pub(super) async fn run(
+        &self,
+        code: &Code,
+        manner: Manner,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<Vec<u8>, RedisError> {
+        match send(self.command("EVALSHA", &code.digest, manner), manner, connection).await {
+            // The server remembers it then.
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                send(self.command("EVAL", code.text, manner), manner, connection).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn command(&self, name: &str, script: &str, manner: Manner) -> Cmd {
+        let spare = if manner.whole { 0 } else { self.spare };
+        let keys = self.keys.get(..self.keys.len().saturating_sub(spare)).unwrap_or_default();
+        let mut command = cmd(name);
+        command.arg(script).arg(keys.len());
+        for part in keys.iter().chain(&self.args) {
+            command.arg(part.as_slice());
+        }
+        command
+    }
+}
+
+async fn send(command: Cmd, manner: Manner, connection: &mut MultiplexedConnection) -> Result<Vec<u8>, RedisError> {
+    if !manner.asking {
+        return command.query_async(connection).await;
+    }
+    // It holds for the next command on the connection, so nothing may come in between.
+    let mut both = Pipeline::with_capacity(2);
+    both.cmd("ASKING").ignore().add_command(command);
+    both.query_async::<(Vec<u8>,)>(connection).await.map(|(answer,)| answer)
+}

@@ -1,0 +1,136 @@
+//! The way to the server that a link leads to: straight, or by asking Sentinels which one is the master now.
+
+use std::time::Duration;
+
+use ::redis::aio::MultiplexedConnection;
+use ::redis::{AsyncConnectionConfig, Client, RedisError, Value, cmd};
+use tokio::time::timeout;
+use tracing::warn;
+
+use super::access::{Access, Address};
+use super::cause_of;
+use crate::decide::ports::AwayCause;
+
+/// How long one attempt to connect may take, the greeting included; and one answer, where the caller has no shorter
+/// deadline.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long one Sentinel may take, connecting included, before the next one is asked.
+const SENTINEL_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Commands that may queue for the socket before callers wait.
+const QUEUE: usize = 1_024;
+
+/// Where a link leads.
+pub(super) enum Way {
+    /// To this server, whatever it is.
+    Straight(Box<Client>),
+    /// To the one that the Sentinels say is the master.
+    Master(Box<Sentinels>),
+}
+
+pub(super) struct Sentinels {
+    /// The one that is asked first is the one that knew last.
+    pub(super) addresses: Vec<Address>,
+    pub(super) access: Access,
+    /// How the master is reached.
+    pub(super) master: Access,
+    pub(super) service: String,
+    /// Whether it was logged already that the configuration is wrong.
+    pub(super) warned: bool,
+}
+
+impl Way {
+    /// A connection to where the way leads now.
+    pub(super) async fn connect(&mut self) -> Result<MultiplexedConnection, AwayCause> {
+        match self {
+            Self::Straight(client) => connect(client).await.map_err(|error| cause_of(&error)),
+            Self::Master(sentinels) => sentinels.connect().await,
+        }
+    }
+
+    /// Whether a connection that is idle still leads to where it should; else why not.
+    pub(super) async fn check(&self, connection: &mut MultiplexedConnection) -> Result<(), AwayCause> {
+        let answer = match self {
+            Self::Straight(_) => cmd("PING").query_async::<()>(connection).await,
+            Self::Master(_) => return is_master(connection).await,
+        };
+        match answer {
+            Err(error) if error.is_io_error() || error.is_unrecoverable_error() => Err(AwayCause::Unreachable),
+            // A server that refuses the command is there.
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+}
+
+impl Sentinels {
+    async fn connect(&mut self) -> Result<MultiplexedConnection, AwayCause> {
+        let mut because = AwayCause::Unreachable;
+        for place in 0..self.addresses.len() {
+            match timeout(SENTINEL_TIMEOUT, self.ask(place)).await.unwrap_or(Err(AwayCause::Unreachable)) {
+                Ok(master) => {
+                    self.warned = false;
+                    self.addresses.swap(0, place);
+                    let client = self.master.client(&master).map_err(|_| AwayCause::Garbled)?;
+                    let mut connection = connect(&client).await.map_err(|error| cause_of(&error))?;
+                    // It may have been demoted, and the Sentinel not know yet.
+                    return is_master(&mut connection).await.map(|()| connection);
+                }
+                // What is wrong with one is told only if no other knows better.
+                Err(cause) if because == AwayCause::Unreachable => because = cause,
+                Err(_) => {}
+            }
+        }
+        Err(because)
+    }
+
+    /// Where one of them says that the master is.
+    async fn ask(&mut self, place: usize) -> Result<Address, AwayCause> {
+        let Some(sentinel) = self.addresses.get(place) else { return Err(AwayCause::Unreachable) };
+        let client = self.access.client(sentinel).map_err(|_| AwayCause::Garbled)?;
+        let mut connection = connect(&client).await.map_err(|error| cause_of(&error))?;
+        let mut question = cmd("SENTINEL");
+        question.arg("get-master-addr-by-name").arg(&self.service);
+        let problem = match question.query_async::<Option<(String, u16)>>(&mut connection).await {
+            Ok(Some((host, port))) => return Ok(Address { host, port }),
+            Ok(None) => format!(
+                "store.redis.sentinel.service: {sentinel} knows no master named {:?}; name it as `sentinel monitor` does",
+                self.service
+            ),
+            Err(error) if is_unknown_command(&error) => {
+                format!(
+                    "store.redis.sentinel.urls: {sentinel} is no Sentinel; name Sentinels, by default at port 26379"
+                )
+            }
+            Err(error) => return Err(cause_of(&error)),
+        };
+        if !std::mem::replace(&mut self.warned, true) {
+            warn!("{problem}");
+        }
+        Err(AwayCause::Mistaken)
+    }
+}
+
+/// A connection that answers within a time of its own, whatever its caller does.
+pub(super) async fn connect(client: &Client) -> Result<MultiplexedConnection, RedisError> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT_TIMEOUT))
+        .set_response_timeout(Some(CONNECT_TIMEOUT))
+        .set_pipeline_buffer_size(QUEUE);
+    client.get_multiplexed_async_connection_with_config(&config).await
+}
+
+async fn is_master(connection: &mut MultiplexedConnection) -> Result<(), AwayCause> {
+    match cmd("ROLE").query_async::<Vec<Value>>(connection).await {
+        Ok(role) => match role.first() {
+            Some(Value::BulkString(name)) if name == b"master" => Ok(()),
+            _ => Err(AwayCause::ReadOnly),
+        },
+        Err(error) if error.is_io_error() => Err(AwayCause::Unreachable),
+        Err(error) => Err(cause_of(&error)),
+    }
+}
+
+fn is_unknown_command(error: &RedisError) -> bool {
+    error.detail().is_some_and(|detail| detail.contains("unknown command"))
+}

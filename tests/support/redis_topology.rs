@@ -1,0 +1,186 @@
+//! Several real Redis servers that work together: a master with its Sentinels, and a cluster.
+
+use std::time::Duration;
+
+use super::{Kind, LOOKS_MAX, RedisServer};
+
+/// The name by which the Sentinels know the master.
+const SERVICE: &str = "tollgate";
+
+/// A master, its replica, and three Sentinels who watch them.
+pub(crate) struct Sentinels {
+    /// The first one begins as the master.
+    pub(crate) servers: [RedisServer; 2],
+    pub(crate) sentinels: [RedisServer; 3],
+}
+
+impl Sentinels {
+    /// All of them, knowing each other; a master counts as down after half a second.
+    pub(crate) fn start() -> Option<Self> {
+        const QUICK: [&str; 4] = ["--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"];
+        let master = RedisServer::start_with(&QUICK)?;
+        let follows = ["--replicaof".to_owned(), format!("127.0.0.1 {}", master.port())];
+        let options: Vec<&str> = QUICK.into_iter().chain(follows.iter().map(String::as_str)).collect();
+        let replica = RedisServer::start_with(&options)?;
+        wait("the replica follows", || replica.command(&["INFO", "replication"]).contains("master_link_status:up"));
+        let watch = format!(
+            "sentinel monitor {SERVICE} 127.0.0.1 {} 2\nsentinel down-after-milliseconds {SERVICE} 500\n\
+             sentinel failover-timeout {SERVICE} 3000",
+            master.port()
+        );
+        let sentinels = [(); 3].map(|()| RedisServer::start_as(&Kind::Sentinel(watch.clone())));
+        let all = Self { servers: [master, replica], sentinels };
+        for sentinel in &all.sentinels {
+            wait("the Sentinels know each other", || {
+                let known = sentinel.command(&["SENTINEL", "MASTER", SERVICE]);
+                known.contains("num-other-sentinels\n2") && known.contains("num-slaves\n1")
+            });
+        }
+        Some(all)
+    }
+
+    pub(crate) const fn service() -> &'static str {
+        SERVICE
+    }
+
+    pub(crate) fn urls(&self) -> Vec<String> {
+        self.sentinels.iter().map(RedisServer::url).collect()
+    }
+}
+
+/// Nodes of a cluster on which slots are spread evenly.
+pub(crate) struct RedisCluster {
+    /// Three masters, and behind them, if there are, a replica for each in the same order.
+    pub(crate) nodes: Vec<RedisServer>,
+}
+
+/// How many masters there are.
+const MASTERS: usize = 3;
+
+const SLOTS: usize = 16_384;
+
+impl RedisCluster {
+    /// Three masters with a replica each. One that is down for a second is replaced; the others serve meanwhile.
+    pub(crate) fn start() -> Option<Self> {
+        Self::start_with(2 * MASTERS, &[])
+    }
+
+    /// Three masters, with more options.
+    pub(crate) fn masters_with(options: &[&str]) -> Option<Self> {
+        Self::start_with(MASTERS, options)
+    }
+
+    fn start_with(nodes: usize, options: &[&str]) -> Option<Self> {
+        let common = [
+            ["--cluster-enabled", "yes"],
+            ["--cluster-node-timeout", "1000"],
+            ["--cluster-require-full-coverage", "no"],
+            ["--cluster-replica-validity-factor", "0"],
+            ["--repl-diskless-sync-delay", "0"],
+        ];
+        let options: Vec<&str> = common.as_flattened().iter().chain(options).copied().collect();
+        let nodes: Vec<RedisServer> = (0..nodes).map(|_| RedisServer::start_with(&options)).collect::<Option<_>>()?;
+        let cluster = Self { nodes };
+        for (place, node) in cluster.nodes.iter().enumerate() {
+            good(node, &["CLUSTER", "SET-CONFIG-EPOCH", &(place + 1).to_string()]);
+            if place < MASTERS {
+                let slots: Vec<String> = cluster.slots_at_first(place).map(|slot| slot.to_string()).collect();
+                good(
+                    node,
+                    &[&["CLUSTER", "ADDSLOTS"][..], &slots.iter().map(String::as_str).collect::<Vec<_>>()].concat(),
+                );
+            }
+            good(node, &["CLUSTER", "MEET", "127.0.0.1", &cluster.nodes[0].port().to_string()]);
+        }
+        let all = format!("cluster_known_nodes:{}", cluster.nodes.len());
+        for node in &cluster.nodes {
+            wait("the nodes know each other", || node.command(&["CLUSTER", "INFO"]).contains(&all));
+        }
+        for (place, replica) in cluster.nodes.iter().enumerate().skip(MASTERS) {
+            let master = cluster.id(place - MASTERS);
+            wait("it follows", || replica.command(&["CLUSTER", "REPLICATE", &master]) == "OK");
+            wait("it has followed", || replica.command(&["INFO", "replication"]).contains("master_link_status:up"));
+        }
+        for node in &cluster.nodes {
+            wait("all know who has which slots", || {
+                let info = node.command(&["CLUSTER", "INFO"]);
+                info.contains("cluster_state:ok") && info.contains("cluster_slots_ok:16384")
+            });
+        }
+        // Replicas are told of by the others only some time after they have begun.
+        wait("all know the replicas", || {
+            let replicas = cluster.nodes.len() - MASTERS;
+            cluster.nodes.iter().all(|node| node.command(&["CLUSTER", "NODES"]).matches("slave").count() == replicas)
+        });
+        Some(cluster)
+    }
+
+    pub(crate) fn urls(&self) -> Vec<String> {
+        self.nodes.iter().map(RedisServer::url).collect()
+    }
+
+    /// The slots that a master has at first.
+    pub(crate) fn slots_at_first(&self, master: usize) -> std::ops::Range<usize> {
+        master * SLOTS / MASTERS..(master + 1) * SLOTS / MASTERS
+    }
+
+    /// The master that a key falls on at first.
+    pub(crate) fn place_at_first(&self, key: &str) -> usize {
+        let slot: usize = self.slot(key).parse().unwrap();
+        (0..MASTERS).find(|&master| self.slots_at_first(master).contains(&slot)).unwrap()
+    }
+
+    pub(crate) fn slot(&self, key: &str) -> String {
+        self.nodes[0].command(&["CLUSTER", "KEYSLOT", key])
+    }
+
+    pub(crate) fn flush(&self) {
+        for node in &self.nodes[..MASTERS] {
+            good(node, &["FLUSHALL"]);
+        }
+    }
+
+    /// Begins to move a slot: new keys go to `to`.
+    pub(crate) fn begin_move(&self, slot: &str, from: usize, to: usize) {
+        good(&self.nodes[to], &["CLUSTER", "SETSLOT", slot, "IMPORTING", &self.id(from)]);
+        good(&self.nodes[from], &["CLUSTER", "SETSLOT", slot, "MIGRATING", &self.id(to)]);
+    }
+
+    /// Moves the keys of a slot, and then the slot.
+    pub(crate) fn end_move(&self, slot: &str, from: usize, to: usize) {
+        let port = self.nodes[to].port().to_string();
+        for _ in 0..LOOKS_MAX {
+            let keys = self.nodes[from].command(&["CLUSTER", "GETKEYSINSLOT", slot, "10"]);
+            if keys.is_empty() {
+                break;
+            }
+            let words = ["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"];
+            let moved = self.nodes[from].command(&words.into_iter().chain(keys.lines()).collect::<Vec<_>>());
+            assert!(moved == "OK" || moved == "NOKEY", "{moved}");
+        }
+        let owner = self.id(to);
+        // First at the new owner, so that nobody is without one.
+        for node in [&self.nodes[to], &self.nodes[from]].into_iter().chain(&self.nodes[..MASTERS]) {
+            good(node, &["CLUSTER", "SETSLOT", slot, "NODE", &owner]);
+        }
+    }
+
+    fn id(&self, place: usize) -> String {
+        self.nodes[place].command(&["CLUSTER", "MYID"])
+    }
+}
+
+fn good(server: &RedisServer, words: &[&str]) {
+    let answer = server.command(words);
+    assert_eq!(answer, "OK", "{:?}", &words[..words.len().min(5)]);
+}
+
+fn wait(what: &str, is_so: impl Fn() -> bool) {
+    for _ in 0..3 * LOOKS_MAX {
+        if is_so() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("waited for 30 s until {what}");
+}
