@@ -19,7 +19,8 @@ use futures_util::future::try_join_all;
 use tollgate::decide::ports::Clock as _;
 use tollgate::domain::time::Micros;
 use tollgate::server::SystemClock;
-use tollgate::stores::redis::{RedisStore, Settings};
+use tollgate::stores::redis::{Bounds, Gates, Reach, RedisStore, Settings};
+use tollgate::telemetry::Telemetry;
 use tonic::transport::Channel;
 
 use self::asker::Asker;
@@ -140,8 +141,8 @@ impl Field {
     async fn start(measure: &Measure, folder: &Path, cores: Cores) -> Result<Self, String> {
         let redis = Redis::start(&measure.redis, folder, cores)?;
         let connection = redis.connect().await?;
-        let settings = Settings { url: redis.url(), ..Settings::default() };
-        let store = RedisStore::connect(&settings).map_err(|error| error.to_string())?;
+        let clock = SystemClock::start();
+        let store = connect(&redis, clock)?;
         let config = (folder.join("quotas.yaml"), configuration(&redis));
         let server = Subject::start("Tollgate".to_owned(), &measure.binary, &config, cores, None).await?;
         let channel = load::connect(server.grpc).await?;
@@ -151,7 +152,6 @@ impl Field {
             say("envoyproxy/ratelimit is left out: it is not here, nor is Go, which installs it.");
             None
         };
-        let clock = SystemClock::start();
         Ok(Self { redis, connection, store: Arc::new(store), server, channel, ratelimit, clock })
     }
 
@@ -211,6 +211,15 @@ impl Field {
         };
         Ok(Usage { server, redis: Done::so_far(&mut self.connection.clone()).await? })
     }
+}
+
+/// The store as the server has it, but for the deadline: a busy machine is not what is measured.
+fn connect(redis: &Redis, clock: SystemClock) -> Result<RedisStore, String> {
+    let settings = Settings { reach: Reach::Servers(vec![redis.url()]), ..Settings::default() };
+    let telemetry = Telemetry::new().map_err(|error| error.to_string())?;
+    let bounds = Bounds { deadline: Micros::from_secs(2), ..Bounds::default() };
+    let gates = Gates::new(bounds, Arc::new(clock), Arc::new(telemetry));
+    RedisStore::connect(&settings, gates).map_err(|error| error.to_string())
 }
 
 /// Asks until the time is up or the questions are used up: how many were answered. All of them are allowed.
