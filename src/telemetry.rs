@@ -426,6 +426,7 @@ mod tests {
             rule,
             identity: None,
             quotas: QuotaStates::new(),
+            held: None,
             explanation: None,
         }
     }

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use tollgate::proto as pb;
 
+use crate::support::calls::{left, length};
 use crate::support::redis::RedisServer;
-use crate::support::server::{Tollgate, question};
+use crate::support::server::{Tollgate, in_redis, question};
 
 /// Long enough that no unit comes back, and hardly ever a window ends, while a test runs with Redis's own clock.
 fn policy(store: &str) -> String {
@@ -34,18 +35,10 @@ async fn ask(tollgate: &Tollgate, path: &str) -> pb::DecideResponse {
     tollgate.decide(question("GET", path, None)).await
 }
 
-fn left(answer: &pb::DecideResponse) -> Vec<u64> {
-    answer.quotas.iter().map(|quota| quota.remaining).collect()
-}
-
-fn length(duration: Option<&prost_types::Duration>) -> Duration {
-    duration.and_then(|duration| Duration::try_from(*duration).ok()).expect("it is there")
-}
-
 async fn keeps_its_promises(tollgate: &Tollgate) {
     let day = Duration::from_hours(24);
     let first = ask(tollgate, "/all").await;
-    assert_eq!(left(&first), [4, 2, 3]);
+    assert_eq!(left(&first.quotas), [4, 2, 3]);
     let [_, spikes, yearly] = first.quotas.as_slice() else { panic!("{first:?}") };
     assert_eq!((spikes.units, length(spikes.window.as_ref())), (3, Duration::from_mins(90)));
     assert_eq!(length(spikes.reset_after.as_ref()), Duration::from_mins(30));
@@ -53,7 +46,7 @@ async fn keeps_its_promises(tollgate: &Tollgate) {
     assert!(length(yearly.reset_after.as_ref()) <= 365 * day);
 
     for left_after in [1, 0] {
-        assert_eq!(left(&ask(tollgate, "/spikes").await), [left_after]);
+        assert_eq!(left(&ask(tollgate, "/spikes").await.quotas), [left_after]);
     }
     let refused = ask(tollgate, "/spikes").await;
     assert_eq!(refused.quotas[0].outcome(), pb::QuotaOutcome::Short);
@@ -62,9 +55,9 @@ async fn keeps_its_promises(tollgate: &Tollgate) {
 
     // The bucket refuses, so the others are not charged.
     let refused = ask(tollgate, "/all").await;
-    assert_eq!((refused.allowed, left(&refused)), (false, vec![4, 0, 3]));
+    assert_eq!((refused.allowed, left(&refused.quotas)), (false, vec![4, 0, 3]));
     for left_after in [2, 1, 0] {
-        assert_eq!(left(&ask(tollgate, "/yearly").await), [left_after]);
+        assert_eq!(left(&ask(tollgate, "/yearly").await.quotas), [left_after]);
     }
     assert_eq!(tollgate.verdict("GET", "/yearly", None).await, "deny quota_exceeded");
 }
@@ -81,14 +74,14 @@ async fn each_algorithm_keeps_its_promise_in_memory() {
     // And when the year is over, all is back in the window.
     let refused = ask(&tollgate, "/yearly").await;
     tollgate.clock.advance(length(refused.quotas[0].retry_after.as_ref()));
-    assert_eq!(left(&ask(&tollgate, "/yearly").await), [3]);
+    assert_eq!(left(&ask(&tollgate, "/yearly").await.quotas), [3]);
 }
 
 #[tokio::test]
 async fn each_algorithm_keeps_its_promise_in_redis_over_all_replicas() {
     let Some(redis) = RedisServer::start() else { return };
-    let store = format!("store: {{ redis: {{ urls: ['{}'] }} }}", redis.url());
-    let (one, other) = (Tollgate::start(&policy(&store)).await, Tollgate::start(&policy(&store)).await);
+    let yaml = policy(&in_redis(&redis));
+    let (one, other) = (Tollgate::start(&yaml).await, Tollgate::start(&yaml).await);
     keeps_its_promises(&one).await;
     for path in ["/spikes", "/yearly"] {
         assert_eq!(other.verdict("GET", path, None).await, "deny quota_exceeded");

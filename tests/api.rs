@@ -19,6 +19,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt as _;
 
+use crate::support::calls::{as_operator, charge, fields};
 use crate::support::poll;
 use crate::support::server::{SOON, Tollgate, question};
 
@@ -63,23 +64,6 @@ rules:
     fn token(&self, scope: &str) -> String {
         self.issuer.token("ann", scope, self.tollgate.clock.now().wall).expect("the system has randomness")
     }
-}
-
-fn charge(limit: &str, key: &[(&str, &str)], units: Option<u64>) -> pb::QuotaCharge {
-    let key = key.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    pb::QuotaCharge { counter: Some(pb::Counter { limit: limit.to_owned(), key }), units }
-}
-
-fn fields(status: &Status) -> Vec<String> {
-    let details = status.get_details_bad_request().unwrap_or_else(|| panic!("it has details: {status:?}"));
-    details.field_violations.into_iter().map(|violation| violation.field).collect()
-}
-
-fn as_operator<T>(message: T, token: &str) -> Request<T> {
-    let mut request = Request::new(message);
-    let value = MetadataValue::try_from(format!("Bearer {token}")).expect("tokens are ASCII");
-    request.metadata_mut().insert("authorization", value);
-    request
 }
 
 #[tokio::test]
@@ -353,6 +337,20 @@ async fn bytes_that_are_no_message_are_the_askers_fault() {
     assert_eq!(bench.tollgate.verdict("GET", "/public/x", None).await, "allow", "nothing was harmed");
 }
 
+#[tokio::test]
+async fn a_key_that_is_no_text_is_named() {
+    let bench = Bench::start().await;
+    let charges = vec![charge("per-address", &[("source.address", "?")], None)];
+    let mut bytes = pb::ConsumeRequest { charges }.encode_to_vec();
+    let place = bytes.iter().rposition(|&byte| byte == b'?').expect("it holds the key");
+    bytes[place] = 0xff;
+    for method in ["Consume", "Peek", "Reserve", "Refund"] {
+        let method = format!("/tollgate.v1.QuotaService/{method}");
+        let status = raw_to(&method, bench.tollgate.channel().await, bytes.clone()).await.expect_err("it is no text");
+        assert_eq!((status.code(), fields(&status)), (Code::InvalidArgument, vec!["charges.counter.key".to_owned()]));
+    }
+}
+
 /// A status travels in headers, and clients bound those: Java's gRPC to 8 KiB, hyper to 16.
 #[tokio::test]
 async fn however_much_is_wrong_the_answer_is_one_that_clients_can_read() {
@@ -415,9 +413,14 @@ async fn every_service_has_a_status_and_is_described() {
 
 /// Sends `bytes` as the message of a `Decide`.
 async fn raw(channel: Channel, bytes: Vec<u8>) -> Result<Vec<u8>, Status> {
+    raw_to("/tollgate.v1.DecisionService/Decide", channel, bytes).await
+}
+
+/// Sends `bytes` as the message of that method.
+async fn raw_to(method: &str, channel: Channel, bytes: Vec<u8>) -> Result<Vec<u8>, Status> {
     let mut client = tonic::client::Grpc::new(channel);
     client.ready().await.expect("the server is there");
-    let path = "/tollgate.v1.DecisionService/Decide".parse().expect("it is a path");
+    let path = method.parse().expect("it is a path");
     client.unary(Request::new(bytes), path, Raw).await.map(tonic::Response::into_inner)
 }
 

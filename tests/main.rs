@@ -4,12 +4,15 @@
 
 mod algorithms;
 mod api;
+mod counters;
 mod deploy;
+mod held;
 mod picture;
 mod program;
 mod provider;
 mod redis;
 mod stopping;
+mod strict;
 mod support;
 mod tidy;
 mod tokens;

@@ -172,6 +172,28 @@ fn configurations_are_checked_with_place_key_and_remedy() {
 }
 
 #[tokio::test]
+async fn whoever_takes_a_slot_is_told_and_so_is_whoever_gets_none() {
+    let (_process, _folder, url) = served(
+        "limits: { busy: { algorithm: concurrency, units: 1, hold: 30s } }\n\
+         rules: [{ match: { path: /busy }, permit: anyone, limits: [busy] }]",
+    )
+    .await;
+    let ask = |more: &[&str]| run(&[&["decide", "--url", &url, "--explain"], more, &["GET", "/busy"]].concat());
+    let (code, said, _) = ask(&[]);
+    assert_eq!(code, 0);
+    for part in ["busy: 0 of 1 free", "held for 30s unless it is settled before: C", "Slots are held until"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let (code, said, _) = ask(&[]);
+    assert_eq!(code, 1);
+    for part in ["busy: 0 of 1 free  short", "try again in", "Too few slots are free."] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&ask(&["--json", "--peek"]).1).expect("it is JSON");
+    assert_eq!((&json["reservation"], &json["expiresAfter"]), (&"".into(), &serde_json::Value::Null));
+}
+
+#[tokio::test]
 async fn a_configuration_is_read_again_when_it_changes_all_or_nothing() {
     let public = |path: &str| format!("rules: [{{ match: {{ path: {path} }}, permit: anyone }}]");
     let (process, folder, url) = served(&public("/one")).await;

@@ -181,7 +181,7 @@ rules:
 
 async fn from_address(tollgate: &Tollgate, path: &str, address: &str) -> pb::DecideResponse {
     let mut asked = question("GET", path, None);
-    asked.request.as_mut().expect("a request").source_address = address.to_owned();
+    address.clone_into(&mut asked.request.as_mut().expect("a request").source_address);
     tollgate.decide(asked).await
 }
 

@@ -160,7 +160,17 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 fn text(answer: &pb::DecideResponse) -> String {
     let pb::DecideResponse {
-        allowed, detail, rule, identity, quotas, retry_after, required_scopes, explanation, ..
+        allowed,
+        reason: _,
+        detail,
+        rule,
+        identity,
+        quotas,
+        retry_after,
+        required_scopes,
+        explanation,
+        reservation,
+        expires_after,
     } = answer;
     let mut text = if *allowed { "allow".to_owned() } else { format!("deny   {detail}") };
     if !rule.is_empty() {
@@ -174,6 +184,9 @@ fn text(answer: &pb::DecideResponse) -> String {
     }
     if let Some(wait) = retry_after {
         let _ = write!(text, "\n  try again in {}", span(wait));
+    }
+    if let Some(hold) = expires_after {
+        let _ = write!(text, "\n  held for {} unless it is settled before: {reservation}", span(hold));
     }
     if !required_scopes.is_empty() {
         let _ = write!(text, "\n  needs the scopes {}", required_scopes.join(" "));
@@ -193,14 +206,18 @@ fn text(answer: &pb::DecideResponse) -> String {
 }
 
 fn quota_line(quota: &pb::QuotaStatus) -> String {
-    let window = quota.window.as_ref().map(span).unwrap_or_default();
     let outcome = match quota.outcome() {
         pb::QuotaOutcome::Granted | pb::QuotaOutcome::Unspecified => "",
         pb::QuotaOutcome::Short => "  short",
         pb::QuotaOutcome::Never => "  costs more than it ever holds",
         pb::QuotaOutcome::Away => "  the store is away",
     };
-    format!("{}: {} of {} left in {window}{outcome}", quota.limit, quota.remaining, quota.units)
+    let of_what = match &quota.window {
+        Some(window) => format!("left in {}", span(window)),
+        // A limit without a window counts what is held at a time.
+        None => "free".to_owned(),
+    };
+    format!("{}: {} of {} {of_what}{outcome}", quota.limit, quota.remaining, quota.units)
 }
 
 const fn origin(provenance: pb::Provenance) -> &'static str {
@@ -225,7 +242,17 @@ fn span(wire: &prost_types::Duration) -> String {
 
 fn json(answer: &pb::DecideResponse) -> Value {
     let pb::DecideResponse {
-        allowed, detail, rule, identity, quotas, retry_after, required_scopes, explanation, ..
+        allowed,
+        reason: _,
+        detail,
+        rule,
+        identity,
+        quotas,
+        retry_after,
+        required_scopes,
+        explanation,
+        reservation,
+        expires_after,
     } = answer;
     json!({
         "allowed": allowed,
@@ -244,6 +271,8 @@ fn json(answer: &pb::DecideResponse) -> Value {
             "replica": seen.replica,
             "text": seen.text,
         })),
+        "reservation": reservation,
+        "expiresAfter": expires_after.as_ref().map(seconds),
     })
 }
 

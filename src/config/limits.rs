@@ -1,6 +1,7 @@
 //! The section `limits`.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::problem::nearest;
@@ -8,7 +9,10 @@ use super::reader::{Fields, Item, Reader};
 use super::values::{duration, limit_name, rate};
 use crate::domain::bucket::Flow;
 use crate::domain::fixed::Grid;
-use crate::domain::limit::{Algorithm, Attribute, Limit, UNITS_MAX, WINDOW_MAX, WINDOW_MIN, WhenAway};
+use crate::domain::limit::{
+    ATTRIBUTES_MAX, Algorithm, Attribute, HOLD_MAX, HOLD_MIN, Limit, UNITS_MAX, WINDOW_MAX, WINDOW_MIN, WhenAway,
+};
+use crate::domain::slots::{SLOTS_MAX, Slots};
 use crate::domain::time::Micros;
 
 /// What a rule can name. A limit that could not be read is there without a value: it is reported once.
@@ -43,17 +47,37 @@ enum Kind {
     SlidingWindow,
     TokenBucket,
     FixedWindow,
+    Concurrency,
 }
 
-const KINDS: [(&str, Kind); 3] =
-    [("sliding_window", Kind::SlidingWindow), ("token_bucket", Kind::TokenBucket), ("fixed_window", Kind::FixedWindow)];
+const KINDS: [(&str, Kind); 4] = [
+    ("sliding_window", Kind::SlidingWindow),
+    ("token_bucket", Kind::TokenBucket),
+    ("fixed_window", Kind::FixedWindow),
+    ("concurrency", Kind::Concurrency),
+];
+
+/// The numbers of all algorithms.
+const NUMBERS: [&str; 5] = ["units", "window", "rate", "burst", "hold"];
+
+impl Kind {
+    /// The two numbers that it has.
+    const fn numbers(self) -> [&'static str; 2] {
+        match self {
+            Self::SlidingWindow | Self::FixedWindow => ["units", "window"],
+            Self::TokenBucket => ["rate", "burst"],
+            Self::Concurrency => ["units", "hold"],
+        }
+    }
+}
 
 fn limit(reader: &mut Reader<'_>, name: &str, item: &Item<'_>) -> Option<Limit> {
     let mut fields = reader.fields(item, "limit")?;
     let kind = fields.or(reader, "algorithm", Kind::SlidingWindow, |reader, item| reader.one_of(item, &KINDS));
     let algorithm = algorithm(reader, &mut fields, kind);
-    let by = fields
-        .or(reader, "by", Vec::new(), |reader, item| reader.list(item, |reader, item| reader.parse(item, attribute)));
+    let by = fields.or(reader, "by", Vec::new(), |reader, item| {
+        reader.few(item, ATTRIBUTES_MAX, |reader, item| reader.parse(item, attribute))
+    });
     let when_away = fields.or(reader, "when_away", WhenAway::default(), |reader, item| {
         reader.one_of(item, &[("deny", WhenAway::Deny), ("allow", WhenAway::Allow)])
     });
@@ -61,48 +85,54 @@ fn limit(reader: &mut Reader<'_>, name: &str, item: &Item<'_>) -> Option<Limit> 
     Some(Limit { name: name.to_owned(), algorithm: algorithm?, by: by?, when_away: when_away? })
 }
 
-/// The keys of one algorithm; those of the others are refused. Where the algorithm could not be read, nothing is said
+/// The numbers of one algorithm; those of the others are refused. Where the algorithm could not be read, nothing is said
 /// of keys that may be right.
 fn algorithm(reader: &mut Reader<'_>, fields: &mut Fields<'_>, kind: Option<Kind>) -> Option<Algorithm> {
-    let (window_keys, bucket_keys) = (["units", "window"], ["rate", "burst"]);
-    match kind {
-        Some(Kind::SlidingWindow | Kind::FixedWindow) => {
-            refuse(reader, fields, bucket_keys, "belongs to `algorithm: token_bucket`; say `units` and `window` here");
-        }
-        Some(Kind::TokenBucket) => {
-            refuse(reader, fields, window_keys, "does not belong to a token bucket; say `rate` and `burst`");
-        }
-        None => {
-            for key in window_keys.into_iter().chain(bucket_keys) {
-                fields.item(reader, key);
-            }
+    for key in NUMBERS {
+        let belongs = kind.is_some_and(|kind| kind.numbers().contains(&key));
+        if !belongs && let Some(item) = fields.item(reader, key) {
+            refuse(reader, &item, kind);
         }
     }
     Some(match kind? {
         Kind::SlidingWindow => {
-            let (units, window) = units_and_window(reader, fields);
+            let (units, window) =
+                (units(reader, fields, UNITS_MAX), span(reader, fields, "window", WINDOW_MIN..=WINDOW_MAX));
             Algorithm::SlidingWindow { units: units?, window: window? }
         }
         Kind::FixedWindow => {
-            let (units, window) = units_and_window(reader, fields);
-            Algorithm::FixedWindow(Grid { units: units?, length: window? })
+            let (units, length) =
+                (units(reader, fields, UNITS_MAX), span(reader, fields, "window", WINDOW_MIN..=WINDOW_MAX));
+            Algorithm::FixedWindow(Grid { units: units?, length: length? })
         }
         Kind::TokenBucket => Algorithm::TokenBucket(flow(reader, fields)?),
+        Kind::Concurrency => {
+            let (units, hold) = (units(reader, fields, SLOTS_MAX), span(reader, fields, "hold", HOLD_MIN..=HOLD_MAX));
+            Algorithm::Concurrency(Slots { units: units?, hold: hold? })
+        }
     })
 }
 
-fn refuse(reader: &mut Reader<'_>, fields: &mut Fields<'_>, keys: [&'static str; 2], message: &str) {
-    for key in keys {
-        if let Some(item) = fields.item(reader, key) {
-            reader.error(&item, message);
-        }
+/// Says that a number is another algorithm's, and which ones this one has.
+fn refuse(reader: &mut Reader<'_>, item: &Item<'_>, kind: Option<Kind>) {
+    let named = KINDS.iter().find(|(_, named)| Some(*named) == kind);
+    if let Some((name, kind)) = named {
+        let [one, other] = kind.numbers();
+        reader.error(item, format!("does not go with `algorithm: {name}`, which has `{one}` and `{other}`"));
     }
 }
 
-fn units_and_window(reader: &mut Reader<'_>, fields: &mut Fields<'_>) -> (Option<u64>, Option<Micros>) {
-    let units = fields.needed(reader, "units", |reader, item| reader.whole(item, 1..=UNITS_MAX));
-    let window = fields.needed(reader, "window", |reader, item| reader.parse(item, duration(WINDOW_MIN..=WINDOW_MAX)));
-    (units, window)
+fn units(reader: &mut Reader<'_>, fields: &mut Fields<'_>, most: u64) -> Option<u64> {
+    fields.needed(reader, "units", |reader, item| reader.whole(item, 1..=most))
+}
+
+fn span(
+    reader: &mut Reader<'_>,
+    fields: &mut Fields<'_>,
+    key: &'static str,
+    range: RangeInclusive<Micros>,
+) -> Option<Micros> {
+    fields.needed(reader, key, |reader, item| reader.parse(item, duration(range)))
 }
 
 fn flow(reader: &mut Reader<'_>, fields: &mut Fields<'_>) -> Option<Flow> {

@@ -200,6 +200,20 @@ impl<'e> Reader<'e> {
         self.list(item, read)
     }
 
+    /// Like [`Reader::list`], with at most `most` values.
+    pub(super) fn few<T: PartialEq>(
+        &mut self,
+        item: &Item<'_>,
+        most: usize,
+        read: impl FnMut(&mut Self, &Item<'_>) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        if matches!(&item.node.value, Value::List(nodes) if nodes.len() > most) {
+            self.error(item, format!("has more than {most} entries; make it shorter"));
+            return None;
+        }
+        self.list(item, read)
+    }
+
     /// A string that `parse` turns into a value; its error is what the string must be. The environment's part in it is
     /// put in before.
     pub(super) fn parse<T>(&mut self, item: &Item<'_>, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {

@@ -10,7 +10,7 @@ use super::reader::{Item, Reader};
 use super::values::{scope, word};
 use crate::domain::limit::{Attribute, Limit};
 use crate::domain::path::Method;
-use crate::domain::policy::{Demand, HostPattern, Match, PathPattern, Rule};
+use crate::domain::policy::{Demand, HostPattern, LIMITS_MAX, Match, PathPattern, Rule};
 
 /// The longest name of a rule, in bytes.
 const RULE_NAME_BYTES_MAX: usize = 128;
@@ -56,7 +56,7 @@ fn rule<'n>(reader: &mut Reader<'_>, item: &Item<'n>, known: &Limits) -> Option<
         _ => None,
     };
     let limits = fields.or(reader, "limits", Vec::new(), |reader, item| {
-        reader.list(item, |reader, item| named_limit(reader, item, known, matches.as_ref(), demand.as_ref()))
+        reader.few(item, LIMITS_MAX, |reader, item| named_limit(reader, item, known, matches.as_ref(), demand.as_ref()))
     });
     fields.finish(reader);
     let limits = limits?.into_iter().filter_map(|(_, limit)| limit).collect();

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use url::{Host, Url};
 
-use crate::domain::limit::UNITS_MAX;
+use crate::domain::limit::{Limit, NAME_BYTES_MAX, UNITS_MAX};
 use crate::domain::time::Micros;
 
 /// The units that durations are written in, the longest first.
@@ -16,9 +16,6 @@ const UNITS: [(&str, Micros); 5] = [
     ("s", Micros::from_secs(1)),
     ("ms", Micros::from_millis(1)),
 ];
-
-/// The longest name of a limit or rule, in bytes.
-pub(super) const NAME_BYTES_MAX: usize = 64;
 
 /// A duration within `range`: one whole number and one unit.
 pub(super) fn duration(range: RangeInclusive<Micros>) -> impl FnOnce(&str) -> Result<Micros, String> {
@@ -61,8 +58,7 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
 
 /// A limit's name.
 pub(super) fn limit_name(text: &str) -> Result<String, String> {
-    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'.' | b'-');
-    if (1..=NAME_BYTES_MAX).contains(&text.len()) && text.bytes().all(allowed) {
+    if Limit::is_name(text) {
         return Ok(text.to_owned());
     }
     Err(format!("a limit's name must be 1 to {NAME_BYTES_MAX} lower-case letters, digits, `_`, `.` and `-`"))

@@ -5,21 +5,23 @@
 //! the verdict is remembered and the store answers from memory, the whole path runs without waiting, on the caller's
 //! stack.
 
+mod counters;
 pub mod ports;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use self::counters::Holding;
+pub use self::counters::{CounterCharge, Paid};
 use self::ports::{
     Answer, Charge, Charges, Clock, Inspected, Payment, Quotas, RevocationView, Standing, TokenInspector, Verdict,
 };
-use crate::domain::decision::{Decision, Explanation, Provenance, QuotaStates, Reason};
+use crate::domain::decision::{Decision, Explanation, Held, Provenance, QuotaStates, Reason};
 use crate::domain::identity::Identity;
-use crate::domain::limit::{Attribute, CounterKey, Limit};
+use crate::domain::limit::{Attribute, Limit};
 use crate::domain::policy::{Demand, Policy, Rule, Unkeyed};
 use crate::domain::question::{Credential, Mode, Question};
 use crate::domain::time::{Micros, Moment};
@@ -60,17 +62,6 @@ pub struct Violation {
 /// A decision, unless the question is not well formed.
 pub type Decided = Result<Decision, Undecidable>;
 
-/// What is asked of one counter without a token or a rule.
-#[derive(Clone, Copy, Debug)]
-pub struct CounterCharge<'a> {
-    /// The limit's name.
-    pub limit: &'a str,
-    /// The attributes that select the counter.
-    pub key: &'a BTreeMap<String, String>,
-    /// Units; 1 to [`UNITS_MAX`](crate::domain::limit::UNITS_MAX).
-    pub units: u64,
-}
-
 /// One question on its way, with what has been found out so far.
 struct Journey<'a> {
     question: &'a Question<'a>,
@@ -79,6 +70,7 @@ struct Journey<'a> {
     call: Call<'a>,
     rule: usize,
     extra: Vec<Arc<Limit>>,
+    held: Option<Held>,
     explanation: Explanation,
 }
 
@@ -125,13 +117,15 @@ impl Decider {
                 rule: None,
                 identity: None,
                 quotas: QuotaStates::new(),
+                held: None,
                 explanation: question.explain.then(Box::default),
                 policy: Arc::clone(&plan.policy),
             };
             plan.meter.conclude(call, &decision, self.clock.steady());
             return Answer::Now(Ok(decision));
         };
-        let journey = Journey { question, now, plan, call, rule, extra, explanation: Explanation::default() };
+        let explanation = Explanation::default();
+        let journey = Journey { question, now, plan, call, rule, extra, held: None, explanation };
         self.authenticate(journey)
     }
 
@@ -196,11 +190,13 @@ impl Decider {
             return Answer::Now(Ok(self.conclude(journey, Reason::Allowed, identity, QuotaStates::new())));
         }
         let now = journey.now;
+        let slots = Holding::of_slots(&charges);
         let payment = match journey.question.mode {
             Mode::Consume => self.quotas.pay(charges, now),
             Mode::Peek => self.quotas.peek(charges, now),
         };
-        payment.then(move |Payment { reason, states, asked, held: _ }| {
+        payment.then(move |Payment { reason, states, asked, held }| {
+            journey.held = slots.under(held);
             journey.explanation.quotas = Some(provenance(asked));
             Answer::Now(Ok(self.conclude(journey, reason, identity, states)))
         })
@@ -213,12 +209,13 @@ impl Decider {
         identity: Option<Arc<Identity>>,
         quotas: QuotaStates,
     ) -> Decision {
-        let Journey { question, plan, call, rule, explanation, .. } = journey;
+        let Journey { question, plan, call, rule, held, explanation, .. } = journey;
         let decision = Decision {
             reason,
             rule: Some(rule),
             identity,
             quotas,
+            held,
             explanation: question.explain.then(|| Box::new(explanation)),
             policy: Arc::clone(&plan.policy),
         };
@@ -250,49 +247,6 @@ impl Decider {
                 if may { Ok(identity) } else { Err(Reason::InsufficientScope) }
             }))
         })
-    }
-
-    /// Pays (or peeks at) several counters by name, all or none.
-    pub fn consume<'a>(
-        &'a self,
-        charges: &[CounterCharge<'_>],
-        mode: Mode,
-    ) -> Answer<'a, Result<Payment, Undecidable>> {
-        let now = self.clock.now();
-        let policy = self.policy();
-        let mut paid = Charges::new();
-        let mut violations = Vec::new();
-        for (index, charge) in charges.iter().enumerate() {
-            let prefix = format!("charges[{index}].counter");
-            match counter(&policy, &prefix, charge.limit, charge.key) {
-                Ok((_, key)) if paid.iter().any(|paid| paid.key == key) => violations.push(Violation {
-                    field: prefix,
-                    description: "is the counter of an earlier charge; add its units up".to_owned(),
-                }),
-                Ok((limit, key)) => paid.push(Charge { limit, key, units: charge.units }),
-                Err(violation) => violations.push(violation),
-            }
-        }
-        if !violations.is_empty() {
-            return Answer::Now(Err(Undecidable { violations }));
-        }
-        let payment = match mode {
-            Mode::Consume => self.quotas.pay(paid, now),
-            Mode::Peek => self.quotas.peek(paid, now),
-        };
-        payment.then(|payment| Answer::Now(Ok(payment)))
-    }
-
-    /// Forgets what was charged to a counter.
-    pub fn reset<'a>(
-        &'a self,
-        limit: &str,
-        key: &BTreeMap<String, String>,
-    ) -> Answer<'a, Result<Result<(), ports::Away>, Undecidable>> {
-        match counter(&self.policy(), "counter", limit, key) {
-            Ok((limit, key)) => self.quotas.reset(limit, key).then(|outcome| Answer::Now(Ok(outcome))),
-            Err(violation) => Answer::Now(Err(Undecidable { violations: vec![violation] })),
-        }
     }
 }
 
@@ -349,18 +303,6 @@ fn named_limits(policy: &Policy, question: &Question<'_>) -> Result<Vec<Arc<Limi
         }
     }
     if violations.is_empty() { Ok(limits) } else { Err(Undecidable { violations }) }
-}
-
-/// The counter of a named limit.
-fn counter(
-    policy: &Policy,
-    prefix: &str,
-    name: &str,
-    key: &BTreeMap<String, String>,
-) -> Result<(Arc<Limit>, CounterKey), Violation> {
-    let limit = policy.limit(name).ok_or_else(|| unknown_limit(format!("{prefix}.limit"), name))?;
-    let key = limit.counter(key).map_err(|description| Violation { field: format!("{prefix}.key"), description })?;
-    Ok((Arc::clone(limit), key))
 }
 
 fn unknown_limit(field: String, name: &str) -> Violation {

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,10 +10,15 @@ use futures_util::FutureExt as _;
 
 use super::*;
 use crate::domain::decision::{QuotaState, QuotaVerdict};
-use crate::domain::limit::{Algorithm, WhenAway};
+use crate::domain::limit::{Algorithm, CounterKey, WhenAway};
 use crate::domain::path::{Method, Target};
 use crate::domain::policy::{Match, PathPattern};
 use crate::domain::question::{ExtraCharge, Pairs};
+use crate::domain::slots::Slots;
+use crate::domain::window::LeaseId;
+
+/// The name of everything that is held.
+const LEASE: LeaseId = LeaseId { replica: 5, serial: 8 };
 
 /// Every port at once.
 #[derive(Default)]
@@ -59,6 +65,7 @@ impl Quotas for World {
     fn pay(&self, charges: Charges, _now: Moment) -> Answer<'_, Payment> {
         let short = self.short.lock().unwrap().clone();
         let mut states = QuotaStates::new();
+        let slots = charges.iter().any(|charge| charge.limit.hold().is_some());
         for Charge { limit, key, units } in charges {
             self.note(format!("pay {units} of {key:?}"));
             let verdict = if short.as_deref() == Some(&limit.name) {
@@ -69,7 +76,8 @@ impl Quotas for World {
             states.push(QuotaState { limit, verdict, remaining: 0, reset_after: Micros::ZERO });
         }
         let reason = if short.is_some() { Reason::QuotaExceeded } else { Reason::Allowed };
-        Answer::Now(Payment { reason, states, asked: false, held: None })
+        let held = (slots && short.is_none()).then_some(LEASE);
+        Answer::Now(Payment { reason, states, asked: false, held })
     }
 
     fn peek(&self, charges: Charges, now: Moment) -> Answer<'_, Payment> {
@@ -77,11 +85,16 @@ impl Quotas for World {
         self.pay(charges, now)
     }
 
-    fn reserve(&self, charges: Charges, _: Micros, now: Moment) -> Answer<'_, Payment> {
-        self.pay(charges, now)
+    fn reserve(&self, charges: Charges, hold: Micros, now: Moment) -> Answer<'_, Payment> {
+        self.note(format!("for {hold}"));
+        self.pay(charges, now).then(|payment| Answer::Now(Payment { held: Some(LEASE), ..payment }))
     }
 
-    fn settle(&self, _: ports::Settlements, _: Moment) -> Answer<'_, Result<(), ports::Away>> {
+    fn settle(&self, settlements: ports::Settlements, _: Moment) -> Answer<'_, Result<(), ports::Away>> {
+        for ports::Settlement { limit, key, lease, used } in settlements {
+            assert_eq!((lease, key.limit()), (LEASE, limit.name.as_str()));
+            self.note(format!("settle {used} of {key:?}"));
+        }
         Answer::Now(Ok(()))
     }
 
@@ -113,12 +126,20 @@ fn limit(name: &str, by: &[&str]) -> Arc<Limit> {
     })
 }
 
-/// `/open` is for anyone, `/orders/{id}` for the scope `read` at a price, `/clients` counts by client.
+/// So many slots of one counter.
+fn slots(name: &str, hold: Micros) -> Arc<Limit> {
+    let algorithm = Algorithm::Concurrency(Slots { units: 3, hold });
+    Arc::new(Limit { algorithm, ..Limit::clone(&limit(name, &[])) })
+}
+
+/// `/open` is for anyone, `/orders/{id}` for the scope `read` at a price, `/clients` counts by client, `/busy` takes slots.
 fn policy() -> Policy {
     let per_subject = limit("per-subject", &["identity.subject"]);
     let per_order = limit("per-order", &["path.id"]);
     let per_client = limit("per-client", &["identity.client"]);
     let per_address = limit("per-address", &["source.address"]);
+    let (long, short) = (slots("long", Micros::from_secs(30)), slots("short", Micros::from_secs(9)));
+    let per_rule = limit("per-rule", &["rule"]);
     let rule = |path: &str, demand, limits: &[&Arc<Limit>]| Rule {
         name: path.to_owned(),
         matches: Match { path: Some(PathPattern::parse(path).unwrap()), ..Match::default() },
@@ -135,8 +156,9 @@ fn policy() -> Policy {
             rule("/open", Demand::Anyone, &[]),
             rule("/orders/{id}", caller(&["read"]), &[&per_subject, &per_order]),
             rule("/clients", caller(&[]), &[&per_client]),
+            rule("/busy", Demand::Anyone, &[&long, &per_rule, &short]),
         ],
-        limits: vec![per_address, per_client, per_order, per_subject],
+        limits: vec![long, per_address, per_client, per_order, per_rule, per_subject, short],
     }
 }
 
@@ -332,4 +354,63 @@ fn counters_are_named_by_exactly_their_attributes() {
         assert_eq!(fields(&[wrong]), ["charges[0].counter.key"]);
     }
     assert_eq!(fields(&[ann.clone(), ann]), ["charges[1].counter"]);
+}
+
+#[test]
+fn a_decision_names_the_slots_that_it_took_and_nothing_else() {
+    let bench = Bench::new();
+    let decide = |question: &Question<'_>| {
+        bench.decider.decide(question, Facade::Unary).get().now_or_never().unwrap().unwrap().held
+    };
+    let counters = vec![CounterKey::new("long"), CounterKey::new("short")];
+    let held = Held { lease: LEASE, counters, expires_after: Micros::from_secs(9) };
+    assert_eq!(decide(&question("/busy", None)), Some(held));
+    assert_eq!(decide(&question("/orders/7", Some("reader"))), None);
+    *bench.world.short.lock().unwrap() = Some("per-rule".to_owned());
+    assert_eq!(decide(&question("/busy", None)), None, "a refused call holds nothing");
+}
+
+#[test]
+fn a_reservation_names_all_its_counters_and_ends_with_its_first_slot() {
+    let bench = Bench::new();
+    let none = BTreeMap::new();
+    let charge = |limit| CounterCharge { limit, key: &none, units: 2 };
+    let reserve = |limits: &[&'static str], hold| {
+        let charges: Vec<_> = limits.iter().map(|limit| charge(*limit)).collect();
+        let held = bench.decider.reserve(&charges, hold).get().now_or_never().unwrap().unwrap().held;
+        held.map(|held| (held.counters.len(), held.expires_after))
+    };
+    assert_eq!(reserve(&["long", "short"], Micros::from_secs(60)), Some((2, Micros::from_secs(9))));
+    let key = BTreeMap::from([("rule".to_owned(), "x".to_owned())]);
+    let charges = [CounterCharge { limit: "per-rule", key: &key, units: 2 }, charge("long")];
+    let paid = bench.decider.reserve(&charges, Micros::from_secs(20)).get().now_or_never().unwrap().unwrap();
+    assert_eq!(paid.held.unwrap().expires_after, Micros::from_secs(20));
+    assert!(bench.world.asked.lock().unwrap().contains(&"for 20s".to_owned()));
+    let wrong = [charge("long"), charge("nothing"), charge("long")];
+    let Undecidable { violations } =
+        bench.decider.reserve(&wrong, Micros(1)).get().now_or_never().unwrap().unwrap_err();
+    let fields: Vec<_> = violations.iter().map(|violation| violation.field.as_str()).collect();
+    assert_eq!(fields, ["charges[1].counter.limit", "charges[2].counter"]);
+}
+
+#[test]
+fn what_is_settled_is_what_limits_of_today_own() {
+    let bench = Bench::new();
+    let key = |limit: &str, values: &[&str]| {
+        let mut key = CounterKey::new(limit);
+        for value in values {
+            key.push(value);
+        }
+        key
+    };
+    let settle = |used: &[(CounterKey, u64)]| {
+        let gone = bench.decider.settle(LEASE, used.to_vec()).get().now_or_never().unwrap().unwrap();
+        (gone, std::mem::take(&mut *bench.world.asked.lock().unwrap()))
+    };
+    let (gone, asked) = settle(&[(key("long", &[]), 3), (key("idle", &[]), 1), (key("per-order", &["7"]), 0)]);
+    assert_eq!(gone, ["idle"]);
+    assert_eq!(asked, ["settle 3 of \"long\"", "settle 0 of \"per-order 1:7\""]);
+    // It counts by another number of attributes now: that is another counter.
+    let (gone, asked) = settle(&[(key("per-order", &[]), 1), (key("per-subject", &["ann"]), 1)]);
+    assert_eq!((gone, asked.len()), (vec!["per-order".to_owned(), "per-subject".to_owned()], 0));
 }

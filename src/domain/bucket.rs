@@ -69,6 +69,11 @@ impl Flow {
         self.gains(self.parts())
     }
 
+    /// The most parts that are out, more than all units included: they are back within [`WINDOW_MAX`].
+    fn owed_max(self) -> u64 {
+        self.gain.saturating_mul(WINDOW_MAX.0).min(PARTS_MAX)
+    }
+
     /// The parts of all units.
     const fn parts(self) -> u64 {
         self.burst * self.unit
@@ -93,7 +98,8 @@ const fn common_divisor(a: u64, b: u64) -> u64 {
 /// Time never steps back for it: an earlier `now` counts as the latest one at which it was changed. Times in a
 /// [`Grant`] are counted from the `now` that was given, so that whoever waits by the same clock is served.
 ///
-/// A settled reservation may leave more used than the bucket holds: later charges wait until that is back, too.
+/// A settled reservation may leave more used than the bucket holds: later charges wait until that is back, too. It is
+/// never more than comes back within [`WINDOW_MAX`].
 ///
 /// When the limit's definition changes, units that were used stay used, at most the whole bucket. With another rate,
 /// part of a unit counts as a whole one, and the time since the latest charge counts at the new rate. So at worst a
@@ -162,7 +168,7 @@ impl Level {
         let beyond = ended.beyond(used).saturating_mul(flow.unit);
         if back > 0 || beyond > 0 {
             self.change(flow, level, at);
-            self.used = level.saturating_sub(back).saturating_add(beyond).min(PARTS_MAX);
+            self.used = level.saturating_sub(back).saturating_add(beyond).min(flow.owed_max());
         }
     }
 
@@ -208,12 +214,12 @@ impl Level {
 
     /// Parts used as of `at`, which is not before `latest`.
     fn used(&self, flow: Flow, at: Micros) -> u64 {
-        let used = if self.flow.unit != flow.unit {
-            self.used.div_ceil(self.flow.unit).min(flow.burst) * flow.unit
-        } else if self.flow.burst != flow.burst {
+        let used = if self.flow == flow {
+            self.used
+        } else if self.flow.unit == flow.unit {
             self.used.min(flow.parts())
         } else {
-            self.used
+            self.used.div_ceil(self.flow.unit).min(flow.burst) * flow.unit
         };
         used.saturating_sub(at.since(self.latest).0.saturating_mul(flow.gain))
     }
@@ -368,6 +374,69 @@ mod tests {
         }
     }
 
+    fn reserve(level: &mut Level, flow: Flow, units: u64, hold: Micros, serial: u64, now: Micros) -> LeaseId {
+        let lease = LeaseId { replica: 1, serial };
+        let grant = level.acquire(flow, Terms { hold, lease, ..at_once(units) }, now);
+        assert_eq!(grant.outcome, granted(units));
+        lease
+    }
+
+    #[test]
+    fn a_reservation_is_settled_by_the_truth_also_beyond_the_burst() {
+        let ten = flow(10, SECOND, 20);
+        let mut level = Level::new(ten, Micros::ZERO);
+        let lease = reserve(&mut level, ten, 15, SECOND, 1, START);
+        level.settle(lease, 12, START);
+        assert_eq!(level.look(ten, at_once(0), START).remaining, 8);
+        let lease = reserve(&mut level, ten, 5, SECOND, 2, START);
+        level.settle(lease, 35, START);
+        level.settle(lease, 0, START);
+        let after = Micros::from_millis(2_800);
+        assert_eq!(take(&mut level, ten, 1, START), Outcome::Short { retry_after: after });
+        assert_eq!(take(&mut level, ten, 1, START + after), granted(1));
+        // A debt is forgiven by another definition: at most the whole bucket.
+        let more = flow(10, SECOND, 21);
+        assert_eq!(
+            level.look(more, at_once(21), START + after).outcome,
+            Outcome::Short { retry_after: Micros(2_000_000) }
+        );
+    }
+
+    #[test]
+    fn a_bucket_that_was_full_since_gives_a_reservation_nothing_back() {
+        let ten = flow(10, SECOND, 10);
+        let mut level = Level::new(ten, Micros::ZERO);
+        let lease = reserve(&mut level, ten, 10, DAY, 1, START);
+        let later = START + SECOND;
+        assert_eq!(take(&mut level, ten, 10, later), granted(10));
+        level.settle(lease, 0, later);
+        assert_eq!(level.look(ten, at_once(0), later).remaining, 0);
+        // The truth is charged all the same, and a bucket with an open lease is not let go of.
+        let lease = reserve(&mut level, ten, 1, DAY, 2, later + SECOND);
+        assert!(level.idle_from() > later + DAY);
+        level.settle(lease, 11, later + DAY);
+        assert_eq!(level.look(ten, at_once(0), later + DAY).remaining, 0);
+        let late = reserve(&mut level, ten, 10, SECOND, 3, later + DAY + DAY);
+        level.settle(late, 0, later + DAY + DAY + SECOND + Micros(1));
+        level.settle(late, 999, later + DAY + DAY + SECOND + SECOND);
+        assert_eq!(level.look(ten, at_once(0), later + DAY + DAY + SECOND + SECOND).remaining, 10);
+    }
+
+    #[test]
+    fn no_claim_closes_a_bucket_for_longer_than_a_year() {
+        for (rate, per, burst) in [(1, 1, 7), (1, 86_400, 366), (7, 86_400, 5), (UNITS_MAX, 1, UNITS_MAX)] {
+            let flow = flow(rate, Micros::from_secs(per), burst);
+            let mut level = Level::new(flow, Micros::ZERO);
+            for serial in 0..3 {
+                level.forget();
+                let lease = reserve(&mut level, flow, burst, SECOND, serial, START);
+                level.settle(lease, u64::MAX, START);
+                assert!(level.idle_from() <= START + WINDOW_MAX + Micros(1), "{rate} {per}");
+                assert!(matches!(level.look(flow, at_once(1), START).outcome, Outcome::Short { .. }));
+            }
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(256))]
 
@@ -394,6 +463,55 @@ mod tests {
                     sum += units;
                     // sum ≤ burst + rate · t, without a division.
                     prop_assert!(sum * per <= burst * per + rate * to.since(from).0);
+                }
+            }
+        }
+
+        /// The same with refunds, and with reservations of which a part comes back: what was given back in an interval
+        /// may be admitted in it once more, and nothing else.
+        #[test]
+        fn no_interval_admits_more_than_its_share_and_what_was_given_back_in_it(
+            (rate, per, burst) in (1..50_u64, 1..3_000_u64, 1..30_u64),
+            steps in prop::collection::vec((0..2_000_u64, 0..32_u64, 0..5_u8, 0..4_000_u64), 1..150),
+        ) {
+            let flow = flow(rate, Micros(per), burst);
+            let mut level = Level::new(flow, Micros::ZERO);
+            let mut now = START;
+            let mut changes: Vec<(Micros, u64, u64)> = Vec::new();
+            let mut reserved: Vec<(LeaseId, u64)> = Vec::new();
+            for (serial, (wait, units, what, hold)) in (0..).zip(steps) {
+                now = now + Micros(wait);
+                let free = level.look(flow, at_once(0), now).remaining;
+                match (what, reserved.pop()) {
+                    (0, _) => {
+                        let back = level.refund(units, now);
+                        prop_assert!(back <= units && level.look(flow, at_once(0), now).remaining <= free + back);
+                        changes.push((now, 0, back));
+                    }
+                    (1, Some((lease, held))) => {
+                        let used = units.min(held);
+                        level.settle(lease, used, now);
+                        level.settle(lease, 0, now);
+                        prop_assert!(level.look(flow, at_once(0), now).remaining <= free + held - used);
+                        changes.push((now, 0, held - used));
+                    }
+                    (_, kept) => {
+                        reserved.extend(kept);
+                        let lease = LeaseId { replica: 1, serial };
+                        let hold = if what == 2 { Micros(hold) } else { Micros::ZERO };
+                        let terms = Terms { hold, lease, ..at_once(units) };
+                        if let Outcome::Granted { units: 1.. } = level.acquire(flow, terms, now).outcome {
+                            changes.push((now, units, 0));
+                            reserved.push((lease, units));
+                        }
+                    }
+                }
+            }
+            for (first, &(from, ..)) in changes.iter().enumerate() {
+                let (mut sum, mut back) = (0, 0);
+                for &(to, units, given) in &changes[first..] {
+                    (sum, back) = (sum + units, back + given);
+                    prop_assert!(sum * per <= (burst + back) * per + rate * to.since(from).0);
                 }
             }
         }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::identity::Identity;
-use super::limit::Limit;
+use super::limit::{CounterKey, Limit};
 use super::policy::Policy;
 use super::time::Micros;
+use super::window::LeaseId;
 
 /// Why a call may or may not go on. Closed: every façade places each of them by hand (see `api::codes`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -185,6 +186,8 @@ pub struct Decision {
     pub identity: Option<Arc<Identity>>,
     /// The quotas that were asked, in the order of the rule, then the extra ones.
     pub quotas: QuotaStates,
+    /// What the call holds until it is settled: slots of concurrency limits.
+    pub held: Option<Held>,
     /// How the answer came about, where the question asked for it.
     pub explanation: Option<Box<Explanation>>,
 }
@@ -203,6 +206,17 @@ pub struct QuotaState {
     pub remaining: u64,
     /// Time until some of what is used returns; zero while nothing is used.
     pub reset_after: Micros,
+}
+
+/// What is held until it is settled, or expires.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Its name, one for all counters.
+    pub lease: LeaseId,
+    /// Of which counters, in the order of the charges.
+    pub counters: Vec<CounterKey>,
+    /// How long it is held when it is not settled, counted from the asking.
+    pub expires_after: Micros,
 }
 
 /// Whether one quota lets a call go on.

@@ -11,6 +11,7 @@ use super::window::{Frame, Grant, LeaseId, Outcome, Terms};
 pub(crate) trait Keeper {
     fn acquire(&mut self, counter: usize, terms: Terms, now: Micros) -> Grant;
     fn settle(&mut self, counter: usize, lease: LeaseId, used: u64, now: Micros);
+    fn refund(&mut self, counter: usize, units: u64, now: Micros) -> u64;
 }
 
 /// One step of a trace. Lengths of time are in per mille of the window.
@@ -34,6 +35,11 @@ pub(crate) enum Step {
         pick: usize,
         used_permille: u64,
     },
+    /// Cancels one of the spendings so far, if it was within the window.
+    Refund {
+        pick: usize,
+        units: u64,
+    },
 }
 
 pub(crate) const COUNTERS: usize = 3;
@@ -52,6 +58,7 @@ pub(crate) fn traces(units: u64, steps: usize) -> impl Strategy<Value = Vec<Step
             Step::Ask { counter, at_least, more: 0, hold_permille: 0 }
         }),
         3 => (0..8_usize, 0..=1_100_u64).prop_map(|(pick, used_permille)| Step::Settle { pick, used_permille }),
+        2 => (0..8_usize, 1..=units).prop_map(|(pick, units)| Step::Refund { pick, units }),
     ];
     prop::collection::vec(step, 1..steps)
 }
@@ -63,6 +70,11 @@ pub(crate) struct Log(Vec<(Micros, u64)>);
 impl Log {
     pub(crate) fn spend(&mut self, at: Micros, units: u64) {
         self.0.push((at, units));
+    }
+
+    /// What was spent from that moment on.
+    pub(crate) fn since(&self, moment: Micros) -> Self {
+        Self(self.0.iter().copied().filter(|(at, _)| *at >= moment).collect())
     }
 
     /// The most units that any half-open interval of that length holds.
@@ -111,7 +123,10 @@ struct Held {
     id: LeaseId,
     from: Micros,
     expires: Micros,
+    /// When they are spent, and how many: those that were cancelled are not among them.
+    spent: Micros,
     units: u64,
+    cancelled: u64,
     open: bool,
 }
 
@@ -137,28 +152,44 @@ pub(crate) fn play(trace: &[Step], window: Micros, start: Micros, keeper: &mut i
                 }
                 latest[counter] = latest[counter].max(now);
                 let from = latest[counter];
-                leases.push(Held { counter, id: lease, from, expires: from + hold, units, open: true });
+                let expires = from + hold;
+                let spent = if leases.len().is_multiple_of(2) { from } else { expires };
+                leases.push(Held { counter, id: lease, from, expires, spent, units, cancelled: 0, open: true });
             }
             Step::Settle { pick, used_permille } => {
                 let Some(index) = leases.len().checked_sub(pick + 1) else { continue };
                 let lease = &mut leases[index];
                 let at = latest[lease.counter].max(now);
-                // A holder claims at most what it was granted; a store bears with one that claims more.
-                let used = lease.units * used_permille / 1_000;
+                // What was cancelled was used before. More than was granted is not claimed here: it would be admitted
+                // without being asked for.
+                let granted = lease.units + lease.cancelled;
+                let used = (granted * used_permille / 1_000).clamp(lease.cancelled, granted);
                 keeper.settle(lease.counter, lease.id, used, now);
                 let kept = lease.expires > lease.from;
                 if lease.open && kept && at <= lease.expires {
                     latest[lease.counter] = at;
                     lease.open = false;
-                    let spent = if index % 2 == 0 { lease.from } else { at };
-                    logs[lease.counter].spend(spent, used.min(lease.units));
+                    lease.spent = lease.spent.min(at);
+                    lease.units = used - lease.cancelled;
+                }
+            }
+            Step::Refund { pick, units } => {
+                let Some(index) = leases.len().checked_sub(pick + 1) else { continue };
+                let lease = &mut leases[index];
+                let at = latest[lease.counter].max(now);
+                if lease.spent <= at && at < lease.spent + window {
+                    let taken = keeper.refund(lease.counter, units.min(lease.units), now);
+                    lease.units -= taken;
+                    lease.cancelled += taken;
+                    if taken > 0 {
+                        latest[lease.counter] = at;
+                    }
                 }
             }
         }
     }
-    for (index, lease) in leases.iter().enumerate().filter(|(_, lease)| lease.open) {
-        let spent = if index % 2 == 0 { lease.from } else { lease.expires };
-        logs[lease.counter].spend(spent, lease.units);
+    for lease in &leases {
+        logs[lease.counter].spend(lease.spent, lease.units);
     }
     logs
 }

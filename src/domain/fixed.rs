@@ -305,6 +305,65 @@ mod tests {
         }
     }
 
+    fn reserve(count: &mut Count, units: u64, serial: u64, now: Moment) -> LeaseId {
+        let lease = LeaseId { replica: 1, serial };
+        let grant = count.acquire(GRID, Terms { hold: MINUTE, lease, ..at_once(units) }, now);
+        assert_eq!(grant.outcome, Outcome::Granted { units });
+        lease
+    }
+
+    fn left(count: &Count, now: Moment) -> u64 {
+        count.look(GRID, at_once(0), now).remaining
+    }
+
+    #[test]
+    fn a_refund_takes_back_what_was_charged_in_this_window() {
+        let mut count = Count::new(GRID);
+        take(&mut count, 7, even(0));
+        assert_eq!((count.refund(5, even(1)), left(&count, even(1))), (5, 8));
+        assert_eq!((count.refund(5, even(2)), left(&count, even(2))), (2, 10));
+        take(&mut count, 7, even(3));
+        assert_eq!(count.refund(5, even(MINUTE.0)), 0);
+        assert_eq!((count.refund(5, even(4)), left(&count, even(4))), (5, 8));
+    }
+
+    #[test]
+    fn a_reservation_returns_to_its_own_window_and_is_charged_beyond_it_to_the_next() {
+        let mut count = Count::new(GRID);
+        let lease = reserve(&mut count, 8, 1, even(0));
+        count.settle(lease, 3, even(10));
+        count.settle(lease, 0, even(10));
+        assert_eq!(left(&count, even(10)), 7);
+        // Into the next window nothing returns, and what was used beyond is charged there, also beyond the limit.
+        let (less, more) = (reserve(&mut count, 3, 2, even(20)), reserve(&mut count, 4, 3, even(20)));
+        let next = even(MINUTE.0);
+        take(&mut count, 1, next);
+        count.settle(less, 0, next);
+        assert_eq!(left(&count, next), 9);
+        count.settle(more, 24, next);
+        assert_eq!(left(&count, next), 0);
+        assert_eq!(take(&mut count, 1, next), Outcome::Short { retry_after: MINUTE });
+        // Late, or after a reset, nothing comes back.
+        let late = reserve(&mut count, 5, 4, even(2 * MINUTE.0));
+        count.settle(late, 0, even(3 * MINUTE.0 + 1));
+        let after = even(2 * MINUTE.0 + 1);
+        assert_eq!(left(&count, after), 5);
+        count.forget();
+        take(&mut count, 9, after);
+        count.settle(late, 0, after);
+        assert_eq!(left(&count, after), 1);
+    }
+
+    #[test]
+    fn a_counter_with_an_open_lease_is_not_idle() {
+        let mut count = Count::new(GRID);
+        let lease = reserve(&mut count, 5, 1, even(0));
+        assert!(count.idle_from() > Micros(7_000_000) + MINUTE);
+        assert_eq!(count.clone().refund(9, even(0)), 5);
+        count.settle(lease, u64::MAX, even(MINUTE.0));
+        assert_eq!(left(&count, even(MINUTE.0)), 0);
+    }
+
     proptest! {
         /// The promise: whatever the clock does within a second, no window of the clock holds more than its units.
         #[test]

@@ -34,14 +34,23 @@ pub const TOTAL_MAX: u64 = 1_000 * UNITS_MAX;
 /// The longest that something is held: a reservation, or a slot of a concurrency limit.
 pub const HOLD_MAX: Micros = Micros::from_secs(60 * 60);
 
+/// The shortest that something is held: the holder's trip there and back has to fit in.
+pub const HOLD_MIN: Micros = Micros::from_millis(100);
+
+/// The most attributes that a limit may count by.
+pub const ATTRIBUTES_MAX: usize = 16;
+
+/// The longest name of a limit, in bytes.
+pub const NAME_BYTES_MAX: usize = 64;
+
 /// So many units in so much time, for each distinct key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limit {
-    /// Its name in the configuration; `[a-z0-9_.-]`, at most 64 bytes.
+    /// Its name in the configuration: see [`Limit::is_name`].
     pub name: String,
     /// How units are counted, and how many there are.
     pub algorithm: Algorithm,
-    /// Which attributes of the question select the counter; none: one counter for all.
+    /// Which attributes of the question select the counter, at most [`ATTRIBUTES_MAX`]; none: one counter for all.
     pub by: Vec<Attribute>,
     /// What happens while the store cannot be asked.
     pub when_away: WhenAway,
@@ -85,6 +94,27 @@ impl Limit {
             Algorithm::TokenBucket(flow) => flow.fills_in(),
             Algorithm::FixedWindow(grid) => grid.length,
             Algorithm::Concurrency(slots) => slots.hold,
+        }
+    }
+
+    /// Whether `name` can be a limit's: 1 to [`NAME_BYTES_MAX`] of `[a-z0-9_.-]`.
+    pub fn is_name(name: &str) -> bool {
+        let allowed =
+            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'.' | b'-');
+        (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(allowed)
+    }
+
+    /// Whether `key` can be one of its counters: it has the limit's name, and as many values as the limit counts by.
+    pub fn owns(&self, key: &CounterKey) -> bool {
+        let values = self.by.iter().map(|attribute| if attribute.stands_under_issuer() { 2 } else { 1 });
+        key.limit() == self.name && key.values() == Some(values.sum())
+    }
+
+    /// How long what is taken of it is held unless it is given back: only a concurrency limit's slots are.
+    pub const fn hold(&self) -> Option<Micros> {
+        match self.algorithm {
+            Algorithm::Concurrency(slots) => Some(slots.hold),
+            Algorithm::SlidingWindow { .. } | Algorithm::TokenBucket(_) | Algorithm::FixedWindow(_) => None,
         }
     }
 
@@ -196,7 +226,12 @@ impl Attribute {
 
     /// Whether it is known only once the caller is.
     pub const fn needs_identity(&self) -> bool {
-        matches!(self, Self::Issuer | Self::Subject | Self::Client | Self::Session)
+        matches!(self, Self::Issuer) || self.stands_under_issuer()
+    }
+
+    /// Whether it means something only together with the issuer that vouches for it.
+    pub const fn stands_under_issuer(&self) -> bool {
+        matches!(self, Self::Subject | Self::Client | Self::Session)
     }
 }
 
@@ -221,6 +256,9 @@ impl fmt::Display for Attribute {
 /// Values up to this length stand in a key as they are; longer ones as a hash.
 const PLAIN_VALUE_MAX: usize = 64;
 
+/// The length of a SHA-256 in base64url, in bytes.
+const HASH_LENGTH: usize = 43;
+
 /// Names one counter: the limit and the values that select it.
 ///
 /// Readable, because operators look at Redis, and unambiguous whatever the values hold, because each is preceded by
@@ -243,7 +281,7 @@ impl CounterKey {
             return;
         }
         self.0.extend_from_slice(b" h");
-        let mut text = [0; 43];
+        let mut text = [0; HASH_LENGTH];
         let hash = digest::digest(&digest::SHA256, value.as_bytes());
         if let Ok(written) = URL_SAFE_NO_PAD.encode_slice(hash.as_ref(), &mut text) {
             self.0.extend_from_slice(&text[..written]);
@@ -271,6 +309,45 @@ impl CounterKey {
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
+
+    /// Reads what [`CounterKey::as_bytes`] gave. None: those are the bytes of no key.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let key = Self(SmallVec::from_slice(bytes));
+        let counts = Limit::is_name(key.limit()) && key.values().is_some();
+        counts.then_some(key)
+    }
+
+    /// The name of the limit that it belongs to.
+    pub fn limit(&self) -> &str {
+        let name = self.0.split(|&byte| byte == b' ').next().unwrap_or_default();
+        std::str::from_utf8(name).unwrap_or_default()
+    }
+
+    /// How many values follow the name; none where those are no values.
+    fn values(&self) -> Option<usize> {
+        let mut rest = &self.0[self.limit().len()..];
+        let mut values = 0;
+        while !rest.is_empty() {
+            rest = behind_value(rest)?;
+            values += 1;
+        }
+        Some(values)
+    }
+}
+
+/// What follows the value that `bytes` begin with; none where they begin with none.
+fn behind_value(bytes: &[u8]) -> Option<&[u8]> {
+    let bytes = bytes.strip_prefix(b" ")?;
+    if let Some(hashed) = bytes.strip_prefix(b"h") {
+        let (hash, rest) = hashed.split_at_checked(HASH_LENGTH)?;
+        return hash.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(byte)).then_some(rest);
+    }
+    let colon = bytes.iter().position(|&byte| byte == b':')?;
+    let digits = std::str::from_utf8(&bytes[..colon]).ok()?;
+    let length = digits.parse().ok().filter(|&length: &usize| length <= PLAIN_VALUE_MAX)?;
+    let (value, rest) = bytes[colon + 1..].split_at_checked(length)?;
+    // One length is written in one way only: two spellings would be two counters.
+    (digits == length.to_string() && std::str::from_utf8(value).is_ok()).then_some(rest)
 }
 
 impl fmt::Debug for CounterKey {
@@ -323,7 +400,56 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_key_is_read_as_it_was_written_and_nothing_else_is() {
+        let written = key(&["", "ß:h 1:", &"y".repeat(65)]);
+        assert_eq!(CounterKey::from_bytes(written.as_bytes()), Some(written.clone()));
+        assert_eq!((written.limit(), written.values()), ("limit", Some(3)));
+        for bytes in [
+            &b""[..],
+            b" probe",
+            b" 5:alice",
+            b"Limit",
+            b"limit ",
+            b"limit 5",
+            b"limit 5:alic",
+            b"limit 5:alice ",
+            b"limit 5:aliceh",
+            b"limit 05:alice",
+            b"limit +5:alice",
+            b"limit 1:\xff",
+            b"limit 65:xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+            b"limit h",
+            b"limit h}}}}}}}}}}}}}}}}}}}}}}}}}}}}}}}}}}}}}}}}}}}",
+        ] {
+            assert_eq!(CounterKey::from_bytes(bytes), None, "{}", String::from_utf8_lossy(bytes));
+        }
+    }
+
+    #[test]
+    fn a_limit_owns_the_keys_that_it_makes() {
+        let by = ["identity.subject", "source.address"].map(Attribute::from_name);
+        let limit = Limit {
+            name: "limit".to_owned(),
+            algorithm: Algorithm::SlidingWindow { units: 1, window: WINDOW_MIN },
+            by: by.into_iter().flatten().collect(),
+            when_away: WhenAway::Deny,
+        };
+        assert!(limit.owns(&key(&["https://a", "alice", "192.0.2.1"])));
+        assert!(!limit.owns(&key(&["https://a", "alice"])));
+        assert!(!limit.owns(&key(&["https://a", "alice", "192.0.2.1", "x"])));
+        assert!(!Limit { name: "other".to_owned(), ..limit }.owns(&key(&["https://a", "alice", "192.0.2.1"])));
+    }
+
     proptest! {
+        /// Whatever the values hold, a key is read back, with as many of them.
+        #[test]
+        fn any_key_is_read_back(values in prop::collection::vec(".{0,70}", 0..4)) {
+            let values: Vec<&str> = values.iter().map(String::as_str).collect();
+            let read = CounterKey::from_bytes(key(&values).as_bytes());
+            prop_assert_eq!(read.as_ref().and_then(CounterKey::values), Some(values.len()));
+        }
+
         /// No choice of values makes two different lists share a counter.
         #[test]
         fn different_values_have_different_keys(

@@ -20,6 +20,9 @@ pub struct Policy {
     pub limits: Vec<Arc<Limit>>,
 }
 
+/// The most limits that a rule may name: a call to the store is for so many, and a question's own, at most.
+pub const LIMITS_MAX: usize = 16;
+
 /// One rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
@@ -29,7 +32,7 @@ pub struct Rule {
     pub matches: Match,
     /// Who may.
     pub demand: Demand,
-    /// The limits that an allowed call consumes, in order, each once.
+    /// The limits that an allowed call consumes, in order, each once; at most [`LIMITS_MAX`].
     pub limits: Vec<Arc<Limit>>,
 }
 

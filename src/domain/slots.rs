@@ -26,8 +26,7 @@ pub struct Slots {
 /// Units are held for the time from their acquisition up to, not including, the moment at which their hold has passed. Time
 /// never steps back: an earlier `now` counts as the latest one at which it was changed.
 ///
-/// Acquiring again under the same name holds the new units instead of the old ones: it renews. When the limit's
-/// definition changes, holders keep what they hold, for as long as they were told. With fewer units nobody acquires
+/// A name is used once: leases have a name of their own each. When the limit's definition changes, holders keep what they hold, for as long as they were told. With fewer units nobody acquires
 /// any until enough of them came back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holders {
@@ -46,7 +45,7 @@ impl Holders {
     /// from the `now` that was given.
     pub fn look(&self, slots: Slots, terms: Terms, now: Micros) -> Grant {
         let at = now.max(self.latest);
-        let held = || self.leases.iter().filter(|held| held.expires > at && held.id != terms.lease);
+        let held = || self.leases.iter().filter(|held| held.expires > at);
         let used = held().fold(0_u64, |sum, held| sum.saturating_add(held.units));
         let remaining = slots.units.saturating_sub(used);
         let outcome = match terms.at_least {
@@ -104,5 +103,121 @@ impl Holders {
     /// The latest moment at which it was changed: its time does not step back behind it.
     pub const fn latest(&self) -> Micros {
         self.latest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SLOTS: Slots = Slots { units: 10, hold: Micros(1_000) };
+    const START: Micros = Micros(1_000_000);
+
+    const fn named(units: u64, serial: u64) -> Terms {
+        let lease = LeaseId { replica: 1, serial };
+        Terms { at_least: units, at_most: units, hold: Micros::ZERO, lease }
+    }
+
+    fn take(holders: &mut Holders, slots: Slots, terms: Terms, now: Micros) -> Grant {
+        let before = holders.clone();
+        let seen = holders.look(slots, terms, now);
+        let grant = holders.acquire(slots, terms, now);
+        assert_eq!(seen.outcome, grant.outcome, "a look says what an acquisition gets");
+        if !matches!(grant.outcome, Outcome::Granted { units: 1.. }) {
+            assert_eq!((&before, seen), (&*holders, grant), "a refusal changes nothing");
+        }
+        let looked = |after: Micros| holders.look(slots, terms, now + after);
+        if let Outcome::Short { retry_after } = grant.outcome {
+            assert!(matches!(looked(retry_after).outcome, Outcome::Granted { .. }));
+            assert!(matches!(looked(retry_after - Micros(1)).outcome, Outcome::Short { .. }));
+        }
+        if grant.reset_after > Micros::ZERO && grant.remaining > 0 {
+            assert!(looked(grant.reset_after).remaining > grant.remaining);
+            assert_eq!(looked(grant.reset_after - Micros(1)).remaining, grant.remaining);
+        }
+        grant
+    }
+
+    #[test]
+    fn slots_are_held_until_they_are_released_or_their_time_is_up() {
+        let mut holders = Holders::new(Micros::ZERO);
+        assert_eq!(take(&mut holders, SLOTS, named(6, 1), START).remaining, 4);
+        assert_eq!(take(&mut holders, SLOTS, named(4, 2), START + Micros(100)).reset_after, Micros(900));
+        let short = |after| Outcome::Short { retry_after: Micros(after) };
+        assert_eq!(take(&mut holders, SLOTS, named(1, 3), START + Micros(100)).outcome, short(900));
+        assert_eq!(take(&mut holders, SLOTS, named(7, 3), START + Micros(100)).outcome, short(1_000));
+        assert_eq!(take(&mut holders, SLOTS, named(11, 3), START + Micros(100)).outcome, Outcome::Never);
+        holders.settle(named(0, 2).lease, START + Micros(200));
+        holders.settle(named(0, 2).lease, START + Micros(200));
+        assert_eq!(holders.look(SLOTS, named(0, 9), START + Micros(200)).remaining, 4);
+        // A caller that crashed.
+        assert_eq!(holders.look(SLOTS, named(0, 9), START + Micros(1_000)).remaining, 10);
+        holders.settle(named(0, 1).lease, START + Micros(1_001));
+        assert_eq!(holders.latest(), START + Micros(200), "nothing was there to release");
+    }
+
+    #[test]
+    fn holders_keep_what_they_hold_when_the_limit_changes() {
+        let mut holders = Holders::new(Micros::ZERO);
+        take(&mut holders, SLOTS, named(4, 1), START);
+        take(&mut holders, SLOTS, named(4, 2), START + Micros(10));
+        let fewer = Slots { units: 3, hold: Micros(50) };
+        let grant = take(&mut holders, fewer, named(1, 3), START + Micros(20));
+        assert_eq!((grant.remaining, grant.outcome), (0, Outcome::Short { retry_after: Micros(990) }));
+        let later = START + Micros(1_010);
+        assert_eq!(take(&mut holders, fewer, named(1, 3), later).reset_after, Micros(50));
+        // With more time again, those with less come back first.
+        assert_eq!(take(&mut holders, SLOTS, named(1, 4), later).reset_after, Micros(50));
+    }
+
+    #[test]
+    fn a_reset_frees_everything_and_time_that_steps_back_nothing() {
+        let mut holders = Holders::new(Micros::ZERO);
+        take(&mut holders, SLOTS, named(10, 1), START);
+        for now in [Micros::ZERO, START] {
+            assert_eq!(
+                holders.look(SLOTS, named(1, 2), now).outcome,
+                Outcome::Short { retry_after: START + SLOTS.hold - now }
+            );
+        }
+        holders.forget();
+        assert_eq!(take(&mut holders, SLOTS, named(10, 2), START).remaining, 0);
+        assert_eq!(holders.look(SLOTS, named(1, 3), holders.idle_from()).remaining, 10);
+        let end = take(&mut holders, SLOTS, named(10, 3), Micros(u64::MAX));
+        assert!(matches!(end.outcome, Outcome::Granted { .. }));
+    }
+
+    proptest! {
+        /// The promise, and that nothing is withheld: held to a list of who holds what.
+        #[test]
+        fn never_more_is_held_at_a_time_than_there_is(
+            steps in prop::collection::vec((0..300_u64, 0..12_u64, any::<prop::sample::Index>(), any::<bool>()), 1..200),
+        ) {
+            let mut holders = Holders::new(Micros::ZERO);
+            let mut list: Vec<(LeaseId, u64, Micros)> = Vec::new();
+            let mut now = START;
+            for (serial, (wait, units, pick, releases)) in (0..).zip(steps) {
+                now = now + Micros(wait);
+                list.retain(|(_, _, expires)| *expires > now);
+                if releases && !list.is_empty() {
+                    let (lease, ..) = list.swap_remove(pick.index(list.len()));
+                    holders.settle(lease, now);
+                    continue;
+                }
+                let held: u64 = list.iter().map(|(_, units, _)| units).sum();
+                prop_assert!(held <= SLOTS.units);
+                let terms = named(units, serial);
+                let grant = take(&mut holders, SLOTS, terms, now);
+                let fits = held + units <= SLOTS.units;
+                prop_assert_eq!(matches!(grant.outcome, Outcome::Granted { .. }), fits);
+                if fits && units > 0 {
+                    list.push((terms.lease, units, now + SLOTS.hold));
+                }
+                let first = list.iter().map(|(_, _, expires)| *expires).min();
+                prop_assert_eq!(grant.reset_after, first.map_or(Micros::ZERO, |first| first - now));
+            }
+        }
     }
 }

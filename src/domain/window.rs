@@ -31,13 +31,13 @@ impl Frame {
     }
 }
 
-/// Names one lease, so that a settle that is repeated or comes late does no harm. Unique over all replicas: the
-/// replica's random number and a count.
+/// Names one lease, so that a settle that is repeated or comes late does no harm. Unique over all replicas, and not to be
+/// guessed: whoever knows it can settle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LeaseId {
     /// Random, drawn when the replica starts.
     pub replica: u64,
-    /// Counts the replica's leases.
+    /// Tells the replica's leases apart; one says nothing of the next.
     pub serial: u64,
 }
 
@@ -166,19 +166,16 @@ impl Counter {
     pub fn settle(&mut self, lease: LeaseId, used: u64, now: Micros) {
         let (used, now) = (used.min(UNITS_MAX), now.max(self.latest));
         let Some(ended) = self.leases.as_mut().and_then(|leases| leases.end(lease, now)) else { return };
+        self.latest = now;
         let index = ended.expires.0 / self.width.0;
         let whole = self.charged.iter().any(|charged| charged.index == index && charged.units >= ended.units);
         let moved = if ended.charged && whole {
-            self.latest = now;
             self.release(index, ended.units);
             used
         } else {
             ended.beyond(used)
         };
-        if moved > 0 {
-            self.latest = now;
-            self.add(now.0 / self.width.0, moved);
-        }
+        self.add(now.0 / self.width.0, moved);
     }
 
     /// Takes back up to `units` that were charged, and answers how many: first from the oldest sub-window that counts,
@@ -339,6 +336,12 @@ mod tests {
             self[counter].settle(lease, used, now);
             assert_well_formed(&self[counter]);
         }
+
+        fn refund(&mut self, counter: usize, units: u64, now: Micros) -> u64 {
+            let taken = self[counter].refund(units, now);
+            assert_well_formed(&self[counter]);
+            taken
+        }
     }
 
     fn waiting_as_told_is_enough(counter: &Counter, grant: Grant, terms: Terms, now: Micros) {
@@ -445,6 +448,45 @@ mod tests {
         let grant = counter.acquire(FRAME, at_once(1), START + Micros(100));
         assert_eq!((grant.outcome, grant.remaining), (Outcome::Short { retry_after: Micros(3_300) }, 0));
         assert_eq!(granted(counter.acquire(FRAME, at_once(10), START + Micros(3_400))), Some(10));
+    }
+
+    #[test]
+    fn a_refund_takes_from_the_oldest_that_counts_and_then_from_the_next() {
+        let mut counter = fresh();
+        counter.acquire(FRAME, at_once(3), START);
+        counter.acquire(FRAME, at_once(3), START + Micros(100));
+        counter.acquire(FRAME, at_once(4), START + Micros(200));
+        let now = START + Micros(3_300);
+        // The first three count no more, and are not given back once again.
+        assert_eq!(counter.refund(5, now), 5);
+        let grant = counter.look(FRAME, at_once(0), now);
+        assert_eq!((grant.remaining, grant.reset_after), (8, Micros(200 - 100 + 100)));
+        assert_eq!(counter.refund(u64::MAX, now), 2);
+        assert_eq!(counter.refund(1, now), 0);
+        assert_eq!(granted(counter.acquire(FRAME, at_once(10), now)), Some(10));
+        assert_well_formed(&counter);
+    }
+
+    #[test]
+    fn a_lease_whose_charge_was_refunded_counts_as_spent_whole_but_for_what_was_used_beyond() {
+        for (used, left) in [(0, 2), (5, 2), (6, 1), (9, 0)] {
+            let mut counter = fresh();
+            counter.acquire(FRAME, lease(5, 5, 150, 1), START);
+            assert_eq!(counter.refund(2, START), 2);
+            counter.acquire(FRAME, at_once(5), START);
+            counter.settle(lease(5, 5, 150, 1).lease, used, START);
+            counter.settle(lease(5, 5, 150, 1).lease, 0, START);
+            assert_eq!(counter.look(FRAME, at_once(0), START).remaining, left, "{used}");
+            assert_well_formed(&counter);
+        }
+    }
+
+    #[test]
+    fn a_counter_with_an_open_lease_is_not_idle_even_if_its_charge_was_refunded() {
+        let mut counter = fresh();
+        counter.acquire(FRAME, lease(5, 5, 90_000, 1), START);
+        counter.refund(5, START);
+        assert!(counter.idle_from() > START + Micros(90_000));
     }
 
     #[test]

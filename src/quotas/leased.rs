@@ -113,7 +113,7 @@ impl LeaseDesk {
         for part in due.chunks(SETTLED_PER_CALL) {
             let settlements: Settlements = part.iter().map(|(settlement, _)| settlement.clone()).collect();
             let left = part.iter().map(|(_, ended)| ended.left).sum();
-            // The guard logs and counts what becomes of it.
+            // The store logs and counts what becomes of it.
             match self.store.settle(settlements, self.clock.now()).get().await {
                 Ok(()) => self.metrics.returned(left),
                 Err(Away { .. }) => self.metrics.stranded(left),

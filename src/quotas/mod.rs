@@ -75,20 +75,25 @@ fn ask(store: &dyn QuotaStore, (bill, requests): (Bill, Requests), now: Moment) 
     }
 }
 
-/// Names leases: unique over all replicas.
+/// Names leases: unique over all replicas, and not to be guessed. Whoever takes a reservation learns its name, and whoever
+/// knows a name can settle: so no name may tell of another.
 struct Names {
     /// Random, drawn once.
     replica: u64,
-    serial: AtomicU64,
+    /// A keyed hash: the system drew the key, and the replica keeps it to itself.
+    serials: RandomState,
+    count: AtomicU64,
 }
 
 impl Names {
     fn new() -> Self {
-        Self { replica: RandomState::new().hash_one("replica"), serial: AtomicU64::new(0) }
+        let serials = RandomState::new();
+        Self { replica: serials.hash_one("replica"), serials, count: AtomicU64::new(0) }
     }
 
     fn next(&self) -> LeaseId {
-        LeaseId { replica: self.replica, serial: self.serial.fetch_add(1, Ordering::Relaxed) }
+        let count = self.count.fetch_add(1, Ordering::Relaxed);
+        LeaseId { replica: self.replica, serial: self.serials.hash_one(count) }
     }
 }
 

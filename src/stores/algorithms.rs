@@ -11,6 +11,7 @@ use crate::domain::exact_log::at_once;
 use crate::domain::fixed::Grid;
 use crate::domain::limit::{Algorithm, Limit, UNITS_MAX, WINDOW_MAX, WhenAway};
 use crate::domain::question::Mode::{Consume, Peek};
+use crate::domain::slots::Slots;
 use crate::domain::time::Micros;
 use crate::domain::window::{Grant, Outcome};
 
@@ -28,6 +29,10 @@ pub(super) fn bucket(rate: u64, per: Micros, burst: u64) -> Arc<Limit> {
 
 pub(super) fn fixed(units: u64, length: Micros) -> Arc<Limit> {
     counting(Algorithm::FixedWindow(Grid { units, length }))
+}
+
+pub(super) fn slots(units: u64, hold: Micros) -> Arc<Limit> {
+    counting(Algorithm::Concurrency(Slots { units, hold }))
 }
 
 async fn ask(store: &dyn QuotaStore, limit: &Arc<Limit>, units: u64, now: Micros) -> Grant {

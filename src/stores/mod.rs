@@ -1,4 +1,4 @@
-//! Where counters are kept: in memory or in Redis, behind a guard that bounds waiting. Each store implements
+//! Where counters are kept: in memory or in Redis, where a gate before each node bounds waiting. Each store implements
 //! [`QuotaStore`](crate::decide::ports::QuotaStore) and passes the same suite of behaviour tests.
 
 pub mod memory;
@@ -7,11 +7,15 @@ pub mod redis;
 #[cfg(test)]
 mod algorithms;
 #[cfg(test)]
+mod comparison;
+#[cfg(test)]
 mod redis_faults;
 #[cfg(test)]
 #[path = "../../tests/support/redis.rs"]
 mod redis_server;
 #[cfg(test)]
 mod redis_topologies;
+#[cfg(test)]
+mod reservations;
 #[cfg(test)]
 mod suite;

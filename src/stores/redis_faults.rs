@@ -1,4 +1,4 @@
-//! What Redis does to the store when it is stopped, full, locked, read-only or gone, behind the guard that bounds it.
+//! What Redis does to the store when it is stopped, full, locked, read-only or gone, behind the gate that bounds it.
 //!
 //! A real server each time. Whatever happens, an answer comes within the deadline and tells the cause, and the store
 //! recovers by itself.
@@ -26,7 +26,7 @@ use crate::telemetry::Telemetry;
 /// Longer than the real one, because these tests share two cores with others.
 const DEADLINE: Micros = Micros::from_millis(100);
 
-/// How long recovery may take: a rest of the guard, a pause of the link, and a connection.
+/// How long recovery may take: a rest of the gate, a pause of the link, and a connection.
 const RECOVERY: Duration = Duration::from_secs(15);
 
 /// The real clock: nothing here depends on how it runs.
@@ -46,6 +46,7 @@ pub(super) fn clock() -> Arc<RealClock> {
 pub(super) struct Guarded {
     pub(super) store: RedisStore,
     pub(super) clock: Arc<RealClock>,
+    deadline: Micros,
 }
 
 pub(super) fn gates(clock: &Arc<RealClock>, deadline: Micros) -> Gates {
@@ -59,8 +60,12 @@ fn connect(settings: &Settings) -> RedisStore {
 
 impl Guarded {
     pub(super) fn new(settings: &Settings) -> Self {
+        Self::within(DEADLINE, settings)
+    }
+
+    pub(super) fn within(deadline: Micros, settings: &Settings) -> Self {
         let clock = clock();
-        Self { store: RedisStore::connect(settings, gates(&clock, DEADLINE)).unwrap(), clock }
+        Self { store: RedisStore::connect(settings, gates(&clock, deadline)).unwrap(), clock, deadline }
     }
 
     pub(super) fn health(&self) -> Result<(), Away> {
@@ -72,7 +77,7 @@ impl Guarded {
         let requests = [request(&limit(1_000_000, Micros::from_secs(60)), name, terms)];
         let answer = self.store.acquire(requests.into_iter().collect(), Mode::Consume, self.clock.now()).get().await;
         let took = self.clock.now().steady - before;
-        assert!(took < DEADLINE + Micros::from_millis(400), "{took}");
+        assert!(took < self.deadline + Micros::from_millis(400), "{took}");
         answer[0]
     }
 
@@ -393,26 +398,34 @@ async fn settings_that_cannot_work_are_refused_at_once() {
     assert!(matches!(connect("redis://h", file("")), ConnectProblem::NotTls));
 }
 
-#[tokio::test]
-async fn tls_trusts_the_given_authority_and_no_other() {
+/// A server's certificate with its key, the authority that signed it, and another one.
+pub(super) fn certificates() -> tempfile::TempDir {
     // Another test may have been first.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let write = |name: &str, text: String| std::fs::write(folder.path().join(name), text).unwrap();
     let authority = |name: &str| {
         let key = rcgen::KeyPair::generate().unwrap();
         let mut params = rcgen::CertificateParams::new([]).unwrap();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let certificate = params.self_signed(&key).unwrap();
-        std::fs::write(path(name), certificate.pem()).unwrap();
+        // Else it has the server's name, and seems to have been signed by itself.
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        write(name, params.self_signed(&key).unwrap().pem());
         rcgen::Issuer::new(params, key)
     };
     let issuer = authority("ca.pem");
     authority("other.pem");
     let key = rcgen::KeyPair::generate().unwrap();
-    let params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
-    std::fs::write(path("server.pem"), params.signed_by(&key, &issuer).unwrap().pem()).unwrap();
-    std::fs::write(path("server.key"), key.serialize_pem()).unwrap();
+    let params = rcgen::CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+    write("server.pem", params.signed_by(&key, &issuer).unwrap().pem());
+    write("server.key", key.serialize_pem());
+    folder
+}
+
+#[tokio::test]
+async fn tls_trusts_the_given_authority_and_no_other() {
+    let folder = certificates();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let port = free_port();
     let Some(_server) = RedisServer::start_with(&[
         "--tls-port",

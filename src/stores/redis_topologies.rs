@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::redis::{Reach, RedisStore, Settings};
-use super::redis_faults::{Guarded, clock, gates};
+use super::redis_faults::{Guarded, certificates, clock, gates};
 use super::redis_server::{RedisCluster, RedisServer, Sentinels};
 use super::suite::{key, limit, request};
 use crate::decide::ports::{Away, AwayCause, Clock as _, QuotaStore, Settlement};
@@ -131,6 +131,27 @@ async fn several_servers_that_are_no_cluster_are_told() {
     assert_eq!(guarded.health(), Err(Away { because: AwayCause::Mistaken }));
 }
 
+/// Each node is verified by the address that the cluster tells.
+#[tokio::test]
+async fn a_cluster_is_reached_by_tls() {
+    let folder = certificates();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (certificate, key, ca) = (path("server.pem"), path("server.key"), path("ca.pem"));
+    let files = ["--tls-cert-file", &certificate, "--tls-key-file", &key, "--tls-ca-cert-file", &ca];
+    let options = [&files[..], &["--tls-auth-clients", "no"]].concat();
+    let Some(cluster) = RedisCluster::with_tls(&options) else { return };
+    let trusting = |urls, ca: &str| Guarded::new(&Settings { ca: Some(path(ca).into()), ..servers(urls) });
+    for urls in [cluster.tls_urls(), vec![cluster.tls_urls().swap_remove(1)]] {
+        let guarded = trusting(urls, "ca.pem");
+        guarded.serves().await;
+        for place in 0..3 {
+            assert!(guarded.ask_for(&name_on(&cluster, place), at_once(1)).await.is_ok());
+        }
+    }
+    let distrusting = trusting(cluster.tls_urls(), "other.pem");
+    distrusting.ask_until("away", |answer| *answer == Err(Away { because: AwayCause::Unreachable })).await;
+}
+
 /// All that a user needs, and only its keys.
 #[tokio::test]
 async fn least_rights_suffice_in_a_cluster() {
@@ -171,7 +192,8 @@ fn name_on(cluster: &RedisCluster, master: usize) -> String {
 async fn a_master_that_dies_takes_only_its_own_counters_with_it_until_its_replica_takes_over() {
     let Some(mut cluster) = RedisCluster::start() else { return };
     let names = [0, 1, 2].map(|master| name_on(&cluster, master));
-    let guarded = Guarded::new(&servers(cluster.urls()));
+    // Those that live answer in time, however busy the machine is.
+    let guarded = Guarded::within(Micros::from_secs(2), &servers(cluster.urls()));
     let ask = async |place: usize| guarded.ask_for(&names[place], at_once(1)).await;
     guarded.serves().await;
     for place in 0..3 {
@@ -239,6 +261,39 @@ async fn limits_on_different_nodes_pay_all_or_none() {
     assert!(refused[0].is_ok() && refused[1].is_ok() && refused[2].is_err(), "{refused:?}");
     store.rest().await;
     assert_eq!([left(store, &names[0]).await, left(store, &names[1]).await], [999_997; 2]);
+}
+
+/// Neither waits for the move to end: who is there already is served there, who is new where the slot goes to.
+#[tokio::test]
+async fn counters_of_a_slot_that_is_on_its_way_are_served() {
+    let Some(cluster) = RedisCluster::masters_with(&[]) else { return };
+    let guarded = Guarded::within(Micros::from_secs(2), &servers(cluster.urls()));
+    guarded.serves().await;
+    let counter = |name: &str| format!("tollgate:{{per-client {}:{name}}}", name.len());
+    let lease = |serial| Terms {
+        at_least: 2,
+        at_most: 8,
+        hold: Micros::from_millis(500),
+        lease: LeaseId { replica: 5, serial },
+    };
+    let remaining = async |name: &str, terms| guarded.ask_for(name, terms).await.unwrap().remaining;
+    for (name, is_there) in [("there", true), ("new", false)] {
+        let (slot, from) = (cluster.slot(&counter(name)), cluster.place_at_first(&counter(name)));
+        let to = (from + 1) % 3;
+        let keys = |place: usize| cluster.nodes[place].command(&["CLUSTER", "COUNTKEYSINSLOT", &slot]);
+        if is_there {
+            assert_eq!(remaining(name, at_once(1)).await, 999_999);
+        }
+        cluster.begin_move(&slot, from, to);
+        let before = if is_there { 999_999 } else { 1_000_000 };
+        assert_eq!(remaining(name, at_once(1)).await, before - 1);
+        // As many as are needed, because they cannot be given back.
+        assert_eq!(remaining(name, lease(1)).await, before - 3);
+        assert_eq!((keys(from), keys(to)), if is_there { ("1".into(), "0".into()) } else { ("0".into(), "1".into()) });
+        cluster.end_move(&slot, from, to);
+        assert_eq!(remaining(name, lease(2)).await, before - 11);
+        assert_eq!(keys(from), "0");
+    }
 }
 
 /// Counters are asked without a pause while their slots go to and fro. Nothing is lost, nothing is admitted twice, and

@@ -2,29 +2,33 @@
 //!
 //! Redis is a real one, started for each test; time is passed in.
 
-#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::collections::HashMap;
-use std::mem::{Discriminant, discriminant};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
 use tokio::runtime::{Builder, Runtime};
 
 use super::algorithms::{
-    a_bucket_gives_its_burst_and_then_its_rate, a_fixed_window_gives_its_units_by_the_clock, bucket,
-    changed_buckets_and_fixed_windows_count_what_was_charged_before, fixed,
-    limits_of_different_algorithms_pay_all_or_none, the_largest_buckets_and_fixed_windows_are_exact,
-    the_same_key_under_another_algorithm_is_another_counter,
+    a_bucket_gives_its_burst_and_then_its_rate, a_fixed_window_gives_its_units_by_the_clock,
+    changed_buckets_and_fixed_windows_count_what_was_charged_before, limits_of_different_algorithms_pay_all_or_none,
+    the_largest_buckets_and_fixed_windows_are_exact, the_same_key_under_another_algorithm_is_another_counter,
 };
 use super::memory::MemoryStore;
 use super::redis::{Bounds, Gates, Reach, RedisStore, Settings, TimeSource};
 use super::redis_server::{RedisCluster, RedisServer};
+use super::reservations::{
+    a_refund_takes_back_no_more_than_is_charged, a_refund_takes_from_the_oldest_sub_window_first,
+    a_reservation_is_settled_by_the_truth, a_reservation_that_nobody_settles_counts_as_spent,
+    as_many_slots_as_there_may_be_are_held_and_released, each_counter_is_refunded_by_itself,
+    holders_keep_their_slots_when_the_limit_changes_but_not_when_it_is_reset,
+    nothing_comes_back_of_a_reservation_whose_charge_is_gone, several_limits_are_reserved_all_or_none_under_one_name,
+    slots_are_held_until_they_are_released_or_their_time_is_up,
+};
 use crate::decide::ports::{
     Answer, Away, Charge, Charges, Clock, Grants, QuotaStore, Refunds, Request, Requests, Settlement, Settlements,
 };
-use crate::domain::counter::Counter;
 use crate::domain::exact_log::{Keeper, Log, Step, at_once, play, traces, window};
 use crate::domain::limit::{Algorithm, CounterKey, Limit, WhenAway};
 use crate::domain::question::Mode::{self, Consume, Peek};
@@ -34,8 +38,8 @@ use crate::telemetry::Telemetry;
 
 /// Its width is 100 s: nothing expires in a real Redis while a test with a clock of its own runs.
 pub(super) const WINDOW: Micros = Micros::from_secs(3_200);
-const WIDTH: Micros = Micros::from_secs(100);
-const START: Micros = Micros::from_secs(1_000_000);
+pub(super) const WIDTH: Micros = Micros::from_secs(100);
+pub(super) const START: Micros = Micros::from_secs(1_000_000);
 const UNITS: u64 = 10;
 
 macro_rules! suite {
@@ -92,13 +96,23 @@ suite![
     the_same_key_under_another_algorithm_is_another_counter,
     changed_buckets_and_fixed_windows_count_what_was_charged_before,
     the_largest_buckets_and_fixed_windows_are_exact,
+    a_refund_takes_back_no_more_than_is_charged,
+    a_refund_takes_from_the_oldest_sub_window_first,
+    each_counter_is_refunded_by_itself,
+    a_reservation_is_settled_by_the_truth,
+    a_reservation_that_nobody_settles_counts_as_spent,
+    nothing_comes_back_of_a_reservation_whose_charge_is_gone,
+    several_limits_are_reserved_all_or_none_under_one_name,
+    slots_are_held_until_they_are_released_or_their_time_is_up,
+    holders_keep_their_slots_when_the_limit_changes_but_not_when_it_is_reset,
+    as_many_slots_as_there_may_be_are_held_and_released,
 ];
 
-fn memory() -> MemoryStore {
+pub(super) fn memory() -> MemoryStore {
     MemoryStore::new(1_000, &Telemetry::new().unwrap())
 }
 
-fn redis(server: &RedisServer) -> RedisStore {
+pub(super) fn redis(server: &RedisServer) -> RedisStore {
     reached(vec![server.url()])
 }
 
@@ -392,58 +406,6 @@ async fn no_counters_at_all_are_granted(store: &dyn QuotaStore) {
 
 const FRAME: Frame = Frame { units: UNITS, width: WIDTH, parts: 32 };
 
-/// The pure core behind the store port, and nothing else: what each store must answer.
-#[derive(Default)]
-struct Core(Mutex<HashMap<(Discriminant<Algorithm>, CounterKey), Counter>>);
-
-impl QuotaStore for Core {
-    fn acquire(&self, requests: Requests, mode: Mode, now: Moment) -> Answer<'_, Grants> {
-        let mut counters = self.0.lock().unwrap();
-        let mut grant_each = |charge: bool| -> Vec<Grant> {
-            let grant = |Request { limit, key, terms }: &Request| {
-                let fresh = Counter::new(limit.algorithm, Micros::ZERO);
-                let counter = counters.entry((discriminant(&limit.algorithm), key.clone())).or_insert(fresh);
-                let answer = if charge {
-                    Counter::acquire
-                } else {
-                    |counter: &mut Counter, algorithm, terms, now| counter.look(algorithm, terms, now)
-                };
-                answer(counter, limit.algorithm, *terms, now)
-            };
-            requests.iter().map(grant).collect()
-        };
-        let looked = grant_each(false);
-        let all = looked.iter().all(|grant| matches!(grant.outcome, Outcome::Granted { .. }));
-        let grants = if all && mode == Consume { grant_each(true) } else { looked };
-        Answer::Now(grants.into_iter().map(Ok).collect())
-    }
-
-    fn settle(&self, settlements: Settlements, now: Moment) -> Answer<'_, Result<(), Away>> {
-        for Settlement { limit, key, lease, used } in settlements {
-            if let Some(counter) = self.0.lock().unwrap().get_mut(&(discriminant(&limit.algorithm), key)) {
-                counter.settle(lease, used, now);
-            }
-        }
-        Answer::Now(Ok(()))
-    }
-
-    fn refund(&self, charges: Charges, now: Moment) -> Answer<'_, Result<Refunds, Away>> {
-        let one = |Charge { limit, key, units }: Charge| {
-            let mut counters = self.0.lock().unwrap();
-            let counter = counters.get_mut(&(discriminant(&limit.algorithm), key));
-            counter.map_or(0, |counter| counter.refund(units, now))
-        };
-        Answer::Now(Ok(charges.into_iter().map(one).collect()))
-    }
-
-    fn reset(&self, limit: Arc<Limit>, key: CounterKey) -> Answer<'_, Result<(), Away>> {
-        if let Some(counter) = self.0.lock().unwrap().get_mut(&(discriminant(&limit.algorithm), key)) {
-            counter.forget();
-        }
-        Answer::Now(Ok(()))
-    }
-}
-
 /// A store, asked about counters that no other trace uses.
 struct InStore<'a> {
     store: &'a dyn QuotaStore,
@@ -474,6 +436,12 @@ impl Keeper for InStore<'_> {
         let settlement = Settlement { limit: Arc::clone(&self.limit), key: key(&self.name(counter)), lease, used };
         let answer = self.store.settle([settlement].into_iter().collect(), at(now));
         self.runtime.block_on(answer.get()).unwrap();
+    }
+
+    fn refund(&mut self, counter: usize, units: u64, now: Micros) -> u64 {
+        let charge = Charge { limit: Arc::clone(&self.limit), key: key(&self.name(counter)), units };
+        let answer = self.store.refund([charge].into_iter().collect(), at(now));
+        self.runtime.block_on(answer.get()).unwrap()[0]
     }
 }
 
@@ -516,150 +484,4 @@ fn no_interval_holds_more_than_the_limit_in_redis() {
     for_traces(100, 150, |trace| {
         keeps_the_promise(&play(&trace, window(FRAME), START, &mut InStore::new(&store, &runtime)))
     });
-}
-
-/// What two stores are both asked: several counters at once, resets, limits that change.
-#[derive(Clone, Debug)]
-enum Both {
-    Wait { permille: u64, micros: u64 },
-    Back { permille: u64 },
-    Ask { asks: Vec<(usize, u64, u64, u64)>, peek: bool, version: usize },
-    Settle { pick: usize, used: u64 },
-    Reset { counter: usize },
-}
-
-fn steps_for_both() -> impl Strategy<Value = Vec<Both>> {
-    let ask = (0..4_usize, 0..6_u64, 0..9_u64, prop_oneof![Just(0), 1..60_u64]);
-    let asks = prop::collection::vec(ask, 1..4).prop_map(|mut asks| {
-        asks.sort_by_key(|(counter, ..)| *counter);
-        asks.dedup_by_key(|(counter, ..)| *counter);
-        asks
-    });
-    let version = prop_oneof![8 => Just(0), 1 => 0..9_usize];
-    let step = prop_oneof![
-        3 => (0..60_u64, 0..3_u64).prop_map(|(permille, micros)| Both::Wait { permille, micros }),
-        1 => (0..1_200_u64, 0..3_u64).prop_map(|(permille, micros)| Both::Wait { permille, micros }),
-        1 => (0..300_u64).prop_map(|permille| Both::Back { permille }),
-        8 => (asks, any::<bool>(), version).prop_map(|(asks, peek, version)| Both::Ask { asks, peek, version }),
-        2 => (0..6_usize, 0..9_u64).prop_map(|(pick, used)| Both::Settle { pick, used }),
-        1 => (0..4_usize).prop_map(|counter| Both::Reset { counter }),
-    ];
-    prop::collection::vec(step, 1..120)
-}
-
-fn for_both(cases: u32, check: impl Fn(Vec<Both>) -> Result<(), TestCaseError>) {
-    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
-    proptest::test_runner::TestRunner::new(config).run(&steps_for_both(), check).unwrap();
-}
-
-/// Memory lets go of idle counters. One that another definition of its limit would still have counted is then gone,
-/// and so is the time of a counter to which time steps back; neither is asked here.
-#[test]
-fn memory_and_redis_answer_the_same() {
-    let Some(server) = RedisServer::start() else { return };
-    let runtime = runtime();
-    let redis = runtime.block_on(async { redis(&server) });
-    let versions = [(12, WINDOW), (7, WINDOW), (1, WINDOW), (20, WINDOW)].map(|(units, window)| limit(units, window));
-    for_both(100, |mut steps| {
-        steps.retain(|step| !matches!(step, Both::Back { .. }));
-        runtime.block_on(take_both([&memory(), &redis], &versions, &steps))
-    });
-}
-
-#[test]
-fn redis_answers_like_the_pure_core_also_when_windows_change_and_time_steps_back() {
-    let Some(server) = RedisServer::start() else { return };
-    let runtime = runtime();
-    let redis = runtime.block_on(async { redis(&server) });
-    let versions = [(12, WINDOW), (7, WINDOW), (12, Micros(WINDOW.0 / 3)), (20, Micros(2 * WINDOW.0 + 11))];
-    let versions = versions.map(|(units, window)| limit(units, window));
-    for_both(150, |steps| runtime.block_on(take_both([&Core::default(), &redis], &versions, &steps)));
-}
-
-#[test]
-fn memory_answers_like_the_pure_core() {
-    let runtime = runtime();
-    let versions = [limit(12, WINDOW), limit(7, WINDOW)];
-    for_both(200, |mut steps| {
-        steps.retain(|step| !matches!(step, Both::Back { .. }));
-        runtime.block_on(take_both([&Core::default(), &memory()], &versions, &steps))
-    });
-}
-
-/// Each counter begins with another of these, and now and then a call asks all of them by the next ones. Rates and
-/// lengths stay the same: see above.
-fn of_all_algorithms() -> Vec<Arc<Limit>> {
-    vec![
-        limit(12, WINDOW),
-        bucket(7, Micros::from_secs(1_000), 9),
-        fixed(7, Micros(WINDOW.0 / 4)),
-        bucket(7, Micros::from_secs(1_000), 12),
-        limit(7, WINDOW),
-        fixed(12, Micros(WINDOW.0 / 4)),
-    ]
-}
-
-#[test]
-fn memory_and_redis_answer_the_same_for_all_algorithms() {
-    let Some(server) = RedisServer::start() else { return };
-    let runtime = runtime();
-    let redis = runtime.block_on(async { redis(&server) });
-    let versions = of_all_algorithms();
-    for_both(100, |mut steps| {
-        steps.retain(|step| !matches!(step, Both::Back { .. }));
-        runtime.block_on(take_both([&memory(), &redis], &versions, &steps))
-    });
-}
-
-#[test]
-fn redis_answers_like_the_pure_core_for_all_algorithms_also_when_they_change_and_time_steps_back() {
-    let Some(server) = RedisServer::start() else { return };
-    let runtime = runtime();
-    let redis = runtime.block_on(async { redis(&server) });
-    let mut versions = of_all_algorithms();
-    versions.extend([bucket(3, Micros::from_secs(86_400), 5), fixed(9, Micros(WINDOW.0 / 3 + 1)), bucket(1, WIDTH, 4)]);
-    for_both(200, |steps| runtime.block_on(take_both([&Core::default(), &redis], &versions, &steps)));
-}
-
-async fn take_both(stores: [&dyn QuotaStore; 2], versions: &[Arc<Limit>], steps: &[Both]) -> Result<(), TestCaseError> {
-    static CASES: AtomicUsize = AtomicUsize::new(0);
-    let case = CASES.fetch_add(1, Ordering::Relaxed);
-    let name = |counter: usize| format!("{case}-{counter}");
-    let mut now = START;
-    let mut leases = Vec::new();
-    for (serial, step) in (0..).zip(steps) {
-        match step {
-            Both::Wait { permille, micros } => now = now + Micros(WINDOW.0 * permille / 1_000 + micros),
-            Both::Back { permille } => now = now - Micros(WINDOW.0 * permille / 1_000),
-            Both::Ask { asks, peek, version } => {
-                let lease = LeaseId { replica: 3, serial };
-                leases.extend(asks.iter().map(|(counter, ..)| (*counter, lease)));
-                let requests: Vec<Request> = asks
-                    .iter()
-                    .map(|&(counter, at_least, more, hold)| {
-                        let hold = Micros(WINDOW.0 * hold / 1_000);
-                        let terms = Terms { at_least, at_most: at_least + more, hold, lease };
-                        request(&versions[(version + counter) % versions.len()], &name(counter), terms)
-                    })
-                    .collect();
-                let mode = if *peek { Peek } else { Consume };
-                let [one, other] = stores;
-                prop_assert_eq!(all(one, mode, &requests, now).await, all(other, mode, &requests, now).await);
-            }
-            &Both::Settle { pick, used } => {
-                let Some(&(counter, lease)) = leases.iter().rev().nth(pick) else { continue };
-                let settlement = Settlement { limit: Arc::clone(&versions[0]), key: key(&name(counter)), lease, used };
-                for store in stores {
-                    store.settle([settlement.clone()].into_iter().collect(), at(now)).get().await.unwrap();
-                }
-            }
-            &Both::Reset { counter } => {
-                for store in stores {
-                    let limit = Arc::clone(&versions[counter % versions.len()]);
-                    store.reset(limit, key(&name(counter))).get().await.unwrap();
-                }
-            }
-        }
-    }
-    Ok(())
 }

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-#[path = "redis_topology.rs"]
+#[path = "redis/topology.rs"]
 mod topology;
 
 pub(crate) use self::topology::{RedisCluster, Sentinels};

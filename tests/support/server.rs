@@ -15,6 +15,7 @@ use tollgate::server::{Server, SystemClock};
 use tonic::transport::{Channel, Endpoint};
 
 use super::poll;
+use super::redis::RedisServer;
 
 /// How long anything may take that should happen at once, on a machine that is busy with other tests.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -22,12 +23,20 @@ pub(crate) const SOON: Duration = Duration::from_secs(20);
 /// Starts at the machine's time and stands still until it is moved.
 pub(crate) struct TestClock {
     start: Moment,
+    /// None: it stands still.
+    running: Option<SystemClock>,
     moved: AtomicU64,
 }
 
 impl TestClock {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { start: SystemClock::start().now(), moved: AtomicU64::new(0) })
+        Arc::new(Self { start: SystemClock::start().now(), running: None, moved: AtomicU64::new(0) })
+    }
+
+    /// One that goes on as the machine's does, for a store that has a clock of its own.
+    pub(crate) fn running() -> Arc<Self> {
+        let clock = SystemClock::start();
+        Arc::new(Self { start: clock.now(), running: Some(clock), moved: AtomicU64::new(0) })
     }
 
     pub(crate) fn advance(&self, by: Duration) {
@@ -38,7 +47,8 @@ impl TestClock {
 impl Clock for TestClock {
     fn now(&self) -> Moment {
         let moved = Micros(self.moved.load(Ordering::Relaxed));
-        Moment { wall: self.start.wall + moved, steady: self.start.steady + moved }
+        let Moment { wall, steady } = self.running.as_ref().map_or(self.start, SystemClock::now);
+        Moment { wall: wall + moved, steady: steady + moved }
     }
 }
 
@@ -118,6 +128,11 @@ pub(crate) fn configuration(yaml: &str) -> config::Config {
     let yaml = format!("listen: {{ grpc: 127.0.0.1:0, admin: 127.0.0.1:0 }}\n{yaml}");
     let (config, _) = config::parse(&yaml, "test.yaml", &|_| None).unwrap_or_else(|problems| panic!("{problems}"));
     config
+}
+
+/// The section of a configuration that keeps counters in `redis`, with a deadline that a busy machine meets.
+pub(crate) fn in_redis(redis: &RedisServer) -> String {
+    format!("store: {{ redis: {{ urls: ['{}'], deadline: 5s }} }}", redis.url())
 }
 
 /// A question about a call, from the caller who holds `token`.

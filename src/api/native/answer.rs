@@ -2,11 +2,13 @@
 
 use prost_types::{Duration, Timestamp};
 
+use super::reservation;
 use super::status::told;
 use crate::api::codes::{Codes, sentence};
-use crate::decide::ports::Payment;
-use crate::decide::{Undecidable, Violation};
-use crate::domain::decision::{Decision, Explanation, Provenance, QuotaState, QuotaVerdict, Reason, longest_wait};
+use crate::decide::{Paid, Undecidable, Violation};
+use crate::domain::decision::{
+    Decision, Explanation, Held, Provenance, QuotaState, QuotaVerdict, Reason, longest_wait,
+};
 use crate::domain::identity::Identity;
 use crate::domain::policy::Demand;
 use crate::domain::time::Micros;
@@ -25,6 +27,8 @@ pub(super) fn response(decision: &Decision, replica: &str) -> pb::DecideResponse
         retry_after: decision.retry_after().map(duration),
         required_scopes: required_scopes(decision),
         explanation: decision.explanation.as_deref().map(|seen| explanation(decision, *seen, replica)),
+        reservation: reservation(decision.held.as_ref()),
+        expires_after: expires_after(decision.held.as_ref()),
     }
 }
 
@@ -48,18 +52,34 @@ fn question_error(violations: &[Violation]) -> pb::QuestionError {
 }
 
 /// What was consumed.
-pub(super) fn consumed(payment: &Payment) -> pb::ConsumeResponse {
+pub(super) fn consumed(Paid { payment, held }: &Paid) -> pb::ConsumeResponse {
     pb::ConsumeResponse {
         allowed: payment.reason.allows(),
         quotas: payment.states.iter().map(quota).collect(),
         retry_after: longest_wait(&payment.states).map(duration),
+        reservation: reservation(held.as_ref()),
+        expires_after: expires_after(held.as_ref()),
     }
 }
 
+/// What was reserved.
+pub(super) fn reserved(paid: &Paid) -> pb::ReserveResponse {
+    let pb::ConsumeResponse { allowed, quotas, retry_after, reservation, expires_after } = consumed(paid);
+    pb::ReserveResponse { allowed, quotas, retry_after, reservation, expires_after }
+}
+
 /// What consuming would answer now.
-pub(super) fn peeked(payment: &Payment) -> pb::PeekResponse {
-    let pb::ConsumeResponse { allowed, quotas, retry_after } = consumed(payment);
+pub(super) fn peeked(paid: &Paid) -> pb::PeekResponse {
+    let pb::ConsumeResponse { allowed, quotas, retry_after, reservation: _, expires_after: _ } = consumed(paid);
     pb::PeekResponse { allowed, quotas, retry_after }
+}
+
+fn reservation(held: Option<&Held>) -> String {
+    held.map(reservation::written).unwrap_or_default()
+}
+
+fn expires_after(held: Option<&Held>) -> Option<Duration> {
+    held.map(|held| duration(held.expires_after))
 }
 
 /// What is known of an active token (RFC 7662 §2.2).
@@ -118,7 +138,7 @@ fn quota(state: &QuotaState) -> pb::QuotaStatus {
         limit: state.limit.name.clone(),
         outcome: outcome.into(),
         units: state.limit.units(),
-        window: Some(duration(state.limit.window())),
+        window: state.limit.hold().is_none().then(|| duration(state.limit.window())),
         remaining: state.remaining,
         reset_after: Some(duration(state.reset_after)),
         retry_after,
@@ -141,7 +161,19 @@ fn explanation(decision: &Decision, seen: Explanation, replica: &str) -> pb::Exp
         token: provenance(seen.token).into(),
         quotas: provenance(seen.quotas).into(),
         replica: replica.to_owned(),
-        text: sentence(decision.reason).to_owned(),
+        text: format!("{}{}", sentence(decision.reason), of_slots(decision)),
+    }
+}
+
+/// What is to be said of slots, where there are any.
+fn of_slots(decision: &Decision) -> String {
+    let short = |state: &QuotaState| !state.verdict.is_granted() && state.limit.hold().is_some();
+    match &decision.held {
+        Some(held) => format!(" Slots are held until they are settled, for at most {}.", held.expires_after),
+        None if decision.reason == Reason::QuotaExceeded && decision.quotas.iter().any(short) => {
+            " Too few slots are free.".to_owned()
+        }
+        None => String::new(),
     }
 }
 

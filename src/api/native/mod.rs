@@ -4,6 +4,7 @@ mod answer;
 mod decision;
 mod question;
 mod quota;
+mod reservation;
 pub mod status;
 mod token;
 

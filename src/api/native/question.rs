@@ -4,10 +4,13 @@ use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::net::IpAddr;
 
+use super::reservation::{self, Reservation};
 use crate::decide::{CounterCharge, Undecidable, Violation};
-use crate::domain::limit::UNITS_MAX;
+use crate::domain::limit::{CounterKey, HOLD_MAX, HOLD_MIN, UNITS_MAX};
 use crate::domain::path::{Host, Method, Target};
 use crate::domain::question::{Credential, ExtraCharge, Mode, Question};
+use crate::domain::time::Micros;
+use crate::domain::window::LeaseId;
 use crate::proto as pb;
 
 /// The most limits that one question may name, and the most charges of one `Consume`.
@@ -18,6 +21,9 @@ const ATTRIBUTES_MAX: usize = 64;
 
 /// The longest attribute value, in bytes.
 const ATTRIBUTE_BYTES_MAX: usize = 4 * 1024;
+
+/// How long a reservation lasts when nothing is said: long enough for most answers of a language model.
+const HOLD_DEFAULT: Micros = Micros::from_secs(60);
 
 /// What is wrong with a message, found one by one.
 #[derive(Debug, Default)]
@@ -52,9 +58,10 @@ impl Violations {
 pub(super) fn question(wire: &pb::DecideRequest) -> Result<Question<'_>, Undecidable> {
     let pb::DecideRequest { credential, request, resource, limits, units, mode, explain } = wire;
     let mut violations = Violations::default();
-    let units = violations.keep("units", units_of(*units));
     let mode = violations.keep("mode", mode_of(*mode));
-    let extra = extra_charges(limits, &mut violations);
+    let consumes = mode != Some(Mode::Peek);
+    let units = violations.keep("units", units_of(*units, consumes));
+    let extra = extra_charges(limits, consumes, &mut violations);
     if resource.len() > ATTRIBUTES_MAX {
         violations.push("resource", format!("has {} entries; at most {ATTRIBUTES_MAX} are read", resource.len()));
     }
@@ -123,7 +130,7 @@ fn credential_of(wire: Option<&pb::Credential>) -> Credential<'_> {
     }
 }
 
-fn extra_charges<'a>(wire: &'a [pb::LimitCharge], violations: &mut Violations) -> Vec<ExtraCharge<'a>> {
+fn extra_charges<'a>(wire: &'a [pb::LimitCharge], consumes: bool, violations: &mut Violations) -> Vec<ExtraCharge<'a>> {
     if wire.len() > CHARGES_MAX {
         violations.push("limits", format!("has {} entries; at most {CHARGES_MAX} are read", wire.len()));
         return Vec::new();
@@ -133,7 +140,7 @@ fn extra_charges<'a>(wire: &'a [pb::LimitCharge], violations: &mut Violations) -
         if charges.iter().any(|charge| charge.limit == limit) {
             violations.push(format!("limits[{index}].limit"), "is named twice; add its units up");
         }
-        match units_of(*units) {
+        match units_of(*units, consumes) {
             Ok(units) => charges.push(ExtraCharge { limit, units }),
             Err(why) => violations.push(format!("limits[{index}].units"), why),
         }
@@ -149,27 +156,76 @@ fn mode_of(wire: i32) -> Result<Mode, &'static str> {
     }
 }
 
-/// Unset is 1; 0 is not, because whoever computes a cost of 0 and is charged 1 would never find out.
-fn units_of(wire: Option<u64>) -> Result<u64, String> {
+/// Unset is 1; 0 is not, because whoever computes a cost of 0 and is charged 1 would never find out. Who only looks may
+/// ask for 0.
+fn units_of(wire: Option<u64>, consumes: bool) -> Result<u64, String> {
     match wire {
         None => Ok(1),
         Some(units @ 1..=UNITS_MAX) => Ok(units),
+        Some(0) if !consumes => Ok(0),
+        Some(0) => Err(format!("must be from 1 to {UNITS_MAX}; 0 is for peeking only, and unset stands for 1")),
         Some(_) => Err(format!("must be from 1 to {UNITS_MAX}; leave it unset for 1")),
     }
 }
 
-/// Reads the charges of `Consume` and `Peek`.
-pub(super) fn counter_charges(wire: &[pb::QuotaCharge]) -> Result<Vec<CounterCharge<'_>>, Undecidable> {
+/// Reads the charges of `Consume`, `Refund` and, where nothing is consumed, `Peek`.
+pub(super) fn counter_charges(wire: &[pb::QuotaCharge], mode: Mode) -> Result<Vec<CounterCharge<'_>>, Undecidable> {
     let mut violations = Violations::default();
+    let charges = charges_of(wire, mode == Mode::Consume, &mut violations);
+    violations.or(Some(charges))
+}
+
+/// Reads what is to be reserved, and for how long at most.
+pub(super) fn estimate(wire: &pb::ReserveRequest) -> Result<(Vec<CounterCharge<'_>>, Micros), Undecidable> {
+    let pb::ReserveRequest { charges, hold } = wire;
+    let mut violations = Violations::default();
+    let charges = charges_of(charges, true, &mut violations);
+    let hold = violations.keep("hold", hold_of(hold.as_ref()));
+    violations.or(hold.map(|hold| (charges, hold)))
+}
+
+/// Reads what is to be settled: under which name, and how much was used of each counter.
+pub(super) fn settlement(wire: &pb::SettleRequest) -> Result<(LeaseId, Vec<(CounterKey, u64)>), Undecidable> {
+    let pb::SettleRequest { reservation, used } = wire;
+    let mut violations = Violations::default();
+    for (index, _) in used.iter().enumerate().filter(|(_, units)| **units > UNITS_MAX).take(CHARGES_MAX) {
+        violations.push(format!("used[{index}]"), format!("must be from 0 to {UNITS_MAX}"));
+    }
+    let read = violations.keep("reservation", reservation::read(reservation));
+    let settled = read.and_then(|Reservation { lease, counters }| {
+        let (numbers, charges) = (used.len(), counters.len());
+        if numbers > 1 && numbers != charges {
+            violations.push("used", format!("must have one entry, or one for each of {charges}; it has {numbers}"));
+            return None;
+        }
+        let all = used.first().copied().unwrap_or(0);
+        let each = |(index, key)| (key, used.get(index).copied().unwrap_or(all));
+        Some((lease, counters.into_iter().enumerate().map(each).collect()))
+    });
+    violations.or(settled)
+}
+
+fn hold_of(wire: Option<&prost_types::Duration>) -> Result<Micros, String> {
+    let Some(wire) = wire else { return Ok(HOLD_DEFAULT) };
+    // Not by `TryFrom`, which overflows on the least number of seconds.
+    let hold = match (u64::try_from(wire.seconds), u64::try_from(wire.nanos)) {
+        (Ok(seconds), Ok(nanos)) => Some(Micros::from_secs(seconds) + Micros(nanos / 1_000)),
+        _ => None,
+    };
+    hold.filter(|hold| (HOLD_MIN..=HOLD_MAX).contains(hold))
+        .ok_or_else(|| format!("must be from {HOLD_MIN} to {HOLD_MAX}; leave it unset for {HOLD_DEFAULT}"))
+}
+
+fn charges_of<'a>(wire: &'a [pb::QuotaCharge], consumes: bool, violations: &mut Violations) -> Vec<CounterCharge<'a>> {
     if wire.is_empty() || wire.len() > CHARGES_MAX {
         violations.push("charges", format!("must have from 1 to {CHARGES_MAX} entries; it has {}", wire.len()));
-        return Err(violations.into_undecidable());
+        return Vec::new();
     }
     let mut charges = Vec::with_capacity(wire.len());
     let mut seen = BTreeSet::new();
     for (index, pb::QuotaCharge { counter, units }) in wire.iter().enumerate() {
         let prefix = format!("charges[{index}]");
-        let units = violations.keep(&format!("{prefix}.units"), units_of(*units));
+        let units = violations.keep(&format!("{prefix}.units"), units_of(*units, consumes));
         let Some(counter) = counter else {
             violations.push(format!("{prefix}.counter"), "is needed");
             continue;
@@ -179,7 +235,7 @@ pub(super) fn counter_charges(wire: &[pb::QuotaCharge]) -> Result<Vec<CounterCha
         }
         charges.extend(units.map(|units| CounterCharge { limit: &counter.limit, key: &counter.key, units }));
     }
-    violations.or(Some(charges))
+    charges
 }
 
 #[cfg(test)]
@@ -190,6 +246,7 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
+    use crate::domain::decision::Held;
 
     fn good() -> pb::DecideRequest {
         pb::DecideRequest {
@@ -260,12 +317,63 @@ mod tests {
 
     #[test]
     fn a_counter_is_charged_once() {
+        let read = |charges: &[pb::QuotaCharge]| {
+            let Undecidable { violations } = counter_charges(charges, Mode::Consume).unwrap_err();
+            violations.into_iter().map(|violation| violation.field).collect::<Vec<_>>()
+        };
         let charge = |units| pb::QuotaCharge { counter: Some(pb::Counter::default()), units };
-        assert_eq!(counter_charges(&[]).unwrap_err().violations[0].field, "charges");
-        assert_eq!(counter_charges(&vec![charge(None); 17]).unwrap_err().violations[0].field, "charges");
-        let violations = counter_charges(&[charge(None), charge(Some(0)), pb::QuotaCharge::default()]).unwrap_err();
-        let fields: Vec<_> = violations.violations.iter().map(|violation| violation.field.as_str()).collect();
-        assert_eq!(fields, ["charges[1].units", "charges[1].counter", "charges[2].counter"]);
+        assert_eq!(read(&[]), ["charges"]);
+        assert_eq!(read(&vec![charge(None); 17]), ["charges"]);
+        assert_eq!(
+            read(&[charge(None), charge(Some(0)), pb::QuotaCharge::default()]),
+            ["charges[1].units", "charges[1].counter", "charges[2].counter"]
+        );
+    }
+
+    #[test]
+    fn no_units_are_for_those_who_only_look() {
+        assert_eq!(units_of(Some(0), false), Ok(0));
+        assert!(units_of(Some(0), true).unwrap_err().contains("peeking only"));
+        for consumes in [true, false] {
+            assert_eq!(units_of(None, consumes), Ok(1));
+            assert_eq!(units_of(Some(UNITS_MAX), consumes), Ok(UNITS_MAX));
+            assert!(units_of(Some(UNITS_MAX + 1), consumes).is_err());
+        }
+        let peek = pb::DecideRequest { units: Some(0), mode: pb::QuotaMode::Peek.into(), ..good() };
+        assert_eq!(question(&peek).unwrap().units, 0);
+    }
+
+    #[test]
+    fn a_reservation_lasts_for_a_moment_to_an_hour() {
+        let hold = |seconds, nanos| hold_of(Some(&prost_types::Duration { seconds, nanos }));
+        assert_eq!(hold_of(None), Ok(HOLD_DEFAULT));
+        assert_eq!(hold(0, 100_000_000), Ok(HOLD_MIN));
+        assert_eq!(hold(1, 500_000_000), Ok(Micros::from_millis(1_500)));
+        assert_eq!(hold(3_600, 0), Ok(HOLD_MAX));
+        for (seconds, nanos) in [(0, 0), (0, 99_999_999), (-1, 0), (0, -1), (3_600, 1_000), (i64::MAX, i32::MAX)] {
+            assert!(hold(seconds, nanos).is_err(), "{seconds} {nanos}");
+        }
+        assert!(hold(i64::MIN, i32::MIN).unwrap_err().contains("100ms to 3600s"));
+    }
+
+    #[test]
+    fn what_was_used_is_said_for_each_counter_for_all_or_not_at_all() {
+        let counters = vec![CounterKey::new("a"), CounterKey::new("b"), CounterKey::new("c")];
+        let lease = LeaseId { replica: 1, serial: 2 };
+        let held = Held { lease, counters, expires_after: HOLD_MIN };
+        let wire = |used: &[u64]| pb::SettleRequest { reservation: reservation::written(&held), used: used.to_vec() };
+        let used = |numbers: &[u64]| {
+            let read = settlement(&wire(numbers)).map_err(|undecidable| undecidable.violations[0].field.clone());
+            read.map(|(_, used)| used.into_iter().map(|(_, units)| units).collect::<Vec<_>>())
+        };
+        assert_eq!(used(&[]), Ok(vec![0, 0, 0]));
+        assert_eq!(used(&[5]), Ok(vec![5, 5, 5]));
+        assert_eq!(used(&[5, 0, UNITS_MAX]), Ok(vec![5, 0, UNITS_MAX]));
+        assert_eq!(used(&[5, 0]), Err("used".to_owned()));
+        assert_eq!(used(&[5, 0, 1, 2]), Err("used".to_owned()));
+        assert_eq!(used(&[5, 0, UNITS_MAX + 1]), Err("used[2]".to_owned()));
+        let nothing = settlement(&pb::SettleRequest { reservation: String::new(), used: vec![u64::MAX; 100] });
+        assert_eq!(nothing.unwrap_err().violations.len(), CHARGES_MAX + 1);
     }
 
     proptest! {
@@ -274,6 +382,12 @@ mod tests {
         fn any_bytes_have_an_answer(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             if let Ok(wire) = pb::DecideRequest::decode(bytes.as_slice()) {
                 let _ = question(&wire);
+            }
+            if let Ok(wire) = pb::ReserveRequest::decode(bytes.as_slice()) {
+                let _ = estimate(&wire);
+            }
+            if let Ok(wire) = pb::SettleRequest::decode(bytes.as_slice()) {
+                let _ = settlement(&wire);
             }
         }
 

@@ -12,6 +12,7 @@ use crate::domain::bucket::Flow;
 use crate::domain::fixed::Grid;
 use crate::domain::issuer::{Algorithm as Signing, ClaimPath, KeySource};
 use crate::domain::limit::{Algorithm, Attribute, WhenAway};
+use crate::domain::slots::Slots;
 
 /// The environment of the tests.
 fn environment(name: &str) -> Option<String> {
@@ -87,6 +88,7 @@ limits:
   from-the-environment: { units: "${UNITS}", window: 1m }
   spikes: { algorithm: token_bucket, rate: 10/s, burst: 20, by: [identity.client] }
   hourly: { algorithm: fixed_window, units: 3, window: 1h }
+  at-once: { algorithm: concurrency, units: 10, hold: 30s, by: [identity.client] }
 rules:
   - name: one order
     match: { method: [PUT, POST], host: "*.example.com", path: "/orders/{id}" }
@@ -113,10 +115,19 @@ fn everything_that_can_be_said_is_heard() {
     let limits: Vec<_> = config.policy.limits.iter().map(|limit| (limit.name.as_str(), limit.units())).collect();
     assert_eq!(
         limits,
-        [("all", 1), ("from-the-environment", 7), ("hourly", 3), ("per-subject", 1_000_000_000_000), ("spikes", 20)]
+        [
+            ("all", 1),
+            ("at-once", 10),
+            ("from-the-environment", 7),
+            ("hourly", 3),
+            ("per-subject", 1_000_000_000_000),
+            ("spikes", 20)
+        ]
     );
     let hourly = Grid { units: 3, length: Micros::from_secs(3_600) };
     assert_eq!(config.policy.limit("hourly").unwrap().algorithm, Algorithm::FixedWindow(hourly));
+    let at_once = Slots { units: 10, hold: Micros::from_secs(30) };
+    assert_eq!(config.policy.limit("at-once").unwrap().algorithm, Algorithm::Concurrency(at_once));
     let spikes = Flow::new(10, Micros::from_secs(1), 20).unwrap();
     assert_eq!(config.policy.limit("spikes").unwrap().algorithm, Algorithm::TokenBucket(spikes));
     let all = Algorithm::SlidingWindow { units: 1, window: Micros::from_millis(100) };

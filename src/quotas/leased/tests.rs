@@ -7,13 +7,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use futures_util::future::{FutureExt as _, join_all};
 use tokio::sync::Semaphore;
 
-use super::super::at_once;
+use super::super::{NOBODY, at_once};
 use super::*;
 use crate::decide::ports::{AwayCause, Charge, all_away};
+use crate::domain::counter::Counter;
 use crate::domain::decision::{QuotaVerdict, Reason};
 use crate::domain::fixed::Grid;
 use crate::domain::limit::{Algorithm, WhenAway};
-use crate::domain::window::{Counter, Frame};
+use crate::domain::slots::Slots;
+use crate::domain::window::LeaseId;
 
 #[derive(Default)]
 struct Hands(AtomicU64);
@@ -37,7 +39,7 @@ impl Core {
     fn with<T>(&self, limit: &Limit, key: &CounterKey, act: impl FnOnce(&mut Counter) -> T) -> T {
         let mut counters = self.counters.lock().unwrap();
         let place = counters.iter().position(|(known, _)| known == key).unwrap_or_else(|| {
-            counters.push((key.clone(), Counter::new(frame(limit), Micros::ZERO)));
+            counters.push((key.clone(), Counter::new(limit.algorithm, Micros::ZERO)));
             counters.len() - 1
         });
         act(&mut counters[place].1)
@@ -60,9 +62,9 @@ impl QuotaStore for Core {
                 let one = |Request { limit, key, terms }: &Request| {
                     self.with(limit, key, |counter| {
                         if charge {
-                            counter.acquire(frame(limit), *terms, now.steady)
+                            counter.acquire(limit.algorithm, *terms, now)
                         } else {
-                            counter.look(frame(limit), *terms, now.steady)
+                            counter.look(limit.algorithm, *terms, now)
                         }
                     })
                 };
@@ -90,7 +92,7 @@ impl QuotaStore for Core {
         Answer::later(async move {
             self.enter().await?;
             for Settlement { limit, key, lease, used } in settlements {
-                self.with(&limit, &key, |counter| counter.settle(lease, used, now.steady));
+                self.with(&limit, &key, |counter| counter.settle(lease, used, now));
             }
             Ok(())
         })
@@ -99,9 +101,8 @@ impl QuotaStore for Core {
     fn refund(&self, charges: Charges, now: Moment) -> Answer<'_, Result<Refunds, Away>> {
         Answer::later(async move {
             self.enter().await?;
-            let one = |Charge { limit, key, units }: Charge| {
-                self.with(&limit, &key, |counter| counter.refund(units, now.steady))
-            };
+            let one =
+                |Charge { limit, key, units }: Charge| self.with(&limit, &key, |counter| counter.refund(units, now));
             Ok(charges.into_iter().map(one).collect())
         })
     }
@@ -113,11 +114,6 @@ impl QuotaStore for Core {
             Ok(())
         })
     }
-}
-
-/// The frame of any limit with units and a window; that is enough for a store of these tests.
-fn frame(limit: &Limit) -> Frame {
-    Frame::new(limit.units(), limit.window())
 }
 
 struct World {
@@ -149,14 +145,32 @@ fn world_for(holdings_max: usize) -> World {
     World { core, clock, desk }
 }
 
+fn charges(charges: &[(&Arc<Limit>, u64)]) -> Charges {
+    let one = |&(limit, units): &(&Arc<Limit>, u64)| Charge {
+        limit: Arc::clone(limit),
+        key: CounterKey::new(&limit.name),
+        units,
+    };
+    charges.iter().map(one).collect()
+}
+
 impl World {
-    async fn pay(&self, charges: &[(&Arc<Limit>, u64)]) -> Payment {
-        let one = |&(limit, units): &(&Arc<Limit>, u64)| Charge {
-            limit: Arc::clone(limit),
-            key: CounterKey::new(&limit.name),
-            units,
-        };
-        self.desk.pay(charges.iter().map(one).collect(), self.clock.now()).get().await
+    async fn pay(&self, of: &[(&Arc<Limit>, u64)]) -> Payment {
+        self.desk.pay(charges(of), self.clock.now()).get().await
+    }
+
+    async fn reserve(&self, of: &[(&Arc<Limit>, u64)]) -> Payment {
+        self.desk.reserve(charges(of), Micros::from_secs(60), self.clock.now()).get().await
+    }
+
+    async fn settle(&self, limit: &Arc<Limit>, lease: LeaseId, used: u64) -> Result<(), Away> {
+        let limit = Arc::clone(limit);
+        let settlement = Settlement { key: CounterKey::new(&limit.name), limit, lease, used };
+        self.desk.settle([settlement].into_iter().collect(), self.clock.now()).get().await
+    }
+
+    async fn refund(&self, limit: &Arc<Limit>, units: u64) -> Result<Refunds, Away> {
+        self.desk.refund(charges(&[(limit, units)]), self.clock.now()).get().await
     }
 
     /// Pays until a lease is in hand.
@@ -174,7 +188,7 @@ impl World {
 
     fn left(&self, limit: &Limit) -> u64 {
         let terms = at_once(0);
-        let look = |counter: &mut Counter| counter.look(frame(limit), terms, self.clock.steady()).remaining;
+        let look = |counter: &mut Counter| counter.look(limit.algorithm, terms, self.clock.now()).remaining;
         self.core.with(limit, &CounterKey::new(&limit.name), look)
     }
 
@@ -376,4 +390,74 @@ async fn what_is_no_sliding_window_is_paid_at_the_store_each_time_though_it_was_
         assert!(world.pay(&[(&fixed, 1)]).await.asked);
         assert_eq!(world.in_hand(&fixed), 0);
     }
+}
+
+#[tokio::test]
+async fn a_reservation_goes_past_the_lease_in_hand_and_is_settled_by_the_truth() {
+    let world = world();
+    let limit = limit("a", 1_000, WhenAway::Deny);
+    world.heat(&limit).await;
+    let (before, in_hand) = (world.left(&limit), world.in_hand(&limit));
+    let reserved = world.reserve(&[(&limit, 2)]).await;
+    assert_eq!((reserved.reason, reserved.asked), (Reason::Allowed, true));
+    assert_eq!((world.left(&limit), world.in_hand(&limit)), (before - 2, in_hand));
+    let lease = reserved.held.unwrap();
+    world.settle(&limit, lease, 7).await.unwrap();
+    world.settle(&limit, lease, 0).await.unwrap();
+    assert_eq!(world.left(&limit), before - 7);
+    assert_ne!(world.reserve(&[(&limit, 1)]).await.held, Some(lease), "each has a name of its own");
+}
+
+#[tokio::test]
+async fn nothing_is_held_where_a_reservation_is_refused_or_not_known() {
+    let world = world();
+    let (small, open) = (limit("small", 3, WhenAway::Deny), limit("open", 3, WhenAway::Allow));
+    for units in [4, u64::MAX] {
+        let refused = world.reserve(&[(&small, units), (&open, 1)]).await;
+        assert_eq!((refused.reason, refused.held), (Reason::QuotaExceeded, None));
+    }
+    world.core.away.store(true, Ordering::Relaxed);
+    assert_eq!(world.reserve(&[(&small, 1)]).await.reason, Reason::StoreAway);
+    let uncounted = world.reserve(&[(&open, 1)]).await;
+    assert_eq!((uncounted.reason, uncounted.held), (Reason::Allowed, None));
+    assert!(world.refund(&small, 1).await.is_err() && world.settle(&small, NOBODY, 0).await.is_err());
+    assert_eq!((world.left(&small), world.left(&open)), (3, 3));
+}
+
+#[tokio::test]
+async fn a_payment_names_the_slots_that_it_holds_and_only_those() {
+    let world = world();
+    let sliding = limit("a", 1_000, WhenAway::Deny);
+    let algorithm = Algorithm::Concurrency(Slots { units: 2, hold: Micros::from_secs(60) });
+    let slots = Arc::new(Limit { name: "slots".to_owned(), algorithm, ..(*sliding).clone() });
+    world.heat(&sliding).await;
+    assert_eq!(world.pay(&[(&sliding, 1)]).await.held, None);
+    let (in_hand, first) = (world.in_hand(&sliding), world.pay(&[(&sliding, 1), (&slots, 1)]).await);
+    assert_eq!(
+        (first.reason, world.in_hand(&sliding)),
+        (Reason::Allowed, in_hand - 1),
+        "the rest is paid from the lease"
+    );
+    let second = world.pay(&[(&slots, 1)]).await;
+    assert_ne!(first.held, second.held);
+    let refused = world.pay(&[(&sliding, 1), (&slots, 1)]).await;
+    assert_eq!((refused.reason, refused.held, world.left(&slots)), (Reason::QuotaExceeded, None, 0));
+    assert_eq!(world.desk.peek(charges(&[(&slots, 1)]), world.clock.now()).get().await.held, None);
+    world.settle(&slots, first.held.unwrap(), 1).await.unwrap();
+    assert_eq!(world.left(&slots), 1);
+}
+
+#[tokio::test]
+async fn a_refund_is_given_back_at_the_store_and_a_refusal_before_it_is_forgotten() {
+    let world = world();
+    let limit = limit("a", 10, WhenAway::Deny);
+    assert_eq!(world.pay(&[(&limit, 10)]).await.reason, Reason::Allowed);
+    let refused = world.pay(&[(&limit, 1)]).await;
+    assert_eq!(refused.reason, Reason::QuotaExceeded);
+    assert!(!world.pay(&[(&limit, 1)]).await.asked, "it is remembered");
+    assert_eq!(world.refund(&limit, 4).await.unwrap()[0], 4);
+    assert_eq!(world.pay(&[(&limit, 4)]).await.reason, Reason::Allowed);
+    let reserved = world.pay(&[(&limit, 1)]).await;
+    assert_eq!(reserved.reason, Reason::QuotaExceeded);
+    assert_eq!(world.refund(&limit, 99).await.unwrap()[0], 10);
 }

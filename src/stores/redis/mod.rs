@@ -45,6 +45,8 @@ pub struct RedisStore(Arc<Inner>);
 struct Inner {
     nodes: Nodes,
     time: TimeSource,
+    /// For sliding windows alone, which need less.
+    acquire_windows: Code,
     acquire: Code,
     settle: Code,
     refund: Code,
@@ -64,7 +66,8 @@ impl RedisStore {
         Ok(Self(Arc::new(Inner {
             nodes: Nodes::open(settings, gates)?,
             time: settings.time,
-            acquire: Code::new(include_str!("acquire.lua")),
+            acquire_windows: Code::new(include_str!("acquire.lua")),
+            acquire: Code::new(concat!(include_str!("kinds.lua"), include_str!("acquire.lua"))),
             settle: Code::new(concat!(include_str!("levels.lua"), include_str!("settle.lua"))),
             refund: Code::new(concat!(include_str!("levels.lua"), include_str!("refund.lua"))),
             reset: Code::new(include_str!("reset.lua")),
@@ -139,7 +142,9 @@ impl QuotaStore for RedisStore {
 impl Inner {
     async fn acquire_later(self: &Arc<Self>, requests: &Requests, mode: Mode, now: Moment) -> Grants {
         let call = |requests: &[Request]| self.acquisition(requests, mode, now);
-        let (mut grants, alone) = self.ask(&self.acquire, requests, call, grants).await;
+        let is_window = |request: &Request| matches!(request.limit.algorithm, Algorithm::SlidingWindow { .. });
+        let code = if requests.iter().all(is_window) { &self.acquire_windows } else { &self.acquire };
+        let (mut grants, alone) = self.ask(code, requests, call, grants).await;
         if alone && mode == Mode::Consume && is_refused(requests, &grants) {
             self.take_back(requests, &mut grants, now);
         }
@@ -241,7 +246,7 @@ impl Inner {
     fn take_back(self: &Arc<Self>, requests: &[Request], grants: &mut Grants, now: Moment) {
         let (mut holds, mut charges) = (Settlements::new(), Charges::new());
         for (request, grant) in requests.iter().zip(grants) {
-            let charged = match grant {
+            let given = match grant {
                 Ok(Grant { outcome: Outcome::Granted { units }, remaining, .. }) => {
                     *remaining = remaining.saturating_add(*units);
                     *units
@@ -253,8 +258,8 @@ impl Inner {
             let Request { limit, key, terms } = request.clone();
             if is_held(&request.limit, terms) {
                 holds.push(Settlement { limit, key, lease: terms.lease, used: 0 });
-            } else if charged > 0 {
-                charges.push(Charge { limit, key, units: charged });
+            } else if given > 0 {
+                charges.push(Charge { limit, key, units: given });
             }
         }
         let Ok(permit) = Arc::clone(&self.taking_back).try_acquire_owned() else { return };

@@ -69,5 +69,11 @@ async fn send(command: Cmd, manner: Manner, connection: &mut MultiplexedConnecti
     // It holds for the next command on the connection, so nothing may come in between.
     let mut both = Pipeline::with_capacity(2);
     both.cmd("ASKING").ignore().add_command(command);
-    both.query_async::<(Vec<u8>,)>(connection).await.map(|(answer,)| answer)
+    both.query_async::<(Vec<u8>,)>(connection).await.map(|(answer,)| answer).map_err(first)
+}
+
+/// The first of several errors, with what the server said: together they do not tell.
+fn first(errors: RedisError) -> RedisError {
+    let listed = errors.clone().into_server_errors();
+    listed.and_then(|listed| listed.first().map(|(_, error)| error.clone().into())).unwrap_or(errors)
 }

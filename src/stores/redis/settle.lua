@@ -10,7 +10,7 @@
 --
 -- A lease that is unknown, settled or past its expiry is left as it is: spent whole. So is one that has outlived its
 -- charge, but for what was used beyond its units.
-local PARTS_MAX, TOTAL_MAX = 9007199254740991, 1000000000000000
+local PARTS_MAX, TOTAL_MAX, WINDOW_MAX = 9007199254740991, 1000000000000000, 31622400000000
 
 -- These answer with the state and how long it counts, or keeps its life; or nothing where nothing changes. Each is told
 -- units and epoch of the lease, which has not expired.
@@ -54,12 +54,13 @@ local function window(raw, ask, lease, expires, lease_epoch)
   end
   if not found then
     local add = room(max(used - lease, 0))
-    if add == 0 then return nil end
+    if add == 0 and not raw then return nil end
     entries, head = tail(0, add)
     total = total + add
   end
   local state = pack(FOUR, width, latest, total, epoch) .. (raw and sub(raw, 33, head + 15) or '') .. entries
-  local last = #state > 32 and unpack(ENTRY, state, #state - 15) or current
+  -- All that is left may be sub-windows that count no more.
+  local last = #state > 32 and max(current, (unpack(ENTRY, state, #state - 15))) or current
   return state, (last + parts + 1) * width - latest
 end
 
@@ -71,7 +72,7 @@ local function level(raw, ask, lease, _, lease_epoch)
   if really > lease then beyond = (really - lease) * unit end
   if back == 0 and beyond == 0 then return nil end
   if used == 0 and raw then epoch = max(epoch + 1, latest) end
-  used = math.min(used - back + beyond, PARTS_MAX)
+  used = math.min(used - back + beyond, gain * WINDOW_MAX, PARTS_MAX)
   return pack(SIX, gain, unit, burst, latest, used, epoch), beyond > 0 and ceil(used / gain)
 end
 
@@ -87,16 +88,13 @@ local function count(raw, ask, lease, _, lease_epoch)
   return pack(FOUR, length, latest, used, epoch), beyond > 0 and ends - latest
 end
 
-local function slots(raw, ask)
-  local latest, held = unpack(ENTRY, raw)
-  if latest < now then latest = now end
-  local name = sub(ask, 2)
-  local at = string.find(raw, name, 33, true)
-  while at and at % 32 ~= 1 do at = string.find(raw, name, at + 1, true) end
-  if not at then return nil end
-  local expires, units = unpack(ENTRY, raw, at - 16)
-  if latest > expires then return nil end
-  return pack(ENTRY, latest, held - units) .. sub(raw, 17, at - 17) .. sub(raw, at + 16), false
+local function release(key, ask)
+  local name, unit = sub(ask, 2), 1
+  local expires = tonumber(call('ZSCORE', key, name .. pack('<I2', unit)) or -1)
+  local latest = max(tonumber(call('ZSCORE', key, '') or now), now)
+  if expires < latest then return end
+  while call('ZREM', key, name .. pack('<I2', unit)) > 0 do unit = unit + 1 end
+  call('ZADD', key, latest, '')
 end
 
 local function put(key, state, life)
@@ -111,8 +109,10 @@ end
 for i = 1, #ARGV - 1 do
   local key, lease, ask = KEYS[2 * i - 1], KEYS[2 * i], ARGV[i + 1]
   local kind = byte(ask)
-  local raw = call('GET', key)
-  if kind == WINDOW or kind == BUCKET or kind == FIXED then
+  if kind == SLOTS then
+    release(key, ask)
+  else
+    local raw = call('GET', key)
     local record = call('GET', lease)
     local latest = raw and unpack('<I8', raw, kind == WINDOW and 9 or kind == BUCKET and 25 or 9) or now
     if latest < now then latest = now end
@@ -123,8 +123,6 @@ for i = 1, #ARGV - 1 do
       put(key, settled(raw, ask, units, expires, epoch))
       call('DEL', lease)
     end
-  elseif raw then
-    put(key, slots(raw, ask))
   end
 end
 return ''

@@ -52,6 +52,8 @@ impl Sentinels {
 pub(crate) struct RedisCluster {
     /// Three masters, and behind them, if there are, a replica for each in the same order.
     pub(crate) nodes: Vec<RedisServer>,
+    /// Where each is reached, and reaches the others, by TLS; empty where there is none.
+    tls_ports: Vec<u16>,
 }
 
 /// How many masters there are.
@@ -62,15 +64,20 @@ const SLOTS: usize = 16_384;
 impl RedisCluster {
     /// Three masters with a replica each. One that is down for a second is replaced; the others serve meanwhile.
     pub(crate) fn start() -> Option<Self> {
-        Self::start_with(2 * MASTERS, &[])
+        Self::start_with(2 * MASTERS, &[], false)
     }
 
     /// Three masters, with more options.
     pub(crate) fn masters_with(options: &[&str]) -> Option<Self> {
-        Self::start_with(MASTERS, options)
+        Self::start_with(MASTERS, options, false)
     }
 
-    fn start_with(nodes: usize, options: &[&str]) -> Option<Self> {
+    /// Three masters who speak TLS, as the options say.
+    pub(crate) fn with_tls(options: &[&str]) -> Option<Self> {
+        Self::start_with(MASTERS, options, true)
+    }
+
+    fn start_with(nodes: usize, options: &[&str], tls: bool) -> Option<Self> {
         let common = [
             ["--cluster-enabled", "yes"],
             ["--cluster-node-timeout", "1000"],
@@ -79,18 +86,28 @@ impl RedisCluster {
             ["--repl-diskless-sync-delay", "0"],
         ];
         let options: Vec<&str> = common.as_flattened().iter().chain(options).copied().collect();
-        let nodes: Vec<RedisServer> = (0..nodes).map(|_| RedisServer::start_with(&options)).collect::<Option<_>>()?;
-        let cluster = Self { nodes };
+        let mut cluster = Self { nodes: Vec::new(), tls_ports: Vec::new() };
+        for _ in 0..nodes {
+            if tls {
+                let port = Kind::Server(vec!["--cluster-enabled".to_owned()]).free_port();
+                let own = ["--tls-cluster", "yes", "--tls-port", &port.to_string()];
+                cluster.nodes.push(RedisServer::start_with(&[&options[..], &own].concat())?);
+                cluster.tls_ports.push(port);
+            } else {
+                cluster.nodes.push(RedisServer::start_with(&options)?);
+            }
+        }
+        let gate = cluster.tls_ports.first().copied().unwrap_or_else(|| cluster.nodes[0].port()).to_string();
         for (place, node) in cluster.nodes.iter().enumerate() {
             good(node, &["CLUSTER", "SET-CONFIG-EPOCH", &(place + 1).to_string()]);
             if place < MASTERS {
-                let slots: Vec<String> = cluster.slots_at_first(place).map(|slot| slot.to_string()).collect();
+                let slots: Vec<String> = Self::slots_at_first(place).map(|slot| slot.to_string()).collect();
                 good(
                     node,
                     &[&["CLUSTER", "ADDSLOTS"][..], &slots.iter().map(String::as_str).collect::<Vec<_>>()].concat(),
                 );
             }
-            good(node, &["CLUSTER", "MEET", "127.0.0.1", &cluster.nodes[0].port().to_string()]);
+            good(node, &["CLUSTER", "MEET", "127.0.0.1", &gate]);
         }
         let all = format!("cluster_known_nodes:{}", cluster.nodes.len());
         for node in &cluster.nodes {
@@ -119,15 +136,20 @@ impl RedisCluster {
         self.nodes.iter().map(RedisServer::url).collect()
     }
 
+    /// How nodes are reached by TLS.
+    pub(crate) fn tls_urls(&self) -> Vec<String> {
+        self.tls_ports.iter().map(|port| format!("rediss://127.0.0.1:{port}")).collect()
+    }
+
     /// The slots that a master has at first.
-    pub(crate) fn slots_at_first(&self, master: usize) -> std::ops::Range<usize> {
+    pub(crate) fn slots_at_first(master: usize) -> std::ops::Range<usize> {
         master * SLOTS / MASTERS..(master + 1) * SLOTS / MASTERS
     }
 
     /// The master that a key falls on at first.
     pub(crate) fn place_at_first(&self, key: &str) -> usize {
         let slot: usize = self.slot(key).parse().unwrap();
-        (0..MASTERS).find(|&master| self.slots_at_first(master).contains(&slot)).unwrap()
+        (0..MASTERS).find(|&master| Self::slots_at_first(master).contains(&slot)).unwrap()
     }
 
     pub(crate) fn slot(&self, key: &str) -> String {
