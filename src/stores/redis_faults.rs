@@ -54,7 +54,7 @@ pub(super) fn gates(clock: &Arc<RealClock>, deadline: Micros) -> Gates {
     Gates::new(bounds, Arc::clone(clock) as Arc<dyn Clock>, Arc::new(Telemetry::new().unwrap()))
 }
 
-fn connect(settings: &Settings) -> RedisStore {
+pub(super) fn connect(settings: &Settings) -> RedisStore {
     RedisStore::connect(settings, gates(&clock(), DEADLINE)).unwrap()
 }
 
@@ -117,7 +117,7 @@ fn at(url: impl Into<String>) -> Settings {
     Settings { reach: Reach::Servers(vec![url.into()]), ..Settings::default() }
 }
 
-fn settings(server: &RedisServer) -> Settings {
+pub(super) fn settings(server: &RedisServer) -> Settings {
     at(server.url())
 }
 
