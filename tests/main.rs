@@ -5,6 +5,7 @@
 mod algorithms;
 mod api;
 mod away;
+mod budgets;
 mod counters;
 mod deploy;
 mod held;

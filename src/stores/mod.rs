@@ -23,3 +23,5 @@ mod reservations;
 mod suite;
 #[cfg(test)]
 mod told;
+#[cfg(test)]
+mod worked;
