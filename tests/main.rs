@@ -1,6 +1,12 @@
 //! The one test binary: every test that needs more than the library's own values.
 
-#![expect(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
 mod algorithms;
 mod api;
@@ -8,6 +14,7 @@ mod away;
 mod budgets;
 mod counters;
 mod deploy;
+mod flood;
 mod held;
 mod picture;
 mod program;
