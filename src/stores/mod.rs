@@ -11,6 +11,8 @@ mod comparison;
 #[cfg(test)]
 mod redis_faults;
 #[cfg(test)]
+mod redis_held;
+#[cfg(test)]
 #[path = "../../tests/support/redis.rs"]
 mod redis_server;
 #[cfg(test)]

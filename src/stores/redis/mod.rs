@@ -460,8 +460,8 @@ fn cause_by_code(error: &RedisError) -> AwayCause {
     if text.contains("max number of clients") {
         return AwayCause::Unreachable;
     }
-    // Of a refused SELECT the client library keeps no code.
-    if text.contains("has no permissions") {
+    // Of a refused SELECT the client library keeps no code, and of a command that a script may not run Redis 7 tells none.
+    if text.contains("has no permissions") || text.contains("The user executing the script") {
         return AwayCause::Denied;
     }
     CODES

@@ -1,0 +1,132 @@
+//! What Redis keeps of reservations and slots: how long, and under which rights. A real server, by its own time.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::algorithms::{bucket, fixed, slots};
+use super::redis::{RedisStore, Settings};
+use super::redis_faults::{clock, connect, settings};
+use super::redis_server::RedisServer;
+use super::suite::{granted, key, limit, request};
+use crate::decide::ports::{Away, AwayCause, Charge, Clock as _, QuotaStore, Settlement};
+use crate::domain::exact_log::at_once;
+use crate::domain::limit::Limit;
+use crate::domain::question::Mode;
+use crate::domain::time::{Micros, Moment};
+use crate::domain::window::{Grant, LeaseId, Terms};
+
+const LEASE: LeaseId = LeaseId { replica: 1, serial: 2 };
+/// The asker's time, which does not count.
+const NOW: Moment = Moment { wall: Micros::ZERO, steady: Micros::ZERO };
+
+async fn ask(store: &RedisStore, limit: &Arc<Limit>, units: u64, hold: Micros) -> Result<Grant, Away> {
+    let terms = Terms { hold, lease: LEASE, ..at_once(units) };
+    store.acquire([request(limit, "alice", terms)].into_iter().collect(), Mode::Consume, NOW).get().await[0]
+}
+
+async fn settle(store: &RedisStore, limit: &Arc<Limit>, used: u64) -> Result<(), Away> {
+    let settlement = Settlement { limit: Arc::clone(limit), key: key("alice"), lease: LEASE, used };
+    store.settle([settlement].into_iter().collect(), NOW).get().await
+}
+
+/// Waits until Redis has let go of a key, and answers whether it did.
+async fn vanishes(server: &RedisServer, key: &str) -> bool {
+    let clock = clock();
+    while clock.now().steady < Micros::from_secs(10) {
+        if server.command(&["EXISTS", key]) == "0" {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    false
+}
+
+/// A bucket that is full again and a window that is over vanish under an open reservation, and what it comes to is charged
+/// all the same.
+#[tokio::test]
+async fn a_reservation_outlives_the_counter_that_it_was_charged_to() {
+    let Some(server) = RedisServer::start() else { return };
+    let store = connect(&settings(&server));
+    let hold = Micros::from_secs(60);
+    let second = Micros::from_secs(1);
+    for (limit, ending) in [(bucket(10, second, 10), ":bucket"), (fixed(10, Micros::from_millis(100)), ":fixed")] {
+        assert_eq!(ask(&store, &limit, 5, hold).await.unwrap().outcome, granted(5));
+        let state = format!("tollgate:{{per-client 5:alice}}{ending}");
+        assert!(vanishes(&server, &state).await);
+        settle(&store, &limit, 1_005).await.unwrap();
+        assert_eq!(server.command(&["EXISTS", &format!("{state}:lease:0000000000000001-2")]), "0", "it is settled");
+    }
+    // A hundred seconds of the bucket's rate are owed.
+    assert!(ask(&store, &bucket(10, second, 10), 0, hold).await.unwrap().reset_after > Micros::from_secs(80));
+}
+
+#[tokio::test]
+async fn slots_that_nobody_releases_vanish_by_themselves() {
+    let Some(server) = RedisServer::start() else { return };
+    let store = connect(&settings(&server));
+    let (long, short) = (slots(5, Micros::from_secs(60)), slots(5, Micros::from_millis(100)));
+    let life = || server.command(&["PTTL", "tollgate:{per-client 5:alice}:slots"]).parse::<i64>().unwrap();
+    ask(&store, &short, 2, Micros::ZERO).await.unwrap();
+    assert!((1..=1_100).contains(&life()), "{}", life());
+    // Even for one whose hold was longer than it is now.
+    ask(&store, &long, 1, Micros::ZERO).await.unwrap();
+    ask(&store, &short, 1, Micros::ZERO).await.unwrap();
+    assert!((50_000..=61_000).contains(&life()), "{}", life());
+    store.reset(Arc::clone(&long), key("alice")).get().await.unwrap();
+    assert!((50_000..=61_000).contains(&life()), "{}", life());
+    assert_eq!(ask(&store, &long, 5, Micros::ZERO).await.unwrap().remaining, 0);
+    assert_eq!(server.command(&["DEL", "tollgate:{per-client 5:alice}:slots"]), "1");
+    ask(&store, &short, 5, Micros::ZERO).await.unwrap();
+    assert!(vanishes(&server, "tollgate:{per-client 5:alice}:slots").await);
+}
+
+/// All that a user needs for all that a store is asked, and nothing that it does not need.
+#[tokio::test]
+async fn every_right_that_is_listed_is_needed_and_no_other() {
+    const RIGHTS: [&str; 13] = [
+        "evalsha",
+        "get",
+        "set",
+        "del",
+        "time",
+        "zscore",
+        "zcount",
+        "zrangebyscore",
+        "zremrangebyscore",
+        "zadd",
+        "zrem",
+        "pttl",
+        "pexpire",
+    ];
+    let Some(server) = RedisServer::start() else { return };
+    assert_eq!(server.command(&["ACL", "SETUSER", "tollgate", "on", ">pw", "~tollgate:*", "+ping", "+eval"]), "OK");
+    let change = |sign: &str, right: &str| {
+        assert_eq!(server.command(&["ACL", "SETUSER", "tollgate", &format!("{sign}{right}")]), "OK");
+    };
+    for right in RIGHTS {
+        change("+", right);
+    }
+    let with = Settings { username: Some("tollgate".to_owned()), password: Some("pw".to_owned()), ..settings(&server) };
+    let limits =
+        [limit(9, Micros::from_secs(60)), bucket(1, Micros::from_secs(60), 9), fixed(9, Micros::from_secs(60))];
+    let all_is_asked = async || -> Result<(), Away> {
+        let store = connect(&with);
+        for limit in limits.iter().chain([&slots(9, Micros::from_secs(60))]) {
+            ask(&store, limit, 1, Micros::from_secs(60)).await?;
+            ask(&store, limit, 9, Micros::from_secs(60)).await?;
+            settle(&store, limit, 0).await?;
+            let one = Charge { limit: Arc::clone(limit), key: key("alice"), units: 1 };
+            store.refund([one].into_iter().collect(), NOW).get().await?;
+            store.reset(Arc::clone(limit), key("alice")).get().await?;
+        }
+        Ok(())
+    };
+    assert_eq!(all_is_asked().await, Ok(()));
+    for right in RIGHTS {
+        change("-", right);
+        assert_eq!(all_is_asked().await, Err(Away { because: AwayCause::Denied }), "{right}");
+        change("+", right);
+    }
+}
