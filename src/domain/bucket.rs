@@ -189,15 +189,22 @@ impl Level {
     /// Goes on from `used` parts at `at`. Leases of a bucket that was full meanwhile have nothing to give back.
     fn change(&mut self, flow: Flow, used: u64, at: Micros) {
         if used == 0 {
-            self.leases.iter_mut().for_each(|leases| leases.outlive_their_charges());
+            self.unbind();
         }
         (self.flow, self.latest, self.used) = (flow, at, used);
+    }
+
+    /// Leases that are open have nothing to give back any more.
+    fn unbind(&mut self) {
+        if let Some(leases) = &mut self.leases {
+            leases.outlive_their_charges();
+        }
     }
 
     /// Forgets everything but the time. Leases that are open have nothing to give back then.
     pub fn forget(&mut self) {
         self.used = 0;
-        self.leases.iter_mut().for_each(|leases| leases.outlive_their_charges());
+        self.unbind();
     }
 
     /// The moment from which it is full and no lease is open, unless more is charged: from then on it is as good as a

@@ -14,7 +14,7 @@ use super::window::{Grant, LeaseId, Outcome, Terms};
 /// What the clock is cut into, and how much each piece admits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grid {
-    /// At most so many in each window. 1 to [`UNITS_MAX`](super::limit::UNITS_MAX).
+    /// At most so many in each window. 1 to [`UNITS_MAX`].
     pub units: u64,
     /// The length of a window. [`WINDOW_MIN`](super::limit::WINDOW_MIN) to [`WINDOW_MAX`](super::limit::WINDOW_MAX).
     pub length: Micros,
@@ -130,15 +130,22 @@ impl Count {
     /// Goes on with `used` units charged. Leases of an earlier window have nothing to give back in another.
     fn change(&mut self, grid: Grid, standing: &Standing, used: u64) {
         if standing.anew {
-            self.leases.iter_mut().for_each(|leases| leases.outlive_their_charges());
+            self.unbind();
         }
         (self.grid, self.latest, self.used) = (grid, standing.latest, used);
+    }
+
+    /// Leases that are open have nothing to give back any more.
+    fn unbind(&mut self) {
+        if let Some(leases) = &mut self.leases {
+            leases.outlive_their_charges();
+        }
     }
 
     /// Forgets everything but the time. Leases that are open have nothing to give back then.
     pub fn forget(&mut self) {
         self.used = 0;
-        self.leases.iter_mut().for_each(|leases| leases.outlive_their_charges());
+        self.unbind();
     }
 
     /// The moment on the steady clock from which nothing counts any more and no lease is open, unless more is charged:

@@ -149,7 +149,9 @@ impl Counter {
         };
         if !self.is_cut_like(frame) {
             let mut leases = self.leases.take();
-            leases.iter_mut().for_each(|leases| leases.outlive_their_charges());
+            if let Some(leases) = &mut leases {
+                leases.outlive_their_charges();
+            }
             *self = Self { leases, ..self.recut(frame) };
         }
         self.charge(units, terms, now);
@@ -157,7 +159,7 @@ impl Counter {
         Grant { outcome: grant.outcome, remaining: grant.remaining - units, reset_after }
     }
 
-    /// Ends a lease: `used` units, at most [`UNITS_MAX`](super::limit::UNITS_MAX), move to the sub-window of `now`, the
+    /// Ends a lease: `used` units, at most [`UNITS_MAX`], move to the sub-window of `now`, the
     /// rest is released. More than the lease's units are the truth, and charged, even beyond the limit. A lease that is
     /// unknown, settled already or past its expiry is left as it is: spent whole.
     ///
@@ -210,7 +212,9 @@ impl Counter {
     pub fn forget(&mut self) {
         self.total = 0;
         self.charged.clear();
-        self.leases.iter_mut().for_each(|leases| leases.outlive_their_charges());
+        if let Some(leases) = &mut self.leases {
+            leases.outlive_their_charges();
+        }
     }
 
     /// The moment from which nothing counts any more, unless more is charged: from then on the counter is as good as a

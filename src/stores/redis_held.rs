@@ -105,7 +105,9 @@ async fn every_right_that_is_listed_is_needed_and_no_other() {
     let change = |sign: &str, right: &str| {
         assert_eq!(server.command(&["ACL", "SETUSER", "tollgate", &format!("{sign}{right}")]), "OK");
     };
-    RIGHTS.iter().for_each(|right| change("+", right));
+    for right in RIGHTS {
+        change("+", right);
+    }
     let with = Settings { username: Some("tollgate".to_owned()), password: Some("pw".to_owned()), ..settings(&server) };
     let limits =
         [limit(9, Micros::from_secs(60)), bucket(1, Micros::from_secs(60), 9), fixed(9, Micros::from_secs(60))];
@@ -115,8 +117,8 @@ async fn every_right_that_is_listed_is_needed_and_no_other() {
             ask(&store, limit, 1, Micros::from_secs(60)).await?;
             ask(&store, limit, 9, Micros::from_secs(60)).await?;
             settle(&store, limit, 0).await?;
-            let charge = Charge { limit: Arc::clone(limit), key: key("alice"), units: 1 };
-            store.refund([charge].into_iter().collect(), NOW).get().await?;
+            let one = Charge { limit: Arc::clone(limit), key: key("alice"), units: 1 };
+            store.refund([one].into_iter().collect(), NOW).get().await?;
             store.reset(Arc::clone(limit), key("alice")).get().await?;
         }
         Ok(())

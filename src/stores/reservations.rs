@@ -84,9 +84,8 @@ pub(super) async fn a_refund_takes_from_the_oldest_sub_window_first(store: &dyn 
 pub(super) async fn each_counter_is_refunded_by_itself(store: &dyn QuotaStore) {
     let [window, bucket, fixed] = &limits();
     let slots = slots(10, HOUR);
-    let charged =
-        [request(window, "a", at_once(2)), request(bucket, "b", at_once(3)), request(&slots, "d", held(4, 1))];
-    all(store, Consume, &charged, START).await;
+    let taken = [request(window, "a", at_once(2)), request(bucket, "b", at_once(3)), request(&slots, "d", held(4, 1))];
+    all(store, Consume, &taken, START).await;
     let charges = [(window, "a", 9), (bucket, "b", 1), (fixed, "c", 9), (&slots, "d", 9)];
     assert_eq!(refund(store, &charges, START).await, [2, 1, 0, 0]);
     assert!(refund(store, &[], START).await.is_empty());
