@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,10 +14,11 @@ use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use super::algorithms::{bucket, fixed, slots};
 use super::redis::{Bounds, ConnectProblem, Gates, Reach, RedisStore, Settings};
 use super::redis_server::{RedisServer, free_port};
 use super::suite::{key, limit, request};
-use crate::decide::ports::{Away, AwayCause, Clock, QuotaStore};
+use crate::decide::ports::{Away, AwayCause, Charge, Clock, QuotaStore, Requests, Settlement};
 use crate::domain::exact_log::at_once;
 use crate::domain::question::Mode;
 use crate::domain::time::{Micros, Moment};
@@ -83,6 +85,29 @@ impl Guarded {
 
     pub(super) async fn ask(&self) -> Result<Grant, Away> {
         self.ask_for("alice", at_once(1)).await
+    }
+
+    /// Asks counters of every kind for all that can be asked.
+    pub(super) async fn uses_all(&self) {
+        let minute = Micros::from_secs(60);
+        let limits = [limit(100, minute), bucket(100, minute, 100), fixed(100, minute), slots(100, minute)];
+        let lease = LeaseId { replica: 3, serial: 1 };
+        let terms = Terms { at_least: 2, at_most: 2, hold: Micros::from_secs(20), lease };
+        let requests: Requests = limits.iter().map(|limit| request(limit, "everything", terms)).collect();
+        for mode in [Mode::Consume, Mode::Peek] {
+            let grants = self.store.acquire(requests.clone(), mode, self.clock.now()).get().await;
+            assert!(grants.iter().all(|grant| matches!(grant.unwrap().outcome, Outcome::Granted { .. })), "{grants:?}");
+        }
+        let settlements =
+            limits.iter().map(|limit| Settlement { limit: Arc::clone(limit), key: key("everything"), lease, used: 1 });
+        assert_eq!(self.store.settle(settlements.collect(), self.clock.now()).get().await, Ok(()));
+        let charge = |limit| Charge { limit: Arc::clone(limit), key: key("everything"), units: 1 };
+        let refunds = self.store.refund(limits.iter().map(charge).collect(), self.clock.now()).get().await;
+        assert_eq!(refunds.as_deref(), Ok(&[1, 1, 1, 0][..]));
+        for limit in limits {
+            assert_eq!(self.store.reset(limit, key("everything")).get().await, Ok(()));
+        }
+        assert_eq!(self.store.probe(self.clock.now()).await, Ok(()));
     }
 
     /// Asks until the answer is as wanted.
@@ -266,6 +291,33 @@ async fn a_wrong_password_is_told_and_a_changed_one_is_noticed() {
     wrong.serves().await;
 }
 
+/// The rights that the documentation says are needed there.
+fn rights(place: &str) -> Vec<&'static str> {
+    let page = include_str!("../../docs/quotas.md");
+    let row = page.lines().find_map(|line| line.strip_prefix(&format!("| {place} | "))).unwrap();
+    row.split('`').nth(1).unwrap().split(' ').collect()
+}
+
+/// What all limits together need of a server.
+pub(super) fn rights_of_all_limits() -> Vec<&'static str> {
+    [rights("each server"), rights("for `concurrency` limits")].concat()
+}
+
+#[test]
+fn the_documented_rights_are_those_that_are_used_and_no_others() {
+    let scripts = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/stores/redis")).unwrap();
+    let paths = scripts.map(|entry| entry.unwrap().path());
+    let text: String = paths
+        .filter(|path| path.extension().is_some_and(|ending| ending == "lua"))
+        .map(|path| std::fs::read_to_string(path).unwrap())
+        .collect();
+    let commands = text.split("call('").skip(1).map(|rest| rest.split('\'').next().unwrap().to_lowercase());
+    let used: BTreeSet<String> = ["ping", "eval", "evalsha"].map(str::to_owned).into_iter().chain(commands).collect();
+    let documented = rights_of_all_limits();
+    assert_eq!(documented[0], "~tollgate:*");
+    assert_eq!(documented[1..].iter().map(|right| right[1..].to_owned()).collect::<BTreeSet<_>>(), used);
+}
+
 #[tokio::test]
 async fn a_user_that_may_not_run_scripts_is_told() {
     let Some(server) = RedisServer::start() else { return };
@@ -273,12 +325,11 @@ async fn a_user_that_may_not_run_scripts_is_told() {
     let url = server.url().replace("redis://", "redis://tollgate:pw@");
     let guarded = Guarded::new(&at(url));
     guarded.is_away(AwayCause::Denied).await;
-    // All that it needs, and only its keys.
-    let needs = ["+eval", "+evalsha", "+get", "+set", "+del", "+time"];
-    let grant = [&["ACL", "SETUSER", "tollgate"][..], &needs].concat();
+    // All that the documentation names, and only its keys.
+    let grant = [vec!["ACL", "SETUSER", "tollgate"], rights_of_all_limits()].concat();
     assert_eq!(server.command(&grant), "OK");
     guarded.serves().await;
-    assert_eq!(guarded.store.probe(guarded.clock.now()).await, Ok(()));
+    guarded.uses_all().await;
     let url = format!("{}1", server.url().replace("redis://", "redis://tollgate:pw@"));
     let elsewhere = Guarded::new(&at(url));
     elsewhere.is_away(AwayCause::Denied).await;
