@@ -7,7 +7,6 @@ use futures_util::FutureExt as _;
 use prost::Message as _;
 use tokio_util::sync::CancellationToken;
 use tollgate::api::native::Decisions;
-use tollgate::decide::ports::Answer;
 use tollgate::domain::decision::Reason;
 use tollgate::proto as pb;
 use tollgate::proto::decision_service_server::DecisionService as _;
@@ -16,17 +15,24 @@ use tollgate::tokens::VERDICTS_MAX_DEFAULT;
 use tonic::Request;
 
 use crate::house::{self, House, Signer};
+use crate::orders;
 
 /// From the question to the decision.
 #[divan::bench]
 fn warm(bencher: Bencher<'_, '_>) {
-    let house = House::new(Signer::es256(), VERDICTS_MAX_DEFAULT);
+    decide(bencher, &House::new(Signer::es256(), VERDICTS_MAX_DEFAULT));
+}
+
+/// The same, but paid from leases. Once in a second they end, and the store is asked for the next ones.
+#[divan::bench]
+fn warm_leased(bencher: Bencher<'_, '_>) {
+    decide(bencher, &House::with_leases(Signer::es256(), VERDICTS_MAX_DEFAULT));
+}
+
+fn decide(bencher: Bencher<'_, '_>, house: &House) {
     let token = house.token("alice");
     let question = house::question(&token);
-    let decide = || match house.decider.decide(black_box(&question), Facade::Unary) {
-        Answer::Now(decided) => decided.unwrap(),
-        Answer::Later(_) => unreachable!("everything is in memory"),
-    };
+    let decide = || house::at_hand(house.decider.decide(black_box(&question), Facade::Unary)).unwrap();
     assert_eq!(decide().reason, Reason::Allowed);
     bencher.bench(decide);
 }
@@ -76,16 +82,6 @@ fn answer_copied(bencher: Bencher<'_, '_>) {
 
 fn native() -> (Decisions, pb::DecideRequest) {
     let house = House::new(Signer::es256(), VERDICTS_MAX_DEFAULT);
-    let token = house.token("alice");
-    let question = pb::DecideRequest {
-        credential: Some(pb::Credential { kind: Some(pb::credential::Kind::BearerToken(token)) }),
-        request: Some(pb::RequestAttributes {
-            method: "GET".to_owned(),
-            path: "/orders/1".to_owned(),
-            host: "shop.example.com".to_owned(),
-            source_address: "192.0.2.7".to_owned(),
-        }),
-        ..pb::DecideRequest::default()
-    };
+    let question = orders::question(house.token("alice"));
     (Decisions::new(Arc::clone(&house.decider), "bench", CancellationToken::new()), question)
 }

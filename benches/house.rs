@@ -11,20 +11,23 @@ use aws_lc_rs::signature::{
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::FutureExt as _;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tollgate::config::{self, Config};
 use tollgate::decide::Decider;
-use tollgate::decide::ports::Clock as _;
+use tollgate::decide::ports::{Answer, Clock as _, Quotas};
 use tollgate::domain::policy::Policy;
 use tollgate::domain::question::{Credential, Mode, Question};
 use tollgate::domain::time::Moment;
-use tollgate::quotas::QuotaDesk;
+use tollgate::quotas::{LeaseDesk, QuotaDesk};
 use tollgate::revocation::NothingRevoked;
 use tollgate::server::SystemClock;
 use tollgate::stores::memory::{COUNTERS_MAX, MemoryStore};
 use tollgate::telemetry::Telemetry;
 use tollgate::tokens::Tokens;
+
+use crate::orders::POLICY;
 
 const ISSUER: &str = "https://issuer.example";
 
@@ -112,8 +115,23 @@ pub(crate) struct House {
 }
 
 impl House {
-    /// With an issuer that signs like `signer` and room for so many verdicts.
+    /// With an issuer that signs like `signer` and room for so many verdicts; quotas are paid at the memory store.
     pub(crate) fn new(signer: Signer, verdicts_max: usize) -> Self {
+        Self::with_desk(signer, verdicts_max, |store, _, _| Arc::new(QuotaDesk::new(store)))
+    }
+
+    /// The same, but quotas are paid from leases of the memory store.
+    pub(crate) fn with_leases(signer: Signer, verdicts_max: usize) -> Self {
+        Self::with_desk(signer, verdicts_max, |store, clock, telemetry| {
+            Arc::new(LeaseDesk::new(store, clock, telemetry))
+        })
+    }
+
+    fn with_desk(
+        signer: Signer,
+        verdicts_max: usize,
+        desk: impl FnOnce(Arc<MemoryStore>, Arc<SystemClock>, &Telemetry) -> Arc<dyn Quotas>,
+    ) -> Self {
         // Tokens start tasks that keep keys fresh; those of this issuer stay as they are.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let within = runtime.enter();
@@ -127,7 +145,7 @@ impl House {
             Arc::clone(&clock) as _,
             Arc::clone(&tokens) as _,
             Arc::new(NothingRevoked),
-            Arc::new(QuotaDesk::new(store)),
+            desk(store, Arc::clone(&clock), &telemetry),
             telemetry,
         ));
         decider.adopt(Policy { version: 1, ..policy });
@@ -161,6 +179,11 @@ pub(crate) fn moment() -> Moment {
     SystemClock::start().now()
 }
 
+/// An answer for which nobody outside has to be waited for.
+pub(crate) fn at_hand<T>(answer: Answer<'_, T>) -> T {
+    answer.get().now_or_never().unwrap()
+}
+
 /// A question by `token`, under the rule that has the limits.
 pub(crate) fn question(token: &str) -> Question<'_> {
     use tollgate::domain::path::{Host, Method, Target};
@@ -181,23 +204,7 @@ pub(crate) fn question(token: &str) -> Question<'_> {
 }
 
 fn config(signer: &Signer) -> Config {
-    let text = format!(
-        r#"
-issuers:
-  - {{ issuer: {ISSUER}, audiences: [orders], jwks: {{ keys: [{key}] }} }}
-limits:
-  per-subject: {{ units: 1000000000000, window: 1m, by: [identity.subject] }}
-  all-orders: {{ units: 1000000000000, window: 1h }}
-rules:
-  - name: public
-    match: {{ path: /public/** }}
-    permit: anyone
-  - name: orders
-    match: {{ path: /orders/** }}
-    require: {{ scopes: ["orders:read"] }}
-    limits: [per-subject, all-orders]
-"#,
-        key = signer.jwk()
-    );
+    let issuer = format!("issuer: {ISSUER}, audiences: [orders], jwks: {{ keys: [{}] }}", signer.jwk());
+    let text = format!("issuers:\n  - {{ {issuer} }}\n{POLICY}");
     config::parse(&text, "bench.yaml", &|_| None).unwrap().0
 }

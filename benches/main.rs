@@ -6,6 +6,8 @@
 
 mod decision;
 mod house;
+mod leases;
+mod orders;
 mod quotas;
 mod rules;
 mod tokens;

@@ -8,12 +8,17 @@ mod floor;
 mod ghz;
 mod load;
 mod metrics;
+#[path = "../benches/orders.rs"]
+mod orders;
 mod process;
 mod question;
+mod quotas;
+mod redis;
 mod row;
 mod subject;
 mod table;
 
+use std::fmt;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -46,6 +51,8 @@ struct Arguments {
 enum Command {
     /// Start the servers, put load on them, print the table.
     Measure(Measure),
+    /// Start Redis, the server and its yardsticks, and print what quotas cost Redis.
+    Quotas(quotas::Measure),
     /// Serve a service that decides nothing: the floor. Prints where it listens.
     Floor {
         /// The answer that every question gets: an encoded `DecideResponse`.
@@ -88,7 +95,8 @@ impl Pace {
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
-        Command::Measure(measure) => self::measure(&measure),
+        Command::Measure(measure) => print_from(|cores| async move { take(&measure, cores).await }),
+        Command::Quotas(measure) => print_from(|cores| async move { quotas::take(&measure, cores).await }),
         Command::Floor { answer } => floor::run(&answer),
     };
     match done {
@@ -106,7 +114,10 @@ fn say(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-fn measure(measure: &Measure) -> Result<(), String> {
+/// Measures on the core of the load, and prints the table.
+fn print_from<T: fmt::Display, F: Future<Output = Result<T, String>>>(
+    measure: impl FnOnce(Cores) -> F,
+) -> Result<(), String> {
     let cores = Cores::divide()?;
     cores.take_own()?;
     // One thread: it is to leave its core to ghz, and to ask cheaply itself.
@@ -123,7 +134,7 @@ fn measure(measure: &Measure) -> Result<(), String> {
             // Whatever was started ends as it is dropped.
             _ = terminate.recv() => Err("stopped by a signal".to_owned()),
             _ = interrupt.recv() => Err("stopped by a signal".to_owned()),
-            table = take(measure, cores) => {
+            table = measure(cores) => {
                 write!(io::stdout().lock(), "{}", table?).map_err(|error| format!("cannot print the table: {error}"))
             }
         }

@@ -7,6 +7,8 @@ use tollgate::proto as pb;
 use tollgate::server::SystemClock;
 use tollgate::server::dev::{self, DevIssuer};
 
+use crate::orders::{POLICY, question};
+
 /// One remembered token, two limits that never refuse.
 pub(crate) struct Questions {
     /// The question.
@@ -38,21 +40,7 @@ impl Questions {
             r#"listen: {{ grpc: "127.0.0.1:0", admin: "127.0.0.1:0" }}
 {store}issuers:
   - {{ {issuer} }}
-limits:
-  per-subject: {{ units: 1000000000000, window: 1m, by: [identity.subject] }}
-  all-orders: {{ units: 1000000000000, window: 1h }}
-rules:
-  - name: public
-    match: {{ path: /public/** }}
-    permit: anyone
-  - name: admin
-    match: {{ path: /admin/** }}
-    require: {{ roles: [ADMIN] }}
-  - name: orders
-    match: {{ path: /orders/** }}
-    require: {{ scopes: ["orders:read"] }}
-    limits: [per-subject, all-orders]
-"#
+{POLICY}"#
         )
     }
 
@@ -69,18 +57,5 @@ rules:
     /// A message of `DecideStream`, encoded, but for the id.
     pub(crate) fn streamed(&self) -> Vec<u8> {
         pb::DecideStreamRequest { id: 0, question: Some(self.question.clone()) }.encode_to_vec()
-    }
-}
-
-fn question(token: String) -> pb::DecideRequest {
-    pb::DecideRequest {
-        credential: Some(pb::Credential { kind: Some(pb::credential::Kind::BearerToken(token)) }),
-        request: Some(pb::RequestAttributes {
-            method: "GET".to_owned(),
-            path: "/orders/1".to_owned(),
-            host: "shop.example.com".to_owned(),
-            source_address: "192.0.2.7".to_owned(),
-        }),
-        ..pb::DecideRequest::default()
     }
 }

@@ -1,14 +1,13 @@
 //! What is measured: the floor, and servers with each store.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::rc::Rc;
 use std::time::Duration;
 
 use prost::Message as _;
 use serde_json::Value;
+use tollgate::domain::time::Micros;
 use tollgate::proto as pb;
 use tollgate::proto::decision_service_client::DecisionServiceClient;
 
@@ -19,15 +18,13 @@ use crate::load;
 use crate::metrics;
 use crate::process::{Process, START_MAX};
 use crate::question::Questions;
+use crate::redis::Redis;
 
 /// How long the metrics or the state of a server may take.
 const ADMIN_MAX: Duration = Duration::from_secs(10);
 
 /// How often a server that starts is asked whether it is ready.
 const READY_INTERVAL: Duration = Duration::from_millis(10);
-
-/// A port may be taken by someone else between its choice and its use.
-const REDIS_STARTS_MAX: usize = 5;
 
 /// Everything that is measured, the floor first.
 pub(crate) struct Subjects {
@@ -45,7 +42,7 @@ pub(crate) struct Subject {
     pub load_core: Option<usize>,
     process: Process,
     admin: Option<Admin>,
-    redis: Option<Rc<Process>>,
+    redis: Option<Redis>,
 }
 
 /// A server's admin port.
@@ -64,7 +61,7 @@ impl Subjects {
         questions: &Questions,
         cores: Cores,
     ) -> Result<Self, String> {
-        let (redis, port) = start_redis(redis, folder, cores)?;
+        let redis = Redis::start(redis, folder, cores)?;
         let mut servers = Vec::new();
         for (index, binary) in binaries.iter().enumerate() {
             let name = match binaries.len() {
@@ -75,7 +72,7 @@ impl Subjects {
             servers.push(Subject::start(name, binary, &config, cores, None).await?);
         }
         if let Some(binary) = binaries.first() {
-            let config = (folder.join("redis.yaml"), questions.config(Some(port)));
+            let config = (folder.join("redis.yaml"), questions.config(Some(redis.port)));
             servers.push(Subject::start("Redis".to_owned(), binary, &config, cores, Some(redis)).await?);
         }
         let mut answers = Vec::new();
@@ -90,12 +87,13 @@ impl Subjects {
 }
 
 impl Subject {
-    async fn start(
+    /// Starts `binary` with that configuration, and waits until it is ready. The Redis that it uses, if any, ends with it.
+    pub(crate) async fn start(
         name: String,
         binary: &Path,
         (file, config): &(PathBuf, String),
         cores: Cores,
-        redis: Option<Rc<Process>>,
+        redis: Option<Redis>,
     ) -> Result<Self, String> {
         fs::write(file, config).map_err(|error| format!("{}: {error}", file.display()))?;
         let mut command = command_on(cores.server, binary);
@@ -124,14 +122,19 @@ impl Subject {
         Ok(Self { name: "no-op".to_owned(), grpc, load_core: cores.load, process, admin: None, redis: None })
     }
 
+    /// The CPU time that it has used so far.
+    pub(crate) fn cpu(&self) -> Result<Micros, String> {
+        self.process.cpu()
+    }
+
     /// What it has used and counted so far.
     pub(crate) async fn account(&self) -> Result<Account, String> {
         let counted = match &self.admin {
             None => None,
             Some(admin) => Some(metrics::decisions(&admin.get("/metrics").await?.1)?),
         };
-        let redis = self.redis.as_ref().map(|redis| redis.cpu()).transpose()?;
-        Ok(Account { server: self.process.cpu()?, redis, counted })
+        let redis = self.redis.as_ref().map(|redis| redis.process.cpu()).transpose()?;
+        Ok(Account { server: self.cpu()?, redis, counted })
     }
 }
 
@@ -155,25 +158,6 @@ impl Admin {
         let status = response.status().as_u16();
         Ok((status, response.text().await.map_err(problem)?))
     }
-}
-
-/// Starts Redis, empty and without files, on a port that was free a moment ago.
-fn start_redis(program: &Path, folder: &Path, cores: Cores) -> Result<(Rc<Process>, u16), String> {
-    let mut problem = String::new();
-    for _ in 0..REDIS_STARTS_MAX {
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
-        let port = free.map_err(|error| format!("there is no free port: {error}"))?.port();
-        let mut command: Command = command_on(cores.redis, program);
-        command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", "", "--appendonly", "no", "--dir"]);
-        command.arg(folder);
-        let mut process = Process::start("Redis (Debian's package redis-server)", command)?;
-        let serves = |line: &str| line.contains("Ready to accept connections").then_some(());
-        match process.wait_for("that it serves", serves) {
-            Ok(()) => return Ok((Rc::new(process), port)),
-            Err(why) => problem = why,
-        }
-    }
-    Err(problem)
 }
 
 /// Asks until the token is remembered, and answers what every question gets from then on.

@@ -21,20 +21,7 @@ pub(crate) struct Table {
 impl Table {
     /// Without rows, but with the machine.
     pub(crate) fn new(cores: &Cores, pace: Pace, redis: &Path) -> Result<Self, String> {
-        let Pace { slices, slice } = pace;
-        let apart = match (cores.server, cores.redis == cores.load) {
-            (None, _) => "everything on the same core",
-            (Some(_), true) => "the server on one, the load and Redis on another",
-            (Some(_), false) => "the server, the load and Redis on one each",
-        };
-        let taken_on = format!(
-            "Taken on {cpu}, {count} cores ({apart}), Linux {kernel}, {redis}; ghz of `scripts/test`. \
-             Each server and row: {slices} slices of {slice:?}, in turns; medians.",
-            cpu = cpu()?,
-            count = cores.count,
-            kernel = read("/proc/sys/kernel/osrelease")?.trim(),
-            redis = redis_version(redis)?,
-        );
+        let taken_on = format!("{} ghz of `scripts/test`.", machine(cores, pace, redis)?);
         Ok(Self { taken_on, lines: Vec::new() })
     }
 
@@ -61,6 +48,24 @@ impl fmt::Display for Table {
     }
 }
 
+/// The machine, how it was divided, and how long the slices were.
+pub(crate) fn machine(cores: &Cores, pace: Pace, redis: &Path) -> Result<String, String> {
+    let Pace { slices, slice } = pace;
+    let apart = match (cores.server, cores.redis == cores.load) {
+        (None, _) => "everything on the same core",
+        (Some(_), true) => "the server on one, the load and Redis on another",
+        (Some(_), false) => "the server, the load and Redis on one each",
+    };
+    Ok(format!(
+        "Taken on {cpu}, {count} cores ({apart}), Linux {kernel}, {redis}. \
+         Each server and row: {slices} slices of {slice:?}, in turns; medians.",
+        cpu = cpu()?,
+        count = cores.count,
+        kernel = read("/proc/sys/kernel/osrelease")?.trim(),
+        redis = redis_version(redis)?,
+    ))
+}
+
 fn line(row: &Row, subject: &Subject, figures: &Figures, floor: &Figures) -> Option<String> {
     let time = |seconds: f64| micros(Duration::from_secs_f64(seconds));
     Some(format!(
@@ -85,7 +90,8 @@ fn micros(time: Duration) -> String {
     }
 }
 
-fn thousands(number: f64) -> String {
+/// With a comma between thousands.
+pub(crate) fn thousands(number: f64) -> String {
     let digits = format!("{number:.0}");
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {

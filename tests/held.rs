@@ -15,7 +15,7 @@ use tonic::{Code, Status};
 
 use crate::support::calls::{charge, fields, left, length};
 use crate::support::poll;
-use crate::support::redis::RedisServer;
+use crate::support::redis::{RedisCluster, RedisServer};
 use crate::support::server::{SOON, Tollgate, configuration, in_redis, question};
 
 /// `busy` for slots, `tokens` for what is reserved; the others stand beside them.
@@ -133,7 +133,8 @@ async fn no_more_are_ever_served_at_a_time_than_there_are_slots() {
     let (serving, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let callers = replicas.iter().cycle().take(CALLERS);
     join_all(callers.map(|replica| come_and_go(replica, CALLS, &serving, &most))).await;
-    assert_eq!(most.load(Ordering::SeqCst), 3, "as many as may, and no more");
+    let most = most.into_inner();
+    assert!((2..=3).contains(&most), "{most} at a time");
     assert_eq!(peek(&replicas[0], &["busy"]).await, [3], "all are free again");
 }
 
@@ -146,7 +147,8 @@ async fn come_and_go(tollgate: &Tollgate, calls: usize, serving: &AtomicUsize, m
         })
         .await;
         most.fetch_max(serving.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-        tokio::task::yield_now().await;
+        // What it is served takes a while.
+        decisions.decide(question("GET", "/plain", None)).await.expect("an answer");
         serving.fetch_sub(1, Ordering::SeqCst);
         let settled = pb::SettleRequest { reservation: answer.reservation, used: Vec::new() };
         quotas.settle(settled).await.expect("it is well formed");
@@ -255,6 +257,42 @@ async fn estimates_are_settled_in_redis_by_any_replica() {
     let yaml = policy(&in_redis(&redis));
     let (one, other) = (Tollgate::start(&yaml).await, Tollgate::start(&yaml).await);
     estimates_are_settled(&one, &other).await;
+}
+
+/// The limits of one call are on different nodes: what a refused one took of some is taken back a moment later.
+#[tokio::test]
+async fn what_is_held_on_several_nodes_of_a_cluster_is_settled_by_any_replica() {
+    let Some(cluster) = RedisCluster::masters_with(&[]) else { return };
+    let urls = cluster.urls().join("', '");
+    let yaml = policy(&format!("store: {{ redis: {{ urls: ['{urls}'], deadline: 5s }} }}"));
+    let (one, other) = (Tollgate::start(&yaml).await, Tollgate::start(&yaml).await);
+    let estimate = [("tokens", 60), ("spikes", 30), ("yearly", 60), ("busy", 1)];
+    let reserved = reserve(&one, &estimate, None).await;
+    assert_eq!((reserved.allowed, left(&reserved.quotas)), (true, vec![40, 20, 40, 2]));
+    let refused = reserve(&other, &estimate, None).await;
+    assert_eq!((refused.allowed, refused.reservation.as_str()), (false, ""));
+    for replica in [&other, &one] {
+        settled(replica, &reserved.reservation, &[10, 5, 0, 9]).await;
+    }
+    let all_is = async |wanted: [u64; 4]| {
+        poll(SOON, "what was taken back", async || {
+            (peek(&one, &["tokens", "spikes", "yearly", "busy"]).await == wanted).then_some(())
+        })
+        .await;
+    };
+    all_is([90, 45, 100, 3]).await;
+
+    let mut served = Vec::new();
+    for replica in [&one, &other, &one] {
+        served.push(ask(replica, "/busy").await.reservation);
+    }
+    for replica in [&one, &other] {
+        assert_eq!(replica.verdict("GET", "/busy", None).await, "deny quota_exceeded");
+    }
+    for reservation in &served {
+        settled(&other, reservation, &[]).await;
+    }
+    all_is([87, 45, 100, 3]).await;
 }
 
 async fn the_truth_may_be_as_large_as_can_be(tollgate: &Tollgate) {

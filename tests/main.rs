@@ -4,6 +4,7 @@
 
 mod algorithms;
 mod api;
+mod budgets;
 mod counters;
 mod deploy;
 mod held;

@@ -282,7 +282,7 @@ rules:
 ";
 
 /// How often a command was run so far.
-fn calls(redis: &RedisServer, command: &str) -> u64 {
+pub(crate) fn calls(redis: &RedisServer, command: &str) -> u64 {
     let stats = redis.command(&["INFO", "commandstats"]);
     let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
     line.map_or(0, |line| line.split(',').next().and_then(|calls| calls.parse().ok()).expect("a number"))

@@ -11,7 +11,7 @@ use tonic_prost::ProstDecoder;
 
 /// A message that is encoded already.
 #[derive(Clone, Debug)]
-pub(super) struct Prepared {
+pub(crate) struct Prepared {
     /// Its first field, if it has an id (`DecideStreamRequest`).
     pub id: Option<u64>,
     /// All of it, or all but the id.
@@ -19,7 +19,7 @@ pub(super) struct Prepared {
 }
 
 /// An answer, as far as it is read. Fields that are not declared are skipped.
-pub(super) trait Answer: Message + Default + 'static {
+pub(crate) trait Answer: Message + Default + 'static {
     /// The method that gives it.
     const PATH: &'static str;
 
@@ -29,7 +29,7 @@ pub(super) trait Answer: Message + Default + 'static {
 
 /// `DecideResponse`.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Decided {
+pub(crate) struct Decided {
     #[prost(bool, tag = "1")]
     allowed: bool,
 }
@@ -89,7 +89,7 @@ impl Answer for Streamed {
 
 /// Sends [`Prepared`] messages and reads `A`.
 #[derive(Clone, Debug)]
-pub(super) struct Lean<A>(PhantomData<A>);
+pub(crate) struct Lean<A>(PhantomData<A>);
 
 impl<A> Default for Lean<A> {
     fn default() -> Self {
@@ -114,7 +114,7 @@ impl<A: Answer> Codec for Lean<A> {
 
 /// Copies what is prepared.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Copying;
+pub(crate) struct Copying;
 
 impl Encoder for Copying {
     type Item = Prepared;

@@ -1,7 +1,7 @@
 //! This program asks, with few cycles of its own: what it sends is encoded beforehand, and of an answer it reads only
 //! whether it allows.
 
-mod message;
+pub(crate) mod message;
 mod stream;
 
 use std::net::SocketAddr;
@@ -115,6 +115,7 @@ async fn ask_in_turn<A: Answer>(
     Ok(seen)
 }
 
-fn refused(status: &Status) -> String {
+/// What is said of a call that got no answer.
+pub(crate) fn refused(status: &Status) -> String {
     format!("a call ended in {}: {}", status.code(), status.message())
 }

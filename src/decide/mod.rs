@@ -70,7 +70,7 @@ struct Journey<'a> {
     call: Call<'a>,
     rule: usize,
     extra: Vec<Arc<Limit>>,
-    held: Option<Held>,
+    held: Option<Box<Held>>,
     explanation: Explanation,
 }
 
@@ -196,7 +196,7 @@ impl Decider {
             Mode::Peek => self.quotas.peek(charges, now),
         };
         payment.then(move |Payment { reason, states, asked, held }| {
-            journey.held = slots.under(held);
+            journey.held = slots.under(held).map(Box::new);
             journey.explanation.quotas = Some(provenance(asked));
             Answer::Now(Ok(self.conclude(journey, reason, identity, states)))
         })

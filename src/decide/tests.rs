@@ -364,7 +364,7 @@ fn a_decision_names_the_slots_that_it_took_and_nothing_else() {
     };
     let counters = vec![CounterKey::new("long"), CounterKey::new("short")];
     let held = Held { lease: LEASE, counters, expires_after: Micros::from_secs(9) };
-    assert_eq!(decide(&question("/busy", None)), Some(held));
+    assert_eq!(decide(&question("/busy", None)).as_deref(), Some(&held));
     assert_eq!(decide(&question("/orders/7", Some("reader"))), None);
     *bench.world.short.lock().unwrap() = Some("per-rule".to_owned());
     assert_eq!(decide(&question("/busy", None)), None, "a refused call holds nothing");

@@ -187,7 +187,7 @@ pub struct Decision {
     /// The quotas that were asked, in the order of the rule, then the extra ones.
     pub quotas: QuotaStates,
     /// What the call holds until it is settled: slots of concurrency limits.
-    pub held: Option<Held>,
+    pub held: Option<Box<Held>>,
     /// How the answer came about, where the question asked for it.
     pub explanation: Option<Box<Explanation>>,
 }

@@ -21,3 +21,5 @@ mod redis_topologies;
 mod reservations;
 #[cfg(test)]
 mod suite;
+#[cfg(test)]
+mod worked;

@@ -26,6 +26,12 @@ use super::reservations::{
     nothing_comes_back_of_a_reservation_whose_charge_is_gone, several_limits_are_reserved_all_or_none_under_one_name,
     slots_are_held_until_they_are_released_or_their_time_is_up,
 };
+use super::worked::{
+    a_call_counts_for_a_number_and_for_marketing_to_it, a_call_may_cost_several_hits,
+    around_the_edge_of_a_minute_twice_as_much_goes_on_as_there, seconds_minutes_hours_and_days_end_when_the_clocks_do,
+    two_databases_have_500_a_second_each, unlike_there_a_call_that_one_limit_refuses_costs_the_others_nothing,
+    unlike_there_hits_that_are_refused_do_not_count_and_no_hits_are_a_look, values_share_a_threshold_or_have_one_each,
+};
 use crate::decide::ports::{
     Answer, Away, Charge, Charges, Clock, Grants, QuotaStore, Refunds, Request, Requests, Settlement, Settlements,
 };
@@ -106,6 +112,14 @@ suite![
     slots_are_held_until_they_are_released_or_their_time_is_up,
     holders_keep_their_slots_when_the_limit_changes_but_not_when_it_is_reset,
     as_many_slots_as_there_may_be_are_held_and_released,
+    seconds_minutes_hours_and_days_end_when_the_clocks_do,
+    two_databases_have_500_a_second_each,
+    a_call_counts_for_a_number_and_for_marketing_to_it,
+    unlike_there_a_call_that_one_limit_refuses_costs_the_others_nothing,
+    a_call_may_cost_several_hits,
+    unlike_there_hits_that_are_refused_do_not_count_and_no_hits_are_a_look,
+    values_share_a_threshold_or_have_one_each,
+    around_the_edge_of_a_minute_twice_as_much_goes_on_as_there,
 ];
 
 pub(super) fn memory() -> MemoryStore {

@@ -27,8 +27,8 @@ pub(super) fn response(decision: &Decision, replica: &str) -> pb::DecideResponse
         retry_after: decision.retry_after().map(duration),
         required_scopes: required_scopes(decision),
         explanation: decision.explanation.as_deref().map(|seen| explanation(decision, *seen, replica)),
-        reservation: reservation(decision.held.as_ref()),
-        expires_after: expires_after(decision.held.as_ref()),
+        reservation: reservation(decision.held.as_deref()),
+        expires_after: expires_after(decision.held.as_deref()),
     }
 }
 
