@@ -45,6 +45,9 @@ const LENGTH: Duration = QUIET.saturating_add(TURN).saturating_add(TURN).saturat
 /// Names the seed of a run that is to be repeated.
 const SEED: &str = "TOLLGATE_TEST_SEED";
 
+/// Runs take turns: two at once would be too much load for a small machine, and harm to other tests.
+static TURNS: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// What callers do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Weather {
@@ -181,6 +184,7 @@ fn chance() -> Chance {
 /// Three servers, their callers, and the plan's harm; then what the callers saw.
 #[expect(clippy::print_stderr, reason = "a failure is understood by what happened when")]
 async fn run(store: &mut dyn Store, mut plan: Vec<(Duration, Harm)>, chance: &mut Chance) -> Seen {
+    let _turn = TURNS.lock().await;
     let section = store.section();
     let yaml = format!(
         "{section}\nlimits:\n  {LIMIT}: {{ units: {UNITS}, window: 2s }}\n  other: {{ units: 100000, window: 2s }}\n\
