@@ -300,7 +300,7 @@ fn rights(place: &str) -> Vec<&'static str> {
 
 /// What all limits together need of a server.
 pub(super) fn rights_of_all_limits() -> Vec<&'static str> {
-    [rights("each server"), rights("the same, with concurrency limits")].concat()
+    [rights("each server"), rights("for `concurrency` limits")].concat()
 }
 
 #[test]
