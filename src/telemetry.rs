@@ -477,6 +477,16 @@ mod tests {
     }
 
     #[test]
+    fn nodes_cannot_make_series_without_end() {
+        let telemetry = Telemetry::new().unwrap();
+        for node in 0..1_000 {
+            telemetry.node_gauge(names::STORE_UP, &node.to_string()).set(1.0);
+        }
+        let text = telemetry.render();
+        assert_eq!(text.lines().filter(|line| line.contains("node=")).count(), NODE_LABELS_MAX);
+    }
+
+    #[test]
     fn issuers_cannot_make_series_without_end() {
         let telemetry = Telemetry::new().unwrap();
         for issuer in 0..1_000 {

@@ -28,8 +28,9 @@ rules:
     )
 }
 
+/// With a deadline that a busy machine meets.
 async fn start(redis: &RedisServer) -> Tollgate {
-    Tollgate::start(&policy(&redis.url(), "")).await
+    Tollgate::start(&policy(&redis.url(), ", deadline: 500ms")).await
 }
 
 #[tokio::test]
@@ -78,7 +79,7 @@ async fn each_limit_does_what_it_says_while_redis_is_away() {
 #[tokio::test]
 async fn a_redis_that_stands_still_costs_no_more_than_the_deadline() {
     let Some(redis) = RedisServer::start() else { return };
-    let tollgate = start(&redis).await;
+    let tollgate = Tollgate::start(&policy(&redis.url(), "")).await;
     redis.pause();
     let mut decisions = tollgate.decisions().await;
     let asked = tokio::time::Instant::now();
@@ -254,7 +255,8 @@ async fn a_master_that_fails_over_is_followed_by_the_sentinels_word() {
     let (urls, service) = (urls.join(", "), Sentinels::service());
     let yaml = policy("redis://unused", "");
     let (_, rest) = yaml.trim_start().split_once('\n').expect("the store's line");
-    let store = format!("store: {{ redis: {{ sentinel: {{ urls: [{urls}], service: {service} }} }} }}");
+    let store =
+        format!("store: {{ redis: {{ sentinel: {{ urls: [{urls}], service: {service} }}, deadline: 500ms }} }}");
     let tollgate = Tollgate::start(&format!("{store}\n{rest}")).await;
     assert_eq!(tollgate.verdict("GET", "/strict", None).await, "allow");
     all.servers[0].kill();
@@ -291,7 +293,7 @@ pub(crate) fn calls(redis: &RedisServer, command: &str) -> u64 {
 #[tokio::test]
 async fn two_replicas_with_a_hot_key_hardly_ask_redis_and_never_admit_more_than_the_limit() {
     let Some(redis) = RedisServer::start() else { return };
-    let yaml = format!("store: {{ redis: {{ urls: ['{}'] }} }}\n{HOT}", redis.url());
+    let yaml = format!("store: {{ redis: {{ urls: ['{}'], deadline: 500ms }} }}\n{HOT}", redis.url());
     let (one, other) = (Tollgate::start(&yaml).await, Tollgate::start(&yaml).await);
     let (mut first, mut second) = (one.decisions().await, other.decisions().await);
     // The clocks stand still, so no lease ends. Each replica beats once a second, however long this takes.

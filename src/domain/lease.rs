@@ -11,7 +11,8 @@ use super::limit::{Algorithm, Limit};
 use super::time::Micros;
 use super::window::{Frame, Grant, LeaseId, Terms};
 
-/// The longest that a lease lasts: what a lost replica held is stranded for so long.
+/// The longest that a lease lasts. What a lost replica held counts until a window after that: less is admitted, never
+/// more.
 pub const LEASE_MAX: Micros = Micros::from_secs(1);
 
 /// The shortest that a lease lasts. One that is shorter could not be looked after in time, and what is not spent of it would

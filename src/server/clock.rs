@@ -1,21 +1,31 @@
 //! The real clock.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::decide::ports::Clock;
 use crate::domain::time::{Micros, Moment};
 
+/// Goes on while the machine sleeps, as the store's clock does: a lease that ended meanwhile must not be spent at the
+/// awakening.
+#[cfg(target_os = "linux")]
+const STEADY: ClockId = ClockId::Boottime;
+
+/// Elsewhere there is none that does, or it has another name.
+#[cfg(not(target_os = "linux"))]
+const STEADY: ClockId = ClockId::Monotonic;
+
 /// The machine's clocks.
 #[derive(Clone, Copy, Debug)]
 pub struct SystemClock {
-    start: Instant,
+    start: Micros,
 }
 
 impl SystemClock {
     /// Its steady part starts at zero now.
-    #[expect(clippy::disallowed_methods, reason = "this is where time enters")]
     pub fn start() -> Self {
-        Self { start: Instant::now() }
+        Self { start: since_boot() }
     }
 }
 
@@ -28,6 +38,13 @@ impl Clock for SystemClock {
     }
 
     fn steady(&self) -> Micros {
-        self.start.elapsed().into()
+        since_boot().since(self.start)
     }
+}
+
+fn since_boot() -> Micros {
+    let time = clock_gettime(STEADY);
+    // Neither is ever negative.
+    let [seconds, nanoseconds] = [time.tv_sec, time.tv_nsec].map(|part| u64::try_from(part).unwrap_or(0));
+    Micros::from_secs(seconds) + Micros(nanoseconds / 1_000)
 }

@@ -325,6 +325,10 @@ fn the_documented_rights_are_those_that_are_used_and_no_others() {
         .collect();
     let commands = text.split("call('").skip(1).map(|rest| rest.split('\'').next().unwrap().to_lowercase());
     let used: BTreeSet<String> = ["ping", "eval", "evalsha"].map(str::to_owned).into_iter().chain(commands).collect();
+    // Where these are needed is tried with real servers.
+    assert_eq!(rights("servers behind Sentinels"), ["+role"]);
+    assert_eq!(rights("nodes of a cluster"), [r"+cluster\|slots", "+asking"]);
+    assert_eq!(rights("Sentinels"), [r"+sentinel\|get-master-addr-by-name"]);
     let documented = rights_of_all_limits();
     assert_eq!(documented[0], "~tollgate:*");
     assert_eq!(documented[1..].iter().map(|right| right[1..].to_owned()).collect::<BTreeSet<_>>(), used);
