@@ -6,6 +6,7 @@ mod flood;
 mod loss;
 mod reload;
 mod share;
+mod unheard;
 
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -37,6 +38,10 @@ struct Core {
     counters: Mutex<Vec<(CounterKey, Counter)>>,
     door: Semaphore,
     away: AtomicBool,
+    /// What is charged is charged, and the answer comes too late.
+    late: AtomicBool,
+    /// Calls that were charged wait here before they are answered.
+    exit: Semaphore,
     /// A limit whose counters are on a node that is away.
     lost: Mutex<Option<Arc<Limit>>>,
     calls: AtomicUsize,
@@ -52,6 +57,8 @@ impl Core {
             counters: Mutex::default(),
             door: Semaphore::new(1_000),
             away: AtomicBool::new(false),
+            late: AtomicBool::new(false),
+            exit: Semaphore::new(1_000),
             lost: Mutex::default(),
             calls: AtomicUsize::new(0),
             epoch: AtomicU64::new(1),
@@ -111,6 +118,10 @@ impl QuotaStore for Core {
                 }
             });
             let grants = if all && mode == Mode::Consume { each(true) } else { looked };
+            drop(self.exit.acquire().await);
+            if self.late.load(Ordering::Relaxed) {
+                return all_away(requests.len(), Away { because: AwayCause::Deadline });
+            }
             let answers = grants.into_iter().zip(&requests).map(|(grant, request)| {
                 if is_lost(request) { Err(Away { because: AwayCause::Unreachable }) } else { Ok(grant) }
             });
