@@ -119,7 +119,8 @@ impl LeaseDesk {
     pub async fn close(&self) {
         self.table.end_leases(Holding::end, |limit, key, ended| self.owe(limit, key, ended));
         self.settle_due().await;
-        // Nobody is left to tell it later; the guard logs and counts what becomes of it.
+        // Nobody is left to tell it later, nor to notice a loss; the store logs and counts what becomes of it.
+        let _ = self.beat().await;
         let _ = self.tell().await;
     }
 

@@ -209,7 +209,7 @@ impl QuotaStore for MemoryStore {
 
     /// Nobody else counts here, and what is in memory is lost with whoever admitted it.
     fn beat(&self, _: Pulse, _: Moment) -> Answer<'_, Result<Beat, Away>> {
-        Answer::Now(Ok(Beat { epoch: Epoch(NonZeroU64::MIN), replicas: 1, told: 1 }))
+        Answer::Now(Ok(Beat { epoch: Epoch(NonZeroU64::MIN), replicas: 1, told: 1, fresh: 1 }))
     }
 }
 

@@ -41,7 +41,7 @@ impl LeaseDesk {
         let _one_at_a_time = self.beating.lock().await;
         for _ in 0..LOSSES_IN_A_ROW_MAX {
             let (telling, pulse) = (self.standing.is_telling(), self.own_pulse());
-            let beat = self.store.beat(pulse, self.clock.now()).get().await?;
+            let beat = self.store.beat(pulse, self.clock.now()).get().await.inspect_err(|_| self.standing.miss())?;
             let now = self.clock.steady();
             let epoch = match self.standing.hear(beat, now) {
                 Heard::Waiting => return Ok(()),

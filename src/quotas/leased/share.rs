@@ -42,7 +42,7 @@ impl LeaseDesk {
         self.ask_local(&shared, mode, &mut known, now).await;
         let payment = Payment { away, ..bill.concluded(&known, true) };
         if payment.reason.allows() {
-            self.admit_shares(&shared, now);
+            self.admit_shares(requests, &shared, now);
             taken.keep();
         }
         payment
@@ -79,8 +79,9 @@ impl LeaseDesk {
         }
     }
 
-    fn admit_shares(&self, shared: &[(usize, Request)], now: Moment) {
-        for (_, request) in shared {
+    /// Takes note of what is to be told: by the limit as the store knows it, not by the share.
+    fn admit_shares(&self, requests: &Requests, shared: &[(usize, Request)], now: Moment) {
+        for request in shared.iter().filter_map(|(index, _)| requests.get(*index)) {
             let units = request.terms.at_least;
             self.metrics.admitted_locally(units);
             self.table.with_known(request, now.steady, |entry| entry.admit_untold(units, now.steady));

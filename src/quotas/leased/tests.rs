@@ -47,8 +47,8 @@ struct Core {
     calls: AtomicUsize,
     /// Goes up when all is lost.
     epoch: AtomicU64,
-    /// The epoch that each replica has named.
-    pulses: Mutex<Vec<Pulse>>,
+    /// The epoch that each replica has named, and whether it began with that.
+    pulses: Mutex<Vec<(Pulse, bool)>>,
 }
 
 impl Core {
@@ -174,11 +174,13 @@ impl QuotaStore for Core {
             self.enter().await?;
             let epoch = Epoch(NonZeroU64::new(self.epoch.load(Ordering::Relaxed)).unwrap());
             let mut pulses = self.pulses.lock().unwrap();
-            pulses.retain(|known| known.replica != pulse.replica);
-            pulses.push(pulse);
-            let told = pulses.iter().filter(|pulse| pulse.epoch.is_none_or(|told| told == epoch)).count();
+            let known = pulses.iter().position(|(known, _)| known.replica == pulse.replica);
+            let fresh = known.is_some_and(|place| pulses.swap_remove(place).1) || pulse.epoch.is_none();
+            pulses.push((pulse, fresh));
+            let told = pulses.iter().filter(|(pulse, _)| pulse.epoch.is_none_or(|told| told == epoch)).count();
+            let fresh = pulses.iter().filter(|(_, fresh)| *fresh).count();
             let count = |number: usize| u32::try_from(number).unwrap();
-            Ok(Beat { epoch, replicas: count(pulses.len()), told: count(told) })
+            Ok(Beat { epoch, replicas: count(pulses.len()), told: count(told), fresh: count(fresh) })
         })
     }
 }
