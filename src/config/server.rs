@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use url::Url;
 
-use super::reader::{Item, Reader};
+use super::reader::{Fields, Item, Reader};
 use super::values::{address, duration, word};
 use super::{Bounds, Listen, Reach, Redis, Secret, Sentinel, Store};
 use crate::domain::time::Micros;
@@ -42,16 +42,21 @@ pub(super) fn store(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Store> {
 fn redis(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Redis> {
     let mut fields = reader.fields(item, "redis")?;
     let sentinel = fields.optional(reader, "sentinel", sentinel);
-    let reach = if fields.has("sentinel") {
-        if let Some(item) = fields.item(reader, "urls") {
-            reader.error(&item, "names servers, and `sentinel` says who is asked for them; remove one of the two");
+    let reach = match (fields.has("sentinel"), fields.item(reader, "urls")) {
+        (true, named) => {
+            if let Some(urls) = named {
+                reader.error(&urls, "names servers, and `sentinel` says who is asked for them; remove one of the two");
+            }
+            sentinel.flatten().map(|(sentinel, tls)| (Reach::Sentinel(sentinel), tls))
         }
-        sentinel.flatten().map(|(sentinel, tls)| (Reach::Sentinel(sentinel), tls))
-    } else {
-        fields.needed(reader, "urls", servers).map(|(urls, tls)| (Reach::Servers(urls), tls))
+        (false, Some(urls)) => servers(reader, &urls).map(|(urls, tls)| (Reach::Servers(urls), tls)),
+        (false, None) => {
+            reader.error(item, "must have `urls`, or `sentinel`");
+            None
+        }
     };
-    let username = fields.optional(reader, "username", user);
-    let password = fields.optional(reader, "password", |reader, item| reader.parse_secret(item, password));
+    let proved = matches!(&reach, Some((Reach::Servers(urls), _)) if urls.iter().any(holds_password));
+    let (username, password) = user(reader, &mut fields, proved);
     let ca = fields.optional(reader, "ca", |reader, item| {
         let path = certificates(reader, item);
         if matches!(reach, Some((_, false))) {
@@ -66,8 +71,26 @@ fn redis(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Redis> {
     Some(Redis { reach: reach?.0, username: username?, password: password?, ca: ca?, deadline: deadline? })
 }
 
-fn user(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<String> {
-    reader.parse(item, word("a user's name", 256))
+/// A user and its password, each as far as it is there and could be read. Redis is told a name with a password only:
+/// without one, whoever asks would be the default user. `proved`: the URL has one.
+fn user(
+    reader: &mut Reader<'_>,
+    fields: &mut Fields<'_>,
+    proved: bool,
+) -> (Option<Option<String>>, Option<Option<Secret>>) {
+    let has_password = fields.has("password");
+    let username = fields.optional(reader, "username", |reader, item| {
+        if !proved && !has_password {
+            reader.error(item, "is of use with a password only; add `password`, or remove this for the default user");
+        }
+        reader.parse(item, word("a user's name", 256))
+    });
+    let password = fields.optional(reader, "password", |reader, item| reader.parse_secret(item, password));
+    (username, password)
+}
+
+fn holds_password(url: &Secret) -> bool {
+    Url::parse(url.reveal()).is_ok_and(|url| url.password().is_some())
 }
 
 /// The Sentinels, and whether they and the master are reached by TLS.
@@ -77,8 +100,7 @@ fn sentinel(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<(Sentinel, bool)
     let service = fields.required(reader, "service", |reader, item| {
         reader.parse(item, word("the name by which the Sentinels know the master", 256))
     });
-    let username = fields.optional(reader, "username", user);
-    let password = fields.optional(reader, "password", |reader, item| reader.parse_secret(item, password));
+    let (username, password) = user(reader, &mut fields, false);
     fields.finish(reader);
     let (urls, tls) = urls?;
     Some((Sentinel { urls, service: service?, username: username?, password: password? }, tls))
