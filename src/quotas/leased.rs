@@ -110,7 +110,7 @@ impl LeaseDesk {
     pub async fn close(&self) {
         self.table.end_leases(Holding::end, |limit, key, ended| self.owe(limit, key, ended));
         self.settle_due().await;
-        // Nobody is left to tell it later; the guard logs and counts what becomes of it.
+        // Nobody is left to tell it later; the store logs and counts what becomes of it.
         let _ = self.tell().await;
     }
 
