@@ -169,7 +169,7 @@ impl LeaseDesk {
             let now = self.clock.steady();
             let mut taken = self.take(&requests, now);
             if let Some(grants) = taken.answer() {
-                return bill.settled_by(grants, false);
+                return bill.settled_by(&grants, false);
             }
             match self.begin(&requests, &taken, now) {
                 Ok(asking) => return self.ask(bill, &requests, taken, asking).await,
@@ -370,14 +370,14 @@ impl Quotas for LeaseDesk {
     fn pay(&self, charges: Charges, now: Moment) -> Answer<'_, Payment> {
         let (bill, requests) = Bill::new(charges, Purpose::Pay, &self.names);
         if requests.is_empty() {
-            return Answer::Now(bill.settled_by(Grants::new(), false));
+            return Answer::Now(bill.settled_by(&Grants::new(), false));
         }
         // One that can never be paid spoils the payment; the others are then only looked at.
         if !bill.is_payable() {
             return self.look_at_all(bill, requests, now);
         }
         if let Some(grants) = self.take(&requests, now.steady).answer() {
-            return Answer::Now(bill.settled_by(grants, false));
+            return Answer::Now(bill.settled_by(&grants, false));
         }
         Answer::later(self.pay_later(bill, requests))
     }
@@ -391,7 +391,7 @@ impl Quotas for LeaseDesk {
     fn reserve(&self, charges: Charges, hold: Micros, now: Moment) -> Answer<'_, Payment> {
         let (bill, requests) = Bill::new(charges, Purpose::reserve(hold), &self.names);
         if requests.is_empty() {
-            return Answer::Now(bill.settled_by(Grants::new(), false));
+            return Answer::Now(bill.settled_by(&Grants::new(), false));
         }
         if !bill.is_payable() {
             return self.look_at_all(bill, requests, now);
