@@ -55,8 +55,13 @@ fn redis(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Redis> {
             None
         }
     };
-    let proved = matches!(&reach, Some((Reach::Servers(urls), _)) if urls.iter().any(holds_password));
-    let (username, password) = user(reader, &mut fields, proved);
+    let proved = match &reach {
+        Some((Reach::Servers(urls), _)) => urls.iter().any(holds_password),
+        Some((Reach::Sentinel(_), _)) => false,
+        // Nothing is said of what may be right.
+        None => true,
+    };
+    let user = user(reader, &mut fields, proved);
     let ca = fields.optional(reader, "ca", |reader, item| {
         let path = certificates(reader, item);
         if matches!(reach, Some((_, false))) {
@@ -68,16 +73,13 @@ fn redis(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Redis> {
     let deadline =
         fields.or(reader, "deadline", Redis::DEADLINE, |reader, item| reader.parse(item, duration(deadlines)));
     fields.finish(reader);
-    Some(Redis { reach: reach?.0, username: username?, password: password?, ca: ca?, deadline: deadline? })
+    let (username, password) = user?;
+    Some(Redis { reach: reach?.0, username, password, ca: ca?, deadline: deadline? })
 }
 
-/// A user and its password, each as far as it is there and could be read. Redis is told a name with a password only:
-/// without one, whoever asks would be the default user. `proved`: the URL has one.
-fn user(
-    reader: &mut Reader<'_>,
-    fields: &mut Fields<'_>,
-    proved: bool,
-) -> (Option<Option<String>>, Option<Option<Secret>>) {
+/// A user and its password, each if it is there. Redis is told a name with a password only: without one, whoever asks
+/// would be the default user. `proved`: the URL has one.
+fn user(reader: &mut Reader<'_>, fields: &mut Fields<'_>, proved: bool) -> Option<(Option<String>, Option<Secret>)> {
     let has_password = fields.has("password");
     let username = fields.optional(reader, "username", |reader, item| {
         if !proved && !has_password {
@@ -86,7 +88,7 @@ fn user(
         reader.parse(item, word("a user's name", 256))
     });
     let password = fields.optional(reader, "password", |reader, item| reader.parse_secret(item, password));
-    (username, password)
+    Some((username?, password?))
 }
 
 fn holds_password(url: &Secret) -> bool {
@@ -100,10 +102,11 @@ fn sentinel(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<(Sentinel, bool)
     let service = fields.required(reader, "service", |reader, item| {
         reader.parse(item, word("the name by which the Sentinels know the master", 256))
     });
-    let (username, password) = user(reader, &mut fields, false);
+    let user = user(reader, &mut fields, false);
     fields.finish(reader);
     let (urls, tls) = urls?;
-    Some((Sentinel { urls, service: service?, username: username?, password: password? }, tls))
+    let (username, password) = user?;
+    Some((Sentinel { urls, service: service?, username, password }, tls))
 }
 
 /// One server, or several nodes of a cluster; and whether they are reached by TLS.
