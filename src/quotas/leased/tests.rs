@@ -7,6 +7,7 @@ mod loss;
 mod reload;
 mod share;
 
+use std::collections::HashMap;
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
@@ -34,7 +35,7 @@ impl Clock for Hands {
 }
 
 struct Core {
-    counters: Mutex<Vec<(CounterKey, Counter)>>,
+    counters: Mutex<HashMap<CounterKey, Counter>>,
     door: Semaphore,
     away: AtomicBool,
     /// A limit whose counters are on a node that is away.
@@ -68,11 +69,7 @@ impl Core {
 
     fn with<T>(&self, limit: &Limit, key: &CounterKey, act: impl FnOnce(&mut Counter) -> T) -> T {
         let mut counters = self.counters.lock().unwrap();
-        let place = counters.iter().position(|(known, _)| known == key).unwrap_or_else(|| {
-            counters.push((key.clone(), Counter::new(limit.algorithm, Micros::ZERO)));
-            counters.len() - 1
-        });
-        act(&mut counters[place].1)
+        act(counters.entry(key.clone()).or_insert_with(|| Counter::new(limit.algorithm, Micros::ZERO)))
     }
 
     async fn enter(&self) -> Result<(), Away> {
