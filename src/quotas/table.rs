@@ -181,8 +181,8 @@ struct Shard {
     live: usize,
     /// Those with a lease in hand, and some that had one.
     leased: Vec<CounterKey>,
-    /// Those that owe something to the store, and some that did.
-    owing: Vec<CounterKey>,
+    /// Whether some may owe something to the store. Not which: those come and go, and an outage may be long.
+    owes: bool,
     swept: Micros,
 }
 
@@ -246,16 +246,8 @@ impl Table {
     pub(super) fn lose(&self, now: Micros, mut ended: impl FnMut(Ended)) {
         for shard in &self.shards {
             let mut shard = lock(shard);
-            let Shard { entries, owing, .. } = &mut *shard;
-            owing.clear();
-            for (key, entry) in entries {
-                if let Some(lease) = entry.lose(now) {
-                    ended(lease);
-                }
-                if entry.owed > 0 {
-                    owing.push(CounterKey::rebuilt(key));
-                }
-            }
+            shard.owes = true;
+            shard.entries.values_mut().filter_map(|entry| entry.lose(now)).for_each(&mut ended);
         }
     }
 
@@ -293,11 +285,8 @@ impl Table {
 impl Shard {
     fn with<T>(&mut self, key: &CounterKey, act: impl FnOnce(&mut Entry) -> T) -> Option<T> {
         let entry = self.entries.get_mut(key.as_bytes())?;
-        let owed = entry.owed;
         let done = act(entry);
-        if owed == 0 && entry.owed > 0 {
-            self.owing.push(key.clone());
-        }
+        self.owes |= entry.owed > 0;
         let leased = entry.has_lease();
         if let Some(live) = entry.live.as_mut().filter(|live| leased && !live.listed) {
             live.listed = true;
@@ -356,13 +345,15 @@ impl Shard {
     }
 
     fn owed(&mut self) -> Vec<Charge> {
-        let Self { entries, owing, .. } = self;
-        let charge = |key: CounterKey| {
-            let entry = entries.get_mut(key.as_bytes())?;
+        if !std::mem::take(&mut self.owes) {
+            return Vec::new();
+        }
+        let owing = self.entries.iter_mut().filter(|(_, entry)| entry.owed > 0);
+        let charge = |(key, entry): (&Box<[u8]>, &mut Entry)| {
             let units = std::mem::take(&mut entry.owed);
-            (units > 0).then(|| Charge { limit: Arc::clone(&entry.limit), key, units })
+            Charge { limit: Arc::clone(&entry.limit), key: CounterKey::rebuilt(key), units }
         };
-        owing.drain(..).filter_map(charge).collect()
+        owing.map(charge).collect()
     }
 }
 

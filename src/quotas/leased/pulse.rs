@@ -25,7 +25,7 @@ impl LeaseDesk {
     /// Beats for ever: once a second, and at once when a call finds that the store lost its data.
     pub async fn pulse(&self) {
         loop {
-            // The guard logs and counts what becomes of it.
+            // The store logs and counts what becomes of it.
             let told = self.beat().await;
             let waits = told.is_ok() && self.standing.is_telling();
             let _ = timeout(if waits { WAIT_INTERVAL } else { BEAT_INTERVAL }, self.lost.notified()).await;

@@ -74,7 +74,8 @@ impl LeaseDesk {
         let requests: Requests = shared.iter().map(|(_, request)| request.clone()).collect();
         for (answer, (index, _)) in self.local.acquire(requests, mode, now).get().await.into_iter().zip(shared) {
             if let Some(known) = known.get_mut(*index) {
-                *known = answer.ok();
+                // More than the share ever holds, but not than the limit does: the store may grant it when it is back.
+                *known = answer.ok().filter(|grant| grant.outcome != Outcome::Never);
             }
         }
     }

@@ -8,6 +8,7 @@ mod reload;
 mod share;
 mod unheard;
 
+use std::collections::HashMap;
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
@@ -35,7 +36,7 @@ impl Clock for Hands {
 }
 
 struct Core {
-    counters: Mutex<Vec<(CounterKey, Counter)>>,
+    counters: Mutex<HashMap<CounterKey, Counter>>,
     door: Semaphore,
     away: AtomicBool,
     /// What is charged is charged, and the answer comes too late.
@@ -75,11 +76,7 @@ impl Core {
 
     fn with<T>(&self, limit: &Limit, key: &CounterKey, act: impl FnOnce(&mut Counter) -> T) -> T {
         let mut counters = self.counters.lock().unwrap();
-        let place = counters.iter().position(|(known, _)| known == key).unwrap_or_else(|| {
-            counters.push((key.clone(), Counter::new(limit.algorithm, Micros::ZERO)));
-            counters.len() - 1
-        });
-        act(&mut counters[place].1)
+        act(counters.entry(key.clone()).or_insert_with(|| Counter::new(limit.algorithm, Micros::ZERO)))
     }
 
     async fn enter(&self) -> Result<(), Away> {

@@ -98,6 +98,22 @@ async fn a_limit_with_fewer_units_than_replicas_has_no_share_to_give() {
 }
 
 #[tokio::test]
+async fn what_costs_more_than_the_share_is_not_refused_for_good() {
+    let one = world();
+    let (other, limit) = (one.other(), limit("a", 40, WhenAway::Local));
+    for replica in [&other, &one] {
+        replica.desk.beat().await.unwrap();
+    }
+    one.leave();
+    let denied = one.pay(&[(&limit, 21)]).await;
+    assert_eq!((denied.reason, denied.states[0].verdict), (Reason::StoreAway, QuotaVerdict::Away));
+    let charge = Charge { limit: Arc::clone(&limit), key: CounterKey::new("a"), units: 21 };
+    let peeked = one.desk.peek([charge].into_iter().collect(), one.clock.now()).get().await;
+    assert_eq!((peeked.reason, peeked.states[0].verdict), (Reason::StoreAway, QuotaVerdict::Away));
+    assert_eq!((one.desk.local_left(&limit).await, one.pay(&[(&limit, 20)]).await.reason), (40, Reason::Allowed));
+}
+
+#[tokio::test]
 async fn the_store_is_told_of_the_share_when_it_is_back() {
     let world = world();
     let limit = limit("a", 40, WhenAway::Local);
