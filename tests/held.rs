@@ -14,9 +14,9 @@ use tollgate::proto as pb;
 use tonic::{Code, Status};
 
 use crate::support::calls::{charge, fields, left, length};
+use crate::support::poll;
 use crate::support::redis::{RedisCluster, RedisServer};
 use crate::support::server::{SOON, Tollgate, configuration, in_redis, question};
-use crate::support::poll;
 
 /// `busy` for slots, `tokens` for what is reserved; the others stand beside them.
 fn policy(store: &str) -> String {
