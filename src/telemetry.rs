@@ -394,11 +394,15 @@ pub enum LogFormat {
     Json,
 }
 
+/// What watches files tells of each change of a folder: a log beside the configuration would be fed by its own lines.
+const UNHEARD: &str = "notify=off";
+
 /// Starts logging to standard error. `filter` is a tracing filter such as `info` or `tollgate=debug`.
 pub fn log(format: LogFormat, filter: &str) -> Result<(), LogError> {
     use tracing_subscriber::fmt;
     use tracing_subscriber::util::SubscriberInitExt as _;
 
+    let filter = format!("{filter},{UNHEARD}");
     let filter = EnvFilter::try_new(filter).map_err(|error| LogError::Filter { error: error.to_string() })?;
     let terminal = std::io::stderr().is_terminal();
     let json = match format {

@@ -72,6 +72,14 @@ fn alerts_name_only_metrics_that_are_there() {
 }
 
 #[test]
+fn documents_name_every_metric_and_no_other() {
+    assert_eq!(metrics_in(&text_of("docs/metrics.md")), known_metrics());
+    for page in ["README.md", "ARCHITECTURE.md", "docs/quotas.md", "docs/performance.md", "loadtest/README.md"] {
+        assert_eq!(unknown_metrics(&text_of(page)), Vec::<String>::new(), "{page}");
+    }
+}
+
+#[test]
 fn a_metric_that_is_gone_is_found() {
     let rule = r#"expr: rate(tollgate_decision_duration_seconds_bucket[5m]) / tollgate_gone{instance="tollgate_up"}"#;
     assert_eq!(unknown_metrics(rule), ["tollgate_gone", "tollgate_up"]);

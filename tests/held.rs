@@ -481,3 +481,17 @@ async fn while_redis_is_away_nothing_is_settled_and_what_is_reserved_is_as_each_
     let strict = reserve(&tollgate, &[("tokens", 60), ("yearly", 1)], None).await;
     assert_eq!((strict.allowed, strict.reservation.as_str()), (false, ""));
 }
+
+#[tokio::test]
+async fn what_is_held_of_a_share_is_free_once_it_is_settled_though_redis_cannot_be_told() {
+    let Some(mut redis) = RedisServer::start() else { return };
+    let local = policy(&in_redis(&redis)).replace("hold: 400ms", "hold: 10m, when_away: local");
+    let tollgate = Tollgate::start(&local).await;
+    redis.kill();
+    let held = ask(&tollgate, "/brief").await;
+    assert_eq!((held.allowed, held.reservation.is_empty()), (true, false));
+    assert!(!ask(&tollgate, "/brief").await.allowed, "there is one slot");
+    let status = settle(&tollgate, &held.reservation, &[]).await.expect_err("Redis cannot be told");
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(ask(&tollgate, "/brief").await.allowed);
+}

@@ -271,3 +271,19 @@ async fn secrets_are_in_no_log() {
     let log = process.complaints();
     assert!(!log.contains("pa55word") && !log.contains(token), "{log}");
 }
+
+/// Else each line about the file would be a change of the file, without end, and no signal would be heard.
+#[tokio::test]
+async fn a_log_beside_the_configuration_does_not_feed_itself() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    write(folder.path(), "rules: [{ match: { path: /one }, permit: anyone }]");
+    let mut command = Command::new("sh");
+    let serve = r#"exec "$0" serve --config tollgate.yaml --log trace --log-format text 2> log"#;
+    command.args(["-c", serve, PROGRAM]).current_dir(folder.path()).env_remove("TOLLGATE_CONFIG");
+    let mut process = Process::start(command, REMEDY);
+    let log = || fs::read_to_string(folder.path().join("log")).unwrap_or_default();
+    poll(SOON, "the server", async || log().contains("listening").then_some(())).await;
+    process.signal(Signal::Terminate);
+    assert!(process.ended(SOON).await.success(), "{process}");
+    assert!(log().len() < 1 << 20, "{} bytes", log().len());
+}

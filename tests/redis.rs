@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tollgate::proto as pb;
 
+use crate::program::served;
 use crate::support::poll;
 use crate::support::redis::{RedisCluster, RedisServer, Sentinels};
 use crate::support::server::{SOON, Tollgate, configuration, question};
@@ -320,4 +321,19 @@ async fn two_replicas_with_a_hot_key_hardly_ask_redis_and_never_admit_more_than_
     assert!((3_000..=4_000).contains(&admitted), "{admitted}");
     // A stop gives back what is in hand.
     assert!(one.server.stop().await);
+}
+
+/// The master has credentials of its own: whose were refused is nothing to guess at.
+#[tokio::test]
+async fn a_sentinel_that_refuses_who_asks_is_told_by_its_key() {
+    let Some(all) = Sentinels::start() else { return };
+    let sentinel = &all.sentinels[0];
+    assert_eq!(sentinel.command(&["ACL", "SETUSER", "default", "resetpass", ">another"]), "OK");
+    for password in ["", ", password: pa55word"] {
+        let reach = format!("urls: ['{}'], service: {}{password}", sentinel.url(), Sentinels::service());
+        let (process, _folder, _) = served(&format!("store: {{ redis: {{ sentinel: {{ {reach} }} }} }}")).await;
+        let key = "store.redis.sentinel.password: 127.0.0.1:";
+        let log = poll(SOON, "the key", async || Some(process.complaints()).filter(|log| log.contains(key))).await;
+        assert!(!log.contains("pa55word"), "{log}");
+    }
 }

@@ -52,7 +52,7 @@ pub const fn sentence(reason: Reason) -> &'static str {
         Reason::InsufficientScope => "A scope that the rule demands was not granted.",
         Reason::InsufficientRole => "None of the roles that the rule demands is held.",
         Reason::QuotaExceeded => "A quota is used up.",
-        Reason::StoreAway => "The quota store cannot be asked, and a limit says deny then.",
+        Reason::StoreAway => "The quota store cannot be asked, and a limit refuses the call then.",
         Reason::KeysAway => "The issuer's keys could not be had.",
         Reason::RevocationsAway => "What has been revoked is not known well enough.",
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use url::Url;
 
-use super::reader::{Item, Reader};
+use super::reader::{Fields, Item, Reader};
 use super::values::{address, duration, word};
 use super::{Bounds, Listen, Reach, Redis, Secret, Sentinel, Store};
 use crate::domain::time::Micros;
@@ -42,16 +42,26 @@ pub(super) fn store(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Store> {
 fn redis(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Redis> {
     let mut fields = reader.fields(item, "redis")?;
     let sentinel = fields.optional(reader, "sentinel", sentinel);
-    let reach = if fields.has("sentinel") {
-        if let Some(item) = fields.item(reader, "urls") {
-            reader.error(&item, "names servers, and `sentinel` says who is asked for them; remove one of the two");
+    let reach = match (fields.has("sentinel"), fields.item(reader, "urls")) {
+        (true, named) => {
+            if let Some(urls) = named {
+                reader.error(&urls, "names servers, and `sentinel` says who is asked for them; remove one of the two");
+            }
+            sentinel.flatten().map(|(sentinel, tls)| (Reach::Sentinel(sentinel), tls))
         }
-        sentinel.flatten().map(|(sentinel, tls)| (Reach::Sentinel(sentinel), tls))
-    } else {
-        fields.needed(reader, "urls", servers).map(|(urls, tls)| (Reach::Servers(urls), tls))
+        (false, Some(urls)) => servers(reader, &urls).map(|(urls, tls)| (Reach::Servers(urls), tls)),
+        (false, None) => {
+            reader.error(item, "must have `urls`, or `sentinel`");
+            None
+        }
     };
-    let username = fields.optional(reader, "username", user);
-    let password = fields.optional(reader, "password", |reader, item| reader.parse_secret(item, password));
+    let proved = match &reach {
+        Some((Reach::Servers(urls), _)) => urls.iter().any(holds_password),
+        Some((Reach::Sentinel(_), _)) => false,
+        // Nothing is said of what may be right.
+        None => true,
+    };
+    let user = user(reader, &mut fields, proved);
     let ca = fields.optional(reader, "ca", |reader, item| {
         let path = certificates(reader, item);
         if matches!(reach, Some((_, false))) {
@@ -63,11 +73,26 @@ fn redis(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Redis> {
     let deadline =
         fields.or(reader, "deadline", Redis::DEADLINE, |reader, item| reader.parse(item, duration(deadlines)));
     fields.finish(reader);
-    Some(Redis { reach: reach?.0, username: username?, password: password?, ca: ca?, deadline: deadline? })
+    let (username, password) = user?;
+    Some(Redis { reach: reach?.0, username, password, ca: ca?, deadline: deadline? })
 }
 
-fn user(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<String> {
-    reader.parse(item, word("a user's name", 256))
+/// A user and its password, each if it is there. Redis is told a name with a password only: without one, whoever asks
+/// would be the default user. `proved`: the URL has one.
+fn user(reader: &mut Reader<'_>, fields: &mut Fields<'_>, proved: bool) -> Option<(Option<String>, Option<Secret>)> {
+    let has_password = fields.has("password");
+    let username = fields.optional(reader, "username", |reader, item| {
+        if !proved && !has_password {
+            reader.error(item, "is of use with a password only; add `password`, or remove this for the default user");
+        }
+        reader.parse(item, word("a user's name", 256))
+    });
+    let password = fields.optional(reader, "password", |reader, item| reader.parse_secret(item, password));
+    Some((username?, password?))
+}
+
+fn holds_password(url: &Secret) -> bool {
+    Url::parse(url.reveal()).is_ok_and(|url| url.password().is_some())
 }
 
 /// The Sentinels, and whether they and the master are reached by TLS.
@@ -77,11 +102,11 @@ fn sentinel(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<(Sentinel, bool)
     let service = fields.required(reader, "service", |reader, item| {
         reader.parse(item, word("the name by which the Sentinels know the master", 256))
     });
-    let username = fields.optional(reader, "username", user);
-    let password = fields.optional(reader, "password", |reader, item| reader.parse_secret(item, password));
+    let user = user(reader, &mut fields, false);
     fields.finish(reader);
     let (urls, tls) = urls?;
-    Some((Sentinel { urls, service: service?, username: username?, password: password? }, tls))
+    let (username, password) = user?;
+    Some((Sentinel { urls, service: service?, username, password }, tls))
 }
 
 /// One server, or several nodes of a cluster; and whether they are reached by TLS.

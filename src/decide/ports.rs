@@ -222,6 +222,8 @@ pub struct Beat {
     pub replicas: u32,
     /// Those of them whose pulse named this epoch, or none.
     pub told: u32,
+    /// Those of the latter that have known no other: they began with it, and had nothing to tell.
+    pub fresh: u32,
 }
 
 /// Names the data of a store. Another one: what was charged before is lost.

@@ -52,7 +52,7 @@ pub struct LeaseDesk {
     clock: Arc<dyn Clock>,
     table: Table,
     names: Names,
-    due: Mutex<Vec<(Settlement, Ended)>>,
+    due: Mutex<Vec<Due>>,
     turn: AtomicUsize,
     standing: Standing,
     /// Held by the beat that is under way.
@@ -60,6 +60,15 @@ pub struct LeaseDesk {
     /// Told when a call finds that the store has lost its data.
     lost: Notify,
     metrics: LeaseMetrics,
+}
+
+/// A lease that is to be settled.
+struct Due {
+    settlement: Settlement,
+    /// Units that go back by that, as far as is known.
+    left: u64,
+    /// Until when the store is told again, where it could not be.
+    until: Micros,
 }
 
 impl LeaseDesk {
@@ -110,7 +119,8 @@ impl LeaseDesk {
     pub async fn close(&self) {
         self.table.end_leases(Micros(u64::MAX), Holding::end, |limit, key, ended| self.owe(limit, key, ended));
         self.settle_due().await;
-        // Nobody is left to tell it later; the guard logs and counts what becomes of it.
+        // Nobody is left to tell it later, nor to notice a loss; the store logs and counts what becomes of it.
+        let _ = self.beat().await;
         let _ = self.tell().await;
     }
 
@@ -124,13 +134,27 @@ impl LeaseDesk {
     /// Remembers a lease that is to be settled.
     fn owe(&self, limit: &Arc<Limit>, key: &CounterKey, ended: Ended) {
         self.metrics.spent(ended.used);
-        let settlement =
-            Settlement { limit: Arc::clone(limit), key: key.clone(), lease: ended.lease, used: ended.used };
+        let Ended { lease, used, left } = ended;
+        let settlement = Settlement { limit: Arc::clone(limit), key: key.clone(), lease, used };
+        self.put_down(Due { settlement, left, until: Micros::ZERO });
+    }
+
+    /// Nobody will ever spend or settle what is held under the request's name, if anything is: it is given back.
+    fn abandon(&self, request: &Request, left: u64) {
+        let Request { limit, key, terms } = request;
+        let held = held_for(request);
+        if held > Micros::ZERO {
+            let settlement = Settlement { limit: Arc::clone(limit), key: key.clone(), lease: terms.lease, used: 0 };
+            self.put_down(Due { settlement, left, until: self.clock.steady() + held });
+        }
+    }
+
+    fn put_down(&self, owed: Due) {
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         if due.len() < DUE_MAX {
-            due.push((settlement, ended));
+            due.push(owed);
         } else {
-            self.metrics.stranded(ended.left);
+            self.metrics.stranded(owed.left);
         }
     }
 
@@ -138,12 +162,18 @@ impl LeaseDesk {
     async fn settle_due(&self) {
         let due = std::mem::take(&mut *self.due.lock().unwrap_or_else(PoisonError::into_inner));
         for part in due.chunks(SETTLED_PER_CALL) {
-            let settlements: Settlements = part.iter().map(|(settlement, _)| settlement.clone()).collect();
-            let left = part.iter().map(|(_, ended)| ended.left).sum();
+            let (settlements, now): (Settlements, _) =
+                (part.iter().map(|due| due.settlement.clone()).collect(), self.clock.now());
             // The store logs and counts what becomes of it.
-            match self.store.settle(settlements, self.clock.now()).get().await {
-                Ok(()) => self.metrics.returned(left),
-                Err(Away { .. }) => self.metrics.stranded(left),
+            let settled = self.store.settle(settlements, now).get().await.is_ok();
+            for Due { settlement, left, until } in part {
+                if settled {
+                    self.metrics.returned(*left);
+                } else if now.steady < *until {
+                    self.put_down(Due { settlement: settlement.clone(), left: *left, until: *until });
+                } else {
+                    self.metrics.stranded(*left);
+                }
             }
         }
     }
@@ -169,7 +199,7 @@ impl LeaseDesk {
             let now = self.clock.steady();
             let mut taken = self.take(&requests, now);
             if let Some(grants) = taken.answer() {
-                return bill.settled_by(grants, false);
+                return bill.settled_by(&grants, false);
             }
             match self.begin(&requests, &taken, now) {
                 Ok(asking) => return self.ask(bill, &requests, taken, asking).await,
@@ -224,7 +254,9 @@ impl LeaseDesk {
             uncovered.map(|(request, _)| Request { terms: asking.terms(request), ..request.clone() }).collect();
         self.metrics.paid_at_store.increment(1);
         let (losses, sent) = (self.standing.losses(), self.clock.now());
+        let mut unheard = Unheard { desk: self, requests: asked.clone() };
         let grants = self.charge(asked.clone(), Mode::Consume, sent).await;
+        unheard.hear(&grants);
         let received = self.clock.steady();
         let charged = grants.iter().zip(&asked).all(|(grant, request)| lets_go_on(grant, &request.limit));
         let learned = fits(&asked, &grants)
@@ -313,9 +345,10 @@ impl LeaseDesk {
     /// What the store charged is not used, because a share that this replica had to pay was used up: what was leased serves
     /// others, and what was held is settled. The rest stays charged.
     fn give_back(&self, charged: &Requests, held: Option<LeaseId>) {
-        for Request { limit, key, terms } in charged {
+        for request in charged {
+            let Request { limit: _, key, terms } = request;
             if held == Some(terms.lease) {
-                self.owe(limit, key, Ended { lease: terms.lease, used: 0, left: terms.at_least });
+                self.abandon(request, terms.at_least);
             }
             if terms.hold > Micros::ZERO {
                 self.table.with(key, |entry| entry.give_back(terms.lease, terms.at_least));
@@ -370,14 +403,14 @@ impl Quotas for LeaseDesk {
     fn pay(&self, charges: Charges, now: Moment) -> Answer<'_, Payment> {
         let (bill, requests) = Bill::new(charges, Purpose::Pay, &self.names);
         if requests.is_empty() {
-            return Answer::Now(bill.settled_by(Grants::new(), false));
+            return Answer::Now(bill.settled_by(&Grants::new(), false));
         }
         // One that can never be paid spoils the payment; the others are then only looked at.
         if !bill.is_payable() {
             return self.look_at_all(bill, requests, now);
         }
         if let Some(grants) = self.take(&requests, now.steady).answer() {
-            return Answer::Now(bill.settled_by(grants, false));
+            return Answer::Now(bill.settled_by(&grants, false));
         }
         Answer::later(self.pay_later(bill, requests))
     }
@@ -391,7 +424,7 @@ impl Quotas for LeaseDesk {
     fn reserve(&self, charges: Charges, hold: Micros, now: Moment) -> Answer<'_, Payment> {
         let (bill, requests) = Bill::new(charges, Purpose::reserve(hold), &self.names);
         if requests.is_empty() {
-            return Answer::Now(bill.settled_by(Grants::new(), false));
+            return Answer::Now(bill.settled_by(&Grants::new(), false));
         }
         if !bill.is_payable() {
             return self.look_at_all(bill, requests, now);
@@ -581,6 +614,51 @@ impl Drop for Asking<'_> {
             });
         }
     }
+}
+
+/// Requests of which it is not known what became, because the asker went away or the answer did not come in time: they may
+/// have been granted all the same.
+struct Unheard<'a> {
+    desk: &'a LeaseDesk,
+    requests: Requests,
+}
+
+impl Unheard<'_> {
+    /// Of these something is known: that they were answered, or not even asked.
+    fn hear(&mut self, grants: &Grants) {
+        let mut grants = grants.iter();
+        self.requests.retain(|_| match grants.next() {
+            Some(Ok(_)) => false,
+            Some(Err(Away { because })) => may_have_been_asked(*because),
+            None => true,
+        });
+    }
+}
+
+impl Drop for Unheard<'_> {
+    fn drop(&mut self) {
+        for request in &self.requests {
+            self.desk.abandon(request, 0);
+        }
+    }
+}
+
+const fn may_have_been_asked(because: AwayCause) -> bool {
+    match because {
+        AwayCause::Unreachable | AwayCause::Deadline | AwayCause::Garbled => true,
+        AwayCause::Resting
+        | AwayCause::Crowded
+        | AwayCause::Denied
+        | AwayCause::ReadOnly
+        | AwayCause::Lost
+        | AwayCause::Full
+        | AwayCause::Mistaken => false,
+    }
+}
+
+/// For how long something is held under the request's name; zero where nothing is.
+fn held_for(request: &Request) -> Micros {
+    request.limit.hold().unwrap_or(request.terms.hold)
 }
 
 /// Whether the store answered what it was asked, and could be asked at all.

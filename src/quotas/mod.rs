@@ -66,13 +66,13 @@ impl Quotas for QuotaDesk {
 /// Asks the store for all of a bill, exactly.
 fn ask(store: &dyn QuotaStore, (bill, requests): (Bill, Requests), now: Moment) -> Answer<'_, Payment> {
     if requests.is_empty() {
-        return Answer::Now(bill.settled_by(Grants::new(), false));
+        return Answer::Now(bill.settled_by(&Grants::new(), false));
     }
     // One that can never be paid spoils the payment; the others are then only looked at.
     let mode = if bill.is_payable() { bill.purpose.mode() } else { Mode::Peek };
     match store.acquire(requests, mode, now) {
-        Answer::Now(answer) => Answer::Now(bill.settled_by(answer, false)),
-        Answer::Later(future) => Answer::later(async move { bill.settled_by(future.await, true) }),
+        Answer::Now(answer) => Answer::Now(bill.settled_by(&answer, false)),
+        Answer::Later(future) => Answer::later(async move { bill.settled_by(&future.await, true) }),
     }
 }
 
@@ -184,21 +184,21 @@ impl Bill {
         self.charges.iter().all(|(_, place)| *place != Place::Never)
     }
 
-    fn settled_by(self, grants: Grants, asked: bool) -> Payment {
-        let grants: SmallVec<[Option<Grant>; 4]> = if grants.len() == self.requests {
-            grants.into_iter().map(Result::ok).collect()
-        } else {
-            // A store that answers something else than it was asked is no reason to let anyone go on.
-            SmallVec::from_elem(None, self.requests)
-        };
-        self.concluded(&grants, asked)
+    fn settled_by(self, grants: &Grants, asked: bool) -> Payment {
+        // A store that answers something else than it was asked is no reason to let anyone go on.
+        let understood = grants.len() == self.requests;
+        self.decided_by(|index| grants.get(index).copied().filter(|_| understood).and_then(Result::ok), asked)
     }
 
     /// One grant for each request, in order; nothing where the store could not be asked: each limit then does what it
     /// wants. What can never be paid is refused all the same.
     fn concluded(self, grants: &[Option<Grant>], asked: bool) -> Payment {
+        self.decided_by(|index| grants.get(index).copied().flatten(), asked)
+    }
+
+    fn decided_by(self, grant: impl Fn(usize) -> Option<Grant>, asked: bool) -> Payment {
         let states = self.charges.into_iter().map(|(limit, place)| match place {
-            Place::Grant(index) => match grants.get(index).copied().flatten() {
+            Place::Grant(index) => match grant(index) {
                 Some(grant) => granted(limit, grant),
                 None => unknown(limit, QuotaVerdict::Away),
             },
@@ -317,7 +317,7 @@ mod tests {
         }
 
         fn beat(&self, _: Pulse, _: Moment) -> Answer<'_, Result<Beat, Away>> {
-            Answer::Now(Ok(Beat { epoch: Epoch(NonZeroU64::MIN), replicas: 1, told: 1 }))
+            Answer::Now(Ok(Beat { epoch: Epoch(NonZeroU64::MIN), replicas: 1, told: 1, fresh: 1 }))
         }
     }
 

@@ -14,6 +14,10 @@ use crate::domain::time::Micros;
 /// longer.
 const WAIT_MAX: Micros = Micros::from_secs(10);
 
+/// So many beats in a row, a second each, hear of fewer replicas before it is believed: a store that stood still for a while has
+/// forgotten them all, and each comes back in its own time.
+const FEWER_BEATS: u32 = 5;
+
 /// What follows from a beat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Heard {
@@ -44,8 +48,10 @@ struct Inner {
     epoch: Option<Epoch>,
     /// The data that is being told.
     untold: Option<Epoch>,
-    /// Since when others are waited for, and how many.
+    /// Since when others are waited for, and how many; whoever began after the loss is none of them.
     waiting: Option<(Micros, u32)>,
+    /// How many beats in a row heard of fewer replicas, and of how many at most.
+    fewer: (u32, u32),
 }
 
 impl Standing {
@@ -91,18 +97,36 @@ impl Standing {
             self.losses.fetch_add(1, Ordering::AcqRel);
             return Heard::Lost(beat.epoch);
         }
-        inner.epoch = Some(beat.epoch);
-        if let Some((since, expected)) = inner.waiting {
-            let expected = expected.max(beat.replicas);
-            if beat.told < expected && now.since(since) < WAIT_MAX {
+        let began = inner.epoch.replace(beat.epoch).is_none();
+        inner.untold = None;
+        let others = began.then_some((now, 0));
+        if let Some((since, expected)) = inner.waiting.or(others) {
+            let expected = expected.max(beat.replicas.saturating_sub(beat.fresh));
+            if beat.told.saturating_sub(beat.fresh) < expected && now.since(since) < WAIT_MAX {
                 inner.waiting = Some((since, expected));
+                self.telling.store(true, Ordering::Release);
                 return Heard::Waiting;
             }
             inner.waiting = None;
         }
-        self.replicas.store(beat.replicas.max(1), Ordering::Relaxed);
+        self.count(&mut inner, beat.replicas.max(1));
         self.telling.store(false, Ordering::Release);
         Heard::Intact
+    }
+
+    /// The store could not be asked.
+    pub(super) fn miss(&self) {
+        self.inner().fewer = (0, 0);
+    }
+
+    /// More replicas are believed at once.
+    fn count(&self, inner: &mut Inner, there: u32) {
+        let (beats, most) = inner.fewer;
+        inner.fewer = (beats + 1, most.max(there));
+        if there >= self.replicas() || inner.fewer.0 >= FEWER_BEATS {
+            self.replicas.store(inner.fewer.1.max(there), Ordering::Relaxed);
+            inner.fewer = (0, 0);
+        }
     }
 
     /// The store of this epoch was told all that was admitted.
@@ -129,7 +153,7 @@ mod tests {
     }
 
     fn beat(number: u64, replicas: u32, told: u32) -> Beat {
-        Beat { epoch: epoch(number), replicas, told }
+        Beat { epoch: epoch(number), replicas, told, fresh: 0 }
     }
 
     /// One of two replicas, whose store has just been found empty.
@@ -156,8 +180,37 @@ mod tests {
     fn whoever_does_not_come_back_is_waited_for_a_few_seconds_only() {
         let standing = bereft();
         assert_eq!(standing.hear(beat(2, 1, 1), START + WAIT_MAX - Micros(1)), Heard::Waiting);
-        assert_eq!(standing.hear(beat(2, 1, 1), START + WAIT_MAX), Heard::Intact);
-        assert_eq!(standing.replicas(), 1);
+        for beats in 1..=FEWER_BEATS {
+            assert_eq!(standing.hear(beat(2, 1, 1), START + WAIT_MAX), Heard::Intact);
+            assert_eq!(standing.replicas(), if beats < FEWER_BEATS { 2 } else { 1 });
+        }
+    }
+
+    #[test]
+    fn fewer_replicas_are_believed_only_while_the_store_is_there() {
+        let standing = Standing::new();
+        standing.hear(beat(1, 3, 3), START);
+        for _ in 0..9 {
+            standing.hear(beat(1, 1, 1), START);
+            standing.hear(beat(1, 2, 2), START);
+            assert_eq!(standing.replicas(), 3);
+            standing.miss();
+        }
+        for there in [1, 2, 1, 1, 1] {
+            standing.hear(beat(1, there, there), START);
+        }
+        assert_eq!(standing.replicas(), 2, "the most that were heard of");
+        standing.hear(beat(1, 5, 5), START);
+        assert_eq!(standing.replicas(), 5);
+    }
+
+    #[test]
+    fn data_that_was_lost_and_came_back_and_is_lost_again_is_told_all_again() {
+        let standing = Standing::new();
+        standing.hear(beat(1, 1, 1), START);
+        assert_eq!(standing.hear(beat(2, 1, 0), START), Heard::Lost(epoch(2)));
+        assert_eq!(standing.hear(beat(1, 1, 1), START), Heard::Intact);
+        assert_eq!(standing.hear(beat(2, 1, 0), START), Heard::Lost(epoch(2)));
     }
 
     #[test]

@@ -94,7 +94,7 @@ impl QuotaStore for Core {
     }
 
     fn beat(&self, _: Pulse, _: Moment) -> Answer<'_, Result<Beat, Away>> {
-        Answer::Now(Ok(Beat { epoch: Epoch(NonZeroU64::MIN), replicas: 1, told: 1 }))
+        Answer::Now(Ok(Beat { epoch: Epoch(NonZeroU64::MIN), replicas: 1, told: 1, fresh: 1 }))
     }
 }
 

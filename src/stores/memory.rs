@@ -118,24 +118,24 @@ impl MemoryStore {
         for &hash in &hashes {
             locked.of(hash)?.let_go_of_idle(LOOKED_AT_PER_CALL, now.steady, &self.hasher, &self.room);
         }
-        let mut grants = SmallVec::<[Grant; 4]>::new();
-        let mut new = 0;
+        let mut grants = Grants::new();
+        let (mut new, mut granted) = (0, true);
         for (request, &hash) in requests.iter().zip(&hashes) {
             let (grant, known) = locked.of(hash)?.look(hash, request, now);
             new += usize::from(!known && charges(grant));
-            grants.push(grant);
+            granted &= matches!(grant.outcome, Outcome::Granted { .. });
+            grants.push(Ok(grant));
         }
-        let granted = grants.iter().all(|grant| matches!(grant.outcome, Outcome::Granted { .. }));
         if mode == Mode::Peek || !granted {
-            return Some(grants.into_iter().map(Ok).collect());
+            return Some(grants);
         }
         let mut reserved = self.room.reserve(new)?;
-        for ((grant, request), &hash) in grants.iter_mut().zip(requests).zip(&hashes) {
+        for ((grant, request), &hash) in grants.iter_mut().flatten().zip(requests).zip(&hashes) {
             if charges(*grant) {
                 *grant = locked.of(hash)?.acquire(hash, request, now, &self.hasher, &mut reserved);
             }
         }
-        Some(grants.into_iter().map(Ok).collect())
+        Some(grants)
     }
 
     fn assert_one(&self, Charge { limit, key, units }: Charge, now: Moment) -> Result<(), Away> {
@@ -209,7 +209,7 @@ impl QuotaStore for MemoryStore {
 
     /// Nobody else counts here, and what is in memory is lost with whoever admitted it.
     fn beat(&self, _: Pulse, _: Moment) -> Answer<'_, Result<Beat, Away>> {
-        Answer::Now(Ok(Beat { epoch: Epoch(NonZeroU64::MIN), replicas: 1, told: 1 }))
+        Answer::Now(Ok(Beat { epoch: Epoch(NonZeroU64::MIN), replicas: 1, told: 1, fresh: 1 }))
     }
 }
 

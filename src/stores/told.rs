@@ -141,6 +141,21 @@ async fn replicas_are_counted_while_they_are_heard_of() {
 }
 
 #[tokio::test]
+async fn whoever_began_with_the_data_is_told_apart_from_those_that_knew_other_data() {
+    let Some(server) = RedisServer::start() else { return };
+    let store = redis(&server);
+    let epoch = Some(beat(&store, 1, None, START).await.epoch);
+    let lost = Some(Epoch(NonZeroU64::MIN));
+    assert_eq!(beat(&store, 2, lost, START).await.fresh, 1);
+    for replica in [1, 2, 1, 2] {
+        assert_eq!(beat(&store, replica, epoch, START).await.fresh, 1, "it stays so, and nobody becomes so");
+    }
+    assert_eq!((beat(&store, 3, None, START).await.fresh, beat(&store, 3, epoch, START).await.fresh), (2, 2));
+    assert_eq!(beat(&store, 1, lost, START).await.fresh, 1);
+    assert_eq!(beat(&store, 1, epoch, START).await.fresh, 1, "it has known other data since");
+}
+
+#[tokio::test]
 async fn more_replicas_than_can_be_counted_push_out_the_oldest() {
     let Some(server) = RedisServer::start() else { return };
     let store = redis(&server);

@@ -25,7 +25,7 @@ impl LeaseDesk {
     /// Beats for ever: once a second, and at once when a call finds that the store lost its data.
     pub async fn pulse(&self) {
         loop {
-            // The guard logs and counts what becomes of it.
+            // The store logs and counts what becomes of it.
             let told = self.beat().await;
             let waits = told.is_ok() && self.standing.is_telling();
             let _ = timeout(if waits { WAIT_INTERVAL } else { BEAT_INTERVAL }, self.lost.notified()).await;
@@ -41,7 +41,7 @@ impl LeaseDesk {
         let _one_at_a_time = self.beating.lock().await;
         for _ in 0..LOSSES_IN_A_ROW_MAX {
             let (telling, pulse) = (self.standing.is_telling(), self.own_pulse());
-            let beat = self.store.beat(pulse, self.clock.now()).get().await?;
+            let beat = self.store.beat(pulse, self.clock.now()).get().await.inspect_err(|_| self.standing.miss())?;
             let now = self.clock.steady();
             let epoch = match self.standing.hear(beat, now) {
                 Heard::Waiting => return Ok(()),

@@ -42,7 +42,7 @@ impl LeaseDesk {
         self.ask_local(&shared, mode, &mut known, now).await;
         let payment = Payment { away, ..bill.concluded(&known, true) };
         if payment.reason.allows() {
-            self.admit_shares(&shared, now);
+            self.admit_shares(requests, &shared, now);
             taken.keep();
         }
         payment
@@ -74,13 +74,15 @@ impl LeaseDesk {
         let requests: Requests = shared.iter().map(|(_, request)| request.clone()).collect();
         for (answer, (index, _)) in self.local.acquire(requests, mode, now).get().await.into_iter().zip(shared) {
             if let Some(known) = known.get_mut(*index) {
-                *known = answer.ok();
+                // More than the share ever holds, but not than the limit does: the store may grant it when it is back.
+                *known = answer.ok().filter(|grant| grant.outcome != Outcome::Never);
             }
         }
     }
 
-    fn admit_shares(&self, shared: &[(usize, Request)], now: Moment) {
-        for (_, request) in shared {
+    /// Takes note of what is to be told: by the limit as the store knows it, not by the share.
+    fn admit_shares(&self, requests: &Requests, shared: &[(usize, Request)], now: Moment) {
+        for request in shared.iter().filter_map(|(index, _)| requests.get(*index)) {
             let units = request.terms.at_least;
             self.metrics.admitted_locally(units);
             self.table.with_known(request, now.steady, |entry| entry.admit_untold(units, now.steady));

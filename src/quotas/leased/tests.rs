@@ -6,6 +6,7 @@ mod flood;
 mod loss;
 mod reload;
 mod share;
+mod unheard;
 
 use std::collections::HashMap;
 use std::num::NonZeroU64;
@@ -38,13 +39,17 @@ struct Core {
     counters: Mutex<HashMap<CounterKey, Counter>>,
     door: Semaphore,
     away: AtomicBool,
+    /// What is charged is charged, and the answer comes too late.
+    late: AtomicBool,
+    /// Calls that were charged wait here before they are answered.
+    exit: Semaphore,
     /// A limit whose counters are on a node that is away.
     lost: Mutex<Option<Arc<Limit>>>,
     calls: AtomicUsize,
     /// Goes up when all is lost.
     epoch: AtomicU64,
-    /// The epoch that each replica has named.
-    pulses: Mutex<Vec<Pulse>>,
+    /// The epoch that each replica has named, and whether it began with that.
+    pulses: Mutex<Vec<(Pulse, bool)>>,
 }
 
 impl Core {
@@ -53,6 +58,8 @@ impl Core {
             counters: Mutex::default(),
             door: Semaphore::new(1_000),
             away: AtomicBool::new(false),
+            late: AtomicBool::new(false),
+            exit: Semaphore::new(1_000),
             lost: Mutex::default(),
             calls: AtomicUsize::new(0),
             epoch: AtomicU64::new(1),
@@ -108,6 +115,10 @@ impl QuotaStore for Core {
                 }
             });
             let grants = if all && mode == Mode::Consume { each(true) } else { looked };
+            drop(self.exit.acquire().await);
+            if self.late.load(Ordering::Relaxed) {
+                return all_away(requests.len(), Away { because: AwayCause::Deadline });
+            }
             let answers = grants.into_iter().zip(&requests).map(|(grant, request)| {
                 if is_lost(request) { Err(Away { because: AwayCause::Unreachable }) } else { Ok(grant) }
             });
@@ -160,11 +171,13 @@ impl QuotaStore for Core {
             self.enter().await?;
             let epoch = Epoch(NonZeroU64::new(self.epoch.load(Ordering::Relaxed)).unwrap());
             let mut pulses = self.pulses.lock().unwrap();
-            pulses.retain(|known| known.replica != pulse.replica);
-            pulses.push(pulse);
-            let told = pulses.iter().filter(|pulse| pulse.epoch.is_none_or(|told| told == epoch)).count();
+            let known = pulses.iter().position(|(known, _)| known.replica == pulse.replica);
+            let fresh = known.is_some_and(|place| pulses.swap_remove(place).1) || pulse.epoch.is_none();
+            pulses.push((pulse, fresh));
+            let told = pulses.iter().filter(|(pulse, _)| pulse.epoch.is_none_or(|told| told == epoch)).count();
+            let fresh = pulses.iter().filter(|(_, fresh)| *fresh).count();
             let count = |number: usize| u32::try_from(number).unwrap();
-            Ok(Beat { epoch, replicas: count(pulses.len()), told: count(told) })
+            Ok(Beat { epoch, replicas: count(pulses.len()), told: count(told), fresh: count(fresh) })
         })
     }
 }

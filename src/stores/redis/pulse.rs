@@ -178,7 +178,9 @@ impl Inner {
         // A node that is away has nothing to say; the others' word counts.
         let replicas = beats.iter().map(|(_, beat)| beat.replicas).max().ok_or(away)?;
         let told = beats.iter().map(|(_, beat)| beat.told).min().ok_or(away)?;
-        Ok(Beat { epoch: epoch.ok_or(away)?, replicas, told })
+        // Where nothing was lost, nobody had anything to tell.
+        let fresh = beats.iter().map(|(_, beat)| beat.fresh).min().ok_or(away)?;
+        Ok(Beat { epoch: epoch.ok_or(away)?, replicas, told, fresh })
     }
 
     fn beat_call(&self, place: usize, pulse: Pulse, named: Option<&Epochs>, now: Moment) -> Call {
@@ -253,13 +255,15 @@ fn read(text: &[u8]) -> Option<Epoch> {
     u64::from_str_radix(text, 16).ok().and_then(NonZeroU64::new).map(Epoch)
 }
 
-/// Two numbers and an epoch; nothing where they make no sense.
+/// Three numbers and an epoch; nothing where they make no sense.
 fn beat(answer: &[u8]) -> Option<Beat> {
-    let (replicas, rest) = answer.split_first_chunk()?;
-    let (told, epoch) = rest.split_first_chunk()?;
-    let [replicas, told] = [replicas, told].map(|number| u32::try_from(u64::from_le_bytes(*number)).ok());
-    let (replicas, told) = (replicas?, told?);
-    (replicas > 0 && told <= replicas).then_some(Beat { epoch: read(epoch)?, replicas, told })
+    let (numbers, epoch) = answer.split_at_checked(24)?;
+    let (numbers, _) = numbers.as_chunks::<8>();
+    let &[replicas, told, fresh] = numbers else { return None };
+    let [replicas, told, fresh] = [replicas, told, fresh].map(|number| u32::try_from(u64::from_le_bytes(number)).ok());
+    let (replicas, told, fresh) = (replicas?, told?, fresh?);
+    let sound = replicas > 0 && told <= replicas && fresh <= told;
+    sound.then_some(Beat { epoch: read(epoch)?, replicas, told, fresh })
 }
 
 #[cfg(test)]
@@ -268,12 +272,18 @@ mod tests {
 
     #[test]
     fn a_beat_that_makes_no_sense_is_not_taken_for_one() {
-        let answer =
-            |replicas: u64, told: u64, epoch: &[u8]| [&replicas.to_le_bytes()[..], &told.to_le_bytes(), epoch].concat();
+        let counted = |numbers: [u64; 3], epoch: &[u8]| [numbers.map(u64::to_le_bytes).as_flattened(), epoch].concat();
+        let answer = |replicas, told, epoch: &[u8]| counted([replicas, told, 1], epoch);
         let good = b"00000000000000ff";
-        let heard = NonZeroU64::new(255).map(|epoch| Beat { epoch: Epoch(epoch), replicas: 3, told: 2 });
+        let heard = NonZeroU64::new(255).map(|epoch| Beat { epoch: Epoch(epoch), replicas: 3, told: 2, fresh: 1 });
         assert_eq!(beat(&answer(3, 2, good)), heard);
-        for nonsense in [answer(0, 0, good), answer(1, 2, good), answer(1 << 40, 2, good), answer(3, 2, &good[1..])] {
+        for nonsense in [
+            counted([2, 1, 2], good),
+            answer(0, 0, good),
+            answer(1, 2, good),
+            answer(1 << 40, 2, good),
+            answer(3, 2, &good[1..]),
+        ] {
             assert_eq!(beat(&nonsense), None);
         }
         for epoch in [&NOWHERE[..], b"000000000000000g", b"\xff\xfe000000000000ff"] {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
-use ::redis::{AsyncConnectionConfig, Client, RedisError, Value, cmd};
+use ::redis::{AsyncConnectionConfig, Client, ErrorKind, RedisError, Value, cmd};
 use tokio::time::timeout;
 use tracing::warn;
 
@@ -87,27 +87,39 @@ impl Sentinels {
     /// Where one of them says that the master is.
     async fn ask(&mut self, place: usize) -> Result<Address, AwayCause> {
         let Some(sentinel) = self.addresses.get(place) else { return Err(AwayCause::Unreachable) };
-        let client = self.access.client(sentinel).map_err(|_| AwayCause::Garbled)?;
-        let mut connection = connect(&client).await.map_err(|error| cause_of(&error))?;
-        let mut question = cmd("SENTINEL");
-        question.arg("get-master-addr-by-name").arg(&self.service);
-        let problem = match question.query_async::<Option<(String, u16)>>(&mut connection).await {
+        let (because, problem) = match self.master_by(sentinel).await {
             Ok(Some((host, port))) => return Ok(Address { host, port }),
-            Ok(None) => format!(
-                "store.redis.sentinel.service: {sentinel} knows no master named {:?}; name it as `sentinel monitor` does",
-                self.service
-            ),
-            Err(error) if is_unknown_command(&error) => {
+            Ok(None) => (
+                AwayCause::Mistaken,
                 format!(
-                    "store.redis.sentinel.urls: {sentinel} is no Sentinel; name Sentinels, by default at port 26379"
-                )
-            }
+                    "service: {sentinel} knows no master named {:?}; name it as `sentinel monitor` does",
+                    self.service
+                ),
+            ),
+            Err(error) if is_unknown_command(&error) => (
+                AwayCause::Mistaken,
+                format!("urls: {sentinel} is no Sentinel; name Sentinels, by default at port 26379"),
+            ),
+            // Else nobody knew whether it was this one or the master.
+            Err(error) if cause_of(&error) == AwayCause::Denied => (
+                AwayCause::Denied,
+                format!(
+                    "password: {sentinel} refuses who asks; user and password here are the Sentinels', not the master's"
+                ),
+            ),
             Err(error) => return Err(cause_of(&error)),
         };
         if !std::mem::replace(&mut self.warned, true) {
-            warn!("{problem}");
+            warn!("store.redis.sentinel.{problem}");
         }
-        Err(AwayCause::Mistaken)
+        Err(because)
+    }
+
+    async fn master_by(&self, sentinel: &Address) -> Result<Option<(String, u16)>, RedisError> {
+        let client = self.access.client(sentinel).map_err(|_| (ErrorKind::InvalidClientConfig, "no such address"))?;
+        let mut connection = connect(&client).await?;
+        let mut question = cmd("SENTINEL");
+        question.arg("get-master-addr-by-name").arg(&self.service).query_async(&mut connection).await
     }
 }
 

@@ -154,3 +154,49 @@ async fn a_reset_is_not_undone_by_a_loss() {
     world.desk.beat().await.unwrap();
     assert_eq!(world.left(&limit), 40);
 }
+
+#[tokio::test]
+async fn a_replica_that_starts_while_another_is_waited_for_is_not_taken_for_it() {
+    let one = world();
+    let (other, limit) = (one.other(), limit("a", 40, WhenAway::Deny));
+    for replica in [&one, &other, &one] {
+        replica.desk.beat().await.unwrap();
+    }
+    let mut admitted = one.admitted(&limit, 12).await + other.admitted(&limit, 12).await;
+    one.core.lose();
+    one.desk.beat().await.unwrap();
+    one.other().desk.beat().await.unwrap();
+    one.desk.beat().await.unwrap();
+    assert_eq!(one.pay(&[(&limit, 1)]).await.reason, Reason::StoreAway, "the other has not told yet");
+    other.desk.beat().await.unwrap();
+    one.desk.beat().await.unwrap();
+    admitted += one.admitted(&limit, 40).await + other.admitted(&limit, 40).await;
+    assert_eq!(admitted, 40);
+}
+
+#[tokio::test]
+async fn a_replica_that_starts_waits_for_those_that_have_not_told_yet() {
+    let one = world();
+    let limit = limit("a", 40, WhenAway::Deny);
+    one.desk.beat().await.unwrap();
+    assert_eq!(one.admitted(&limit, 30).await, 30);
+    one.core.lose();
+    one.core.pulses.lock().unwrap().push((Pulse { replica: 7, epoch: Some(Epoch(NonZeroU64::MIN)) }, false));
+    let newcomer = one.other();
+    newcomer.desk.beat().await.unwrap();
+    assert_eq!(newcomer.pay(&[(&limit, 1)]).await.reason, Reason::StoreAway);
+    newcomer.pass(Micros::from_secs(10));
+    newcomer.desk.beat().await.unwrap();
+    assert_eq!(newcomer.pay(&[(&limit, 1)]).await.reason, Reason::Allowed);
+}
+
+#[tokio::test]
+async fn a_loss_that_nobody_has_noticed_when_a_replica_stops_is_noticed_then() {
+    let world = world();
+    let limit = limit("a", 40, WhenAway::Deny);
+    world.desk.beat().await.unwrap();
+    assert_eq!(world.admitted(&limit, 30).await, 30);
+    world.core.lose();
+    world.desk.close().await;
+    assert_eq!(world.left(&limit), 10);
+}

@@ -98,6 +98,22 @@ async fn a_limit_with_fewer_units_than_replicas_has_no_share_to_give() {
 }
 
 #[tokio::test]
+async fn what_costs_more_than_the_share_is_not_refused_for_good() {
+    let one = world();
+    let (other, limit) = (one.other(), limit("a", 40, WhenAway::Local));
+    for replica in [&other, &one] {
+        replica.desk.beat().await.unwrap();
+    }
+    one.leave();
+    let denied = one.pay(&[(&limit, 21)]).await;
+    assert_eq!((denied.reason, denied.states[0].verdict), (Reason::StoreAway, QuotaVerdict::Away));
+    let charge = Charge { limit: Arc::clone(&limit), key: CounterKey::new("a"), units: 21 };
+    let peeked = one.desk.peek([charge].into_iter().collect(), one.clock.now()).get().await;
+    assert_eq!((peeked.reason, peeked.states[0].verdict), (Reason::StoreAway, QuotaVerdict::Away));
+    assert_eq!((one.desk.local_left(&limit).await, one.pay(&[(&limit, 20)]).await.reason), (40, Reason::Allowed));
+}
+
+#[tokio::test]
 async fn the_store_is_told_of_the_share_when_it_is_back() {
     let world = world();
     let limit = limit("a", 40, WhenAway::Local);
@@ -141,4 +157,52 @@ async fn a_peek_tells_what_the_share_would_pay() {
     let charge = Charge { limit: Arc::clone(&limit), key: CounterKey::new("a"), units: 1 };
     let peeked = world.desk.peek([charge].into_iter().collect(), world.clock.now()).get().await;
     assert_eq!((peeked.reason, peeked.states[0].remaining), (Reason::Allowed, 35));
+}
+
+#[tokio::test]
+async fn the_store_is_told_of_the_share_by_the_whole_limit() {
+    let one = world();
+    let algorithm = Algorithm::FixedWindow(Grid { units: 40, length: WINDOW });
+    let fixed = Arc::new(Limit { algorithm, ..(*limit("a", 1, WhenAway::Local)).clone() });
+    let other = one.other();
+    for replica in [&other, &one] {
+        replica.desk.beat().await.unwrap();
+    }
+    assert_eq!(other.admitted_of(&[(&fixed, 1)], 25).await, 25);
+    one.leave();
+    // More than the share is charged already, but not more than the limit.
+    assert_eq!(one.admitted_of(&[(&fixed, 10)], 1).await, 1);
+    one.come_back();
+    one.desk.beat().await.unwrap();
+    assert_eq!(one.left(&fixed), 5);
+}
+
+#[tokio::test]
+async fn a_store_that_comes_back_for_a_moment_leaves_the_shares_as_they_are() {
+    let one = world();
+    let (other, limit) = (one.other(), limit("a", 40, WhenAway::Local));
+    for replica in [&one, &other, &one] {
+        replica.desk.beat().await.unwrap();
+    }
+    // It stood still for so long that it forgot who was there.
+    one.core.pulses.lock().unwrap().clear();
+    one.desk.beat().await.unwrap();
+    one.leave();
+    let admitted = one.admitted_of(&[(&limit, 1)], 60).await;
+    assert_eq!(admitted + other.admitted_of(&[(&limit, 1)], 60).await, 40);
+}
+
+#[tokio::test]
+async fn a_replica_that_is_not_there_any_more_leaves_its_part_to_the_others_after_a_while() {
+    let one = world();
+    let (other, limit) = (one.other(), limit("a", 40, WhenAway::Local));
+    for replica in [&one, &other, &one] {
+        replica.desk.beat().await.unwrap();
+    }
+    one.core.pulses.lock().unwrap().clear();
+    for _ in 0..8 {
+        one.desk.beat().await.unwrap();
+    }
+    one.leave();
+    assert_eq!(one.admitted_of(&[(&limit, 1)], 60).await, 40);
 }
