@@ -356,11 +356,12 @@ impl Shard {
             return Vec::new();
         }
         let owing = self.entries.iter_mut().filter(|(_, entry)| entry.owed > 0);
-        let charge = |(key, entry): (&Box<[u8]>, &mut Entry)| {
-            let units = std::mem::take(&mut entry.owed);
-            Charge { limit: Arc::clone(&entry.limit), key: CounterKey::rebuilt(key), units }
-        };
-        owing.map(charge).collect()
+        owing
+            .map(|(key, entry)| {
+                let units = std::mem::take(&mut entry.owed);
+                Charge { limit: Arc::clone(&entry.limit), key: CounterKey::rebuilt(key), units }
+            })
+            .collect()
     }
 }
 
