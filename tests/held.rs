@@ -14,9 +14,9 @@ use tollgate::proto as pb;
 use tonic::{Code, Status};
 
 use crate::support::calls::{charge, fields, left, length};
-use crate::support::poll;
 use crate::support::redis::{RedisCluster, RedisServer};
 use crate::support::server::{SOON, Tollgate, configuration, in_redis, question};
+use crate::support::poll;
 
 /// `busy` for slots, `tokens` for what is reserved; the others stand beside them.
 fn policy(store: &str) -> String {
@@ -120,6 +120,24 @@ async fn only_so_many_are_served_at_a_time_in_redis_over_all_replicas() {
     let yaml = policy(&in_redis(&redis));
     let (one, other) = (Tollgate::start(&yaml).await, Tollgate::start(&yaml).await);
     only_so_many_are_served_at_a_time(&one, &other).await;
+}
+
+#[tokio::test]
+async fn slots_that_a_redis_gave_too_late_are_free_again() {
+    let Some(redis) = RedisServer::start() else { return };
+    let tollgate = Tollgate::start(&policy(&in_redis(&redis).replace("5s", "500ms"))).await;
+    assert_eq!(peek(&tollgate, &["busy"]).await, [3]);
+    redis.pause();
+    let late = join_all((0..2).map(|_| ask(&tollgate, "/busy"))).await;
+    assert!(late.iter().all(|answer| !answer.allowed && answer.reservation.is_empty()), "{late:?}");
+    redis.resume();
+    let slots_are_free = async || {
+        tollgate.clock.advance(Duration::from_millis(5));
+        let charges = vec![charge("busy", &ADDRESS, Some(0))];
+        let answer = tollgate.quotas().await.peek(pb::PeekRequest { charges }).await.expect("well formed");
+        (left(&answer.into_inner().quotas) == [3]).then_some(())
+    };
+    poll(SOON, "free slots", slots_are_free).await;
 }
 
 /// Callers come and go at both replicas, more of them than there are slots.
