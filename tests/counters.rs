@@ -269,13 +269,13 @@ async fn around_a_changed_limit_no_window_holds_more_than_the_larger_and_soon_no
     for (units, window) in limits {
         tollgate.server.reload(configuration(&hot("", units, window))).expect("it can be taken over");
         changes.push((now, units, window));
-        for _ in 0..250 {
+        for _ in 0..100 {
             for _ in 0..3 {
                 let answer = decisions.decide(question("GET", "/hot", None)).await.expect("an answer").into_inner();
                 admitted.extend(answer.allowed.then_some((now, now)));
             }
-            now += Duration::from_millis(100);
-            tollgate.clock.advance(Duration::from_millis(100));
+            now += Duration::from_millis(250);
+            tollgate.clock.advance(Duration::from_millis(250));
         }
     }
     for (index, &(changed, units, window)) in changes.iter().enumerate() {

@@ -49,7 +49,14 @@ fn redis(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Redis> {
             }
             sentinel.flatten().map(|(sentinel, tls)| (Reach::Sentinel(sentinel), tls))
         }
-        (false, Some(urls)) => servers(reader, &urls).map(|(urls, tls)| (Reach::Servers(urls), tls)),
+        (false, Some(item)) => {
+            let read = servers(reader, &item);
+            if !fields.has("password") && matches!(&read, Some((urls, _)) if urls.iter().any(lacks_password)) {
+                reader
+                    .error(&item, "names a user without a password, who is of no use; add it there, or as `password`");
+            }
+            read.map(|(urls, tls)| (Reach::Servers(urls), tls))
+        }
         (false, None) => {
             reader.error(item, "must have `urls`, or `sentinel`");
             None
@@ -93,6 +100,11 @@ fn user(reader: &mut Reader<'_>, fields: &mut Fields<'_>, proved: bool) -> Optio
 
 fn holds_password(url: &Secret) -> bool {
     Url::parse(url.reveal()).is_ok_and(|url| url.password().is_some())
+}
+
+/// Whether it names a user, and nothing that proves it.
+fn lacks_password(url: &Secret) -> bool {
+    Url::parse(url.reveal()).is_ok_and(|url| !url.username().is_empty() && url.password().is_none())
 }
 
 /// The Sentinels, and whether they and the master are reached by TLS.

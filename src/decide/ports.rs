@@ -106,7 +106,8 @@ pub enum Standing {
 
 /// Pays what a decision costs.
 pub trait Quotas: Send + Sync {
-    /// Pays every charge or none; one state per charge, in order. Answers within the store's deadline: where the store
+    /// Pays every charge or none; one state per charge, in order. Asks the store once, within its deadline, and may wait for
+    /// answers to others who ask for the same counter before that, some times at most. Where the store
     /// cannot be asked, each limit's `when_away` decides, and the state says [`QuotaVerdict::Away`].
     ///
     /// [`QuotaVerdict::Away`]: crate::domain::decision::QuotaVerdict::Away

@@ -296,11 +296,6 @@ impl Holding {
         self.conclude(lease);
     }
 
-    /// Whether a lease is in hand.
-    pub const fn has_lease(&self) -> bool {
-        self.hand.is_some()
-    }
-
     /// Whether a request is under way.
     pub const fn is_asking(&self) -> bool {
         self.asking.is_some()
@@ -308,11 +303,16 @@ impl Holding {
 
     /// Ends the lease when it is about to end, spent up or idle: early enough for the settlement to come in time.
     pub fn tend(&mut self, now: Micros) -> Option<Ended> {
-        let hold = lease_time(self.frame);
-        let hand = self.hand?;
-        let ending = now + Micros(hold.0 / 8).max(ENDS_AHEAD) >= hand.ends;
-        let idle = now.since(hand.used) >= Micros(hold.0 / 2);
-        if ending || idle || hand.left == 0 { self.end() } else { None }
+        let is_spent_up = self.hand?.left == 0;
+        if is_spent_up || self.due().is_some_and(|due| now >= due) { self.end() } else { None }
+    }
+
+    /// When [`Holding::tend`] ends the lease unless it is spent from until then; nothing where none is in hand.
+    pub fn due(&self) -> Option<Micros> {
+        let (hand, hold) = (self.hand?, lease_time(self.frame));
+        let ending = hand.ends.since(Micros(hold.0 / 8).max(ENDS_AHEAD));
+        let idle = hand.used + Micros(hold.0 / 2);
+        Some(ending.min(idle))
     }
 
     /// Ends the lease.

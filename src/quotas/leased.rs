@@ -117,7 +117,7 @@ impl LeaseDesk {
 
     /// Gives back all that is in hand. To be called when nothing is paid any more; bounded by the store's deadlines.
     pub async fn close(&self) {
-        self.table.end_leases(Holding::end, |limit, key, ended| self.owe(limit, key, ended));
+        self.table.end_leases(Micros(u64::MAX), Holding::end, |limit, key, ended| self.owe(limit, key, ended));
         self.settle_due().await;
         // Nobody is left to tell it later, nor to notice a loss; the store logs and counts what becomes of it.
         let _ = self.beat().await;
@@ -126,7 +126,7 @@ impl LeaseDesk {
 
     async fn tend(&self) {
         let now = self.clock.steady();
-        self.table.end_leases(|holding| holding.tend(now), |limit, key, ended| self.owe(limit, key, ended));
+        self.table.end_leases(now, |holding| holding.tend(now), |limit, key, ended| self.owe(limit, key, ended));
         self.table.sweep(self.turn.fetch_add(1, Ordering::Relaxed), now);
         self.settle_due().await;
     }

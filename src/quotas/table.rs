@@ -154,10 +154,6 @@ impl Entry {
         self.wake(Woken::Away);
         ended
     }
-
-    fn has_lease(&self) -> bool {
-        self.live.as_ref().is_some_and(|live| live.holding.has_lease())
-    }
 }
 
 /// Every counter that is known.
@@ -180,10 +176,16 @@ struct Shard {
     /// How many of the entries are live.
     live: usize,
     /// Those with a lease in hand, and some that had one.
-    leased: Vec<CounterKey>,
+    leased: Vec<Leased>,
     /// Whether some may owe something to the store. Not which: those come and go, and an outage may be long.
     owes: bool,
     swept: Micros,
+}
+
+/// A counter with a lease in hand. Leases are many and looked after often: this says when it is worth the while.
+struct Leased {
+    due: Micros,
+    key: Box<[u8]>,
 }
 
 impl Table {
@@ -220,23 +222,27 @@ impl Table {
         shard.with(&request.key, act)
     }
 
-    /// Ends the leases that `ends` says end.
+    /// Ends the leases that `ends` says end, of those that are due at `now`.
     pub(super) fn end_leases(
         &self,
+        now: Micros,
         mut ends: impl FnMut(&mut Holding) -> Option<Ended>,
         mut ended: impl FnMut(&Arc<Limit>, &CounterKey, Ended),
     ) {
         for shard in &self.shards {
             let mut shard = lock(shard);
             let Shard { entries, leased, .. } = &mut *shard;
-            leased.retain(|key| {
-                let Some(entry) = entries.get_mut(key.as_bytes()) else { return false };
-                let limit = Arc::clone(&entry.limit);
-                let Some(live) = &mut entry.live else { return false };
-                if let Some(lease) = ends(&mut live.holding) {
-                    ended(&limit, key, lease);
+            leased.retain_mut(|Leased { due, key }| {
+                if *due > now {
+                    return true;
                 }
-                live.listed = live.holding.has_lease();
+                let Some(Entry { limit, live: Some(live), .. }) = entries.get_mut(key) else { return false };
+                if let Some(lease) = ends(&mut live.holding) {
+                    ended(limit, &CounterKey::rebuilt(key), lease);
+                }
+                let next = live.holding.due();
+                *due = next.unwrap_or(*due);
+                live.listed = next.is_some();
                 live.listed
             });
         }
@@ -287,10 +293,11 @@ impl Shard {
         let entry = self.entries.get_mut(key.as_bytes())?;
         let done = act(entry);
         self.owes |= entry.owed > 0;
-        let leased = entry.has_lease();
-        if let Some(live) = entry.live.as_mut().filter(|live| leased && !live.listed) {
+        if let Some(live) = entry.live.as_mut().filter(|live| !live.listed)
+            && let Some(due) = live.holding.due()
+        {
             live.listed = true;
-            self.leased.push(key.clone());
+            self.leased.push(Leased { due, key: key.as_bytes().into() });
         }
         Some(done)
     }
@@ -349,11 +356,12 @@ impl Shard {
             return Vec::new();
         }
         let owing = self.entries.iter_mut().filter(|(_, entry)| entry.owed > 0);
-        let charge = |(key, entry): (&Box<[u8]>, &mut Entry)| {
-            let units = std::mem::take(&mut entry.owed);
-            Charge { limit: Arc::clone(&entry.limit), key: CounterKey::rebuilt(key), units }
-        };
-        owing.map(charge).collect()
+        owing
+            .map(|(key, entry)| {
+                let units = std::mem::take(&mut entry.owed);
+                Charge { limit: Arc::clone(&entry.limit), key: CounterKey::rebuilt(key), units }
+            })
+            .collect()
     }
 }
 

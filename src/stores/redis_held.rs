@@ -9,7 +9,7 @@ use super::algorithms::{bucket, fixed, slots};
 use super::redis::{RedisStore, Settings};
 use super::redis_faults::{clock, connect, settings};
 use super::redis_server::RedisServer;
-use super::suite::{granted, key, limit, request};
+use super::suite::{at, granted, key, limit, redis, request};
 use crate::decide::ports::{Away, AwayCause, Charge, Clock as _, QuotaStore, Settlement};
 use crate::domain::exact_log::at_once;
 use crate::domain::limit::Limit;
@@ -82,13 +82,51 @@ async fn slots_that_nobody_releases_vanish_by_themselves() {
     assert!(vanishes(&server, "tollgate:{per-client 5:alice}:slots").await);
 }
 
+/// What is written in place keeps its life, so a charge that counts for longer must not be.
+#[tokio::test]
+async fn a_key_lives_as_long_as_the_latest_charge_counts() {
+    let Some(server) = RedisServer::start() else { return };
+    let store = redis(&server);
+    let start = Micros::from_secs(32_000);
+    let charge = async |limit: &Arc<Limit>, units: u64, now: Micros, hold: Micros| {
+        let terms = Terms { hold, lease: LEASE, ..at_once(units) };
+        let requests = [request(limit, "alice", terms)].into_iter().collect();
+        let grants = store.acquire(requests, Mode::Consume, at(now)).get().await;
+        assert_eq!(grants[0].as_ref().unwrap().outcome, granted(units));
+    };
+    let second = Micros::from_secs(1);
+    let half_a_minute = Micros::from_secs(32);
+    // With the moment of a later charge and how long that counts.
+    for (limit, ending, later, counts_ms) in [
+        (limit(10, half_a_minute), "", second, 32_000),
+        (bucket(1, Micros::from_secs(10), 4), ":bucket", Micros::from_secs(50), 40_000),
+        (fixed(10, half_a_minute), ":fixed", half_a_minute, 31_000),
+    ] {
+        let key = format!("tollgate:{{per-client 5:alice}}{ending}");
+        let life = || server.command(&["PTTL", &key]).parse::<i64>().unwrap();
+        charge(&limit, 1, start, Micros::ZERO).await;
+        let shorten = || server.command(&["PEXPIRE", &key, "9000"]);
+        shorten();
+        charge(&limit, 1, start, Micros::ZERO).await;
+        assert!((1..=9_000).contains(&life()), "{ending}: it is in place");
+        charge(&limit, 4, start + later, Micros::ZERO).await;
+        assert!(life() >= counts_ms, "{ending}: {}", life());
+    }
+    // Redis's clock stepped back: the key stays until it has caught up and all is over.
+    charge(&limit(10, half_a_minute), 1, start - Micros::from_secs(20), Micros::from_secs(5)).await;
+    let life = server.command(&["PTTL", "tollgate:{per-client 5:alice}"]).parse::<i64>().unwrap();
+    assert!(life >= 20_000 + 5_000 + 32_000, "{life}");
+}
+
 /// All that a user needs for all that a store is asked, and nothing that it does not need.
 #[tokio::test]
 async fn every_right_that_is_listed_is_needed_and_no_other() {
-    const RIGHTS: [&str; 13] = [
+    const RIGHTS: [&str; 15] = [
         "evalsha",
         "get",
+        "getrange",
         "set",
+        "setrange",
         "del",
         "time",
         "zscore",
@@ -114,6 +152,8 @@ async fn every_right_that_is_listed_is_needed_and_no_other() {
     let all_is_asked = async || -> Result<(), Away> {
         let store = connect(&with);
         for limit in limits.iter().chain([&slots(9, Micros::from_secs(60))]) {
+            ask(&store, limit, 1, Micros::from_secs(60)).await?;
+            // Over the first, in place.
             ask(&store, limit, 1, Micros::from_secs(60)).await?;
             ask(&store, limit, 9, Micros::from_secs(60)).await?;
             settle(&store, limit, 0).await?;

@@ -11,20 +11,27 @@
 --              c  concurrency: limit, hold, at_least, then the lease's name (16 bytes).
 --
 -- A state is a string of integers of 8 bytes, but for one:
---   sliding window  width, latest time, total and epoch, then index and units of each sub-window in use, oldest first;
---   token bucket    gain, unit, burst, latest time, parts used, epoch;
+--   sliding window  width, latest time, total, epoch, and the index of the oldest sub-window in use, if any; then index
+--                   and units of each sub-window in use, newest first;
+--   token bucket    gain, unit, burst, latest time, parts used, epoch, and, where it is known, a moment until which Redis
+--                   keeps the key at least: beyond what is needed, so that few charges have to set it;
 --   fixed window    length, latest time, units used, epoch;
---   concurrency     a sorted set, so that a change costs the same however much is held: see kinds.lua.
+--   concurrency     a sorted set, so that a change costs the same however much is held: one member for each unit, the
+--                   lease's name and a number, and its expiry for a score; the time is the score of the empty name.
 -- A lease of the first three is a key of its own: units, expiry and epoch. The epoch changes when leases taken so far
 -- outlive their charges. Numbers are exact below 2^53. A refusal and a peek write nothing.
 --
--- The answer is packed too, which is cheaper than an array, with four integers a counter: 0, 1 or 2 for granted, short
--- or never; units granted or the time to wait; units left; the time until some return.
+-- The answer is packed too, with five integers a counter: 0, 1 or 2 for granted, short or never; units granted or the
+-- time to wait; units left, and the time until some return, before the charge; and that time after it.
+--
+-- What costs is commands, strings that are made (long ones above all), and numbers that Redis has to write out. So
+-- commands get numbers as text where they are known, a string is packed in one go, and functions are not made here.
 local call, pack, unpack = redis.call, struct.pack, struct.unpack
-local byte, sub, floor, ceil = string.byte, string.sub, math.floor, math.ceil
-local FOUR, THREE, ENTRY = '<I8I8I8I8', '<I8I8I8', '<I8I8'
+local byte, sub, floor, ceil, max, min = string.byte, string.sub, math.floor, math.ceil, math.max, math.min
+local ENTRY, THREE, FOUR = '<I8I8', '<I8I8I8', '<I8I8I8I8'
+local FIVE, SIX, SEVEN = '<I8I8I8I8I8', '<I8I8I8I8I8I8', '<I8I8I8I8I8I8I8'
 local SLACK_MS = 1000
-local WINDOW, SLOTS = 119, 99 -- w, c
+local WINDOW, BUCKET, FIXED = 119, 98, 102 -- w, b, f; else c
 
 local now
 if ARGV[1] == '' then
@@ -34,154 +41,240 @@ else
   now = tonumber(ARGV[1])
 end
 
-local asked, consume = #ARGV - 2, ARGV[2] == 'c'
--- What to answer if all grant, and if one refuses. What to write: key, value and life in turns.
-local spent, unspent, writes, lease = '', '', nil, asked
--- The states that counters of this very call have by now.
-local states = asked > 1 and {}
+local asked, consume, answer = #ARGV - 2, ARGV[2] == 'c', ''
+-- What to write if all grant: key, text and life in turns. Without a life the text goes over the beginning of what is
+-- there, and whatever else is there stays, its life too. A life goes by the clock, which may have stepped back behind the
+-- counter's time. Room for four is made at once: a table that grows is copied each time.
+local writes = { false, false, false, false, false, false, false, false, false, false, false, false }
+local written, lease = 0, asked
 
 for i = 1, asked do
   local key, ask = KEYS[i], ARGV[i + 2]
-  local kind = byte(ask)
-  local raw = kind ~= SLOTS and (states and states[key] or call('GET', key))
+  local kind, raw = byte(ask), nil
+  -- This very call may have asked it already.
+  for n = 1, written, 3 do
+    if writes[n] == key then
+      raw = writes[n + 1]
+      if not writes[n + 2] then raw = raw .. sub(call('GET', key), #raw + 1) end
+    end
+  end
+  local latest, epoch = now, now
+  local outcome, value, left, returns, after = 0, 0, 0, 0, 0
+  local hold, text, life = 0, nil, nil
+
   if kind == WINDOW then
-    local width, parts, limit, at_least, at_most, hold = unpack('<I8I8I8I8I8I8', ask, 2)
-    local latest, total, epoch, from, size = now, 0, now, 33, 0
-    local keeps_life = raw
-    if raw then
-      local cut
-      cut, latest, total, epoch = unpack(FOUR, raw)
+    local width, parts, limit, at_least, at_most
+    width, parts, limit, at_least, at_most, hold = unpack(SIX, ask, 2)
+    if hold > 0 and not KEYS[lease + 1] then at_most = at_least end
+    local cut, total, first, newest, charged = width, 0, 0, nil, nil
+    -- The newest sub-window is often all that one needs to know.
+    local whole, stop = raw, 0
+    raw = raw or call('GETRANGE', key, '0', '55')
+    if raw ~= '' then
+      cut, latest, total, epoch, first = unpack(FIVE, raw)
+      if latest < now then latest = now end
+      if #raw > 40 then newest, charged = unpack(ENTRY, raw, 41) end
+    end
+    local oldest, index = floor(latest / width) - parts, floor((latest + hold) / width)
+    local joins = newest == index and first >= oldest and cut == width and not whole
+    if raw ~= '' and not (joins and total + at_least <= limit) then
+      joins, raw = false, whole or call('GET', key)
       if cut ~= width then
         -- The same charges under another width, none of them earlier than it was.
         local body, last, sum = '', nil, 0
-        for pos = 33, #raw, 16 do
-          local index, units = unpack(ENTRY, raw, pos)
-          index = floor(((index + 1) * cut - 1) / width)
-          if last and last ~= index then
-            body, sum = body .. pack(ENTRY, last, sum), 0
-          end
-          last, sum = index, sum + units
+        for pos = 41, #raw, 16 do
+          local at, units = unpack(ENTRY, raw, pos)
+          at = floor(((at + 1) * cut - 1) / width)
+          if last and last ~= at then body, sum = body .. pack(ENTRY, last, sum), 0 end
+          last, sum = at, sum + units
         end
         if last then body = body .. pack(ENTRY, last, sum) end
-        epoch, keeps_life = math.max(epoch + 1, latest), false
-        raw = pack(FOUR, width, latest, total, epoch) .. body
+        epoch, raw = max(epoch + 1, latest), sub(raw, 1, 40) .. body
       end
-      if latest < now then latest = now end
-      size = #raw
+      -- Whatever lies before the oldest sub-window that counts is passed over.
+      stop, first = #raw, 0
+      while stop > 40 do
+        local at, units = unpack(ENTRY, raw, stop - 15)
+        if at >= oldest then
+          first = at
+          break
+        end
+        total, stop = total - units, stop - 16
+      end
     end
 
-    -- Whatever lies before the oldest sub-window that counts is passed over.
-    local oldest, first = floor(latest / width) - parts, nil
-    while from < size do
-      local index, units = unpack(ENTRY, raw, from)
-      if index >= oldest then
-        first = index
-        break
-      end
-      total, from = total - units, from + 16
-    end
-
-    if hold > 0 then
-      lease = lease + 1
-      if not KEYS[lease] then at_most = at_least end
-    end
-    local left = limit - total
+    left = limit - total
     if left < 0 then left = 0 end
-    local outcome, value = 0, 0
+    if total > 0 then returns = (first + parts + 1) * width - now end
     if at_least > limit then
-      outcome, consume = 2, false
+      outcome = 2
     elseif at_least > left then
-      outcome, consume = 1, false
-      local freed, pos, index, units = 0, from, nil, nil
+      local freed, pos, at, units = 0, stop, nil, nil
       repeat
-        index, units = unpack(ENTRY, raw, pos)
-        freed, pos = freed + units, pos + 16
+        at, units = unpack(ENTRY, raw, pos - 15)
+        freed, pos = freed + units, pos - 16
       until total - freed + at_least <= limit
-      value = (index + parts + 1) * width - now
+      outcome, value = 1, (at + parts + 1) * width - now
     elseif at_least > 0 then
       -- Half of what is left at most: near its limit a counter is shared unit by unit.
       value = floor(left / 2)
       if value > at_most then value = at_most end
       if value < at_least then value = at_least end
     end
-    local returns = first and (first + parts + 1) * width - now or 0
 
-    if consume and value > 0 then
-      local index, units = floor((latest + hold) / width), value
-      local last, pos, head, tail = index, size - 15, '', ''
-      if first then
-        local at, charged = unpack(ENTRY, raw, pos)
-        if at < index then
-          keeps_life = false
-        else
-          last = at
-        end
-        while at > index and pos > from do
-          pos = pos - 16
+    if consume and outcome == 0 and value > 0 then
+      if total == 0 or index < first then first = index end
+      after = (first + parts + 1) * width - now
+      total = total + value
+      if joins then
+        text = pack(SEVEN, width, latest, total, epoch, first, index, charged + value)
+      else
+        -- It goes before earlier sub-windows and after later ones, which only leases reach.
+        local pos, units, at, charged = 41, value, nil, nil
+        while pos < stop do
           at, charged = unpack(ENTRY, raw, pos)
+          if at <= index then break end
+          pos = pos + 16
         end
-        -- The entry at pos is the last one not after this, if there is one.
-        if at == index then
-          units, head, tail = units + charged, sub(raw, from, pos - 1), sub(raw, pos + 16)
-        elseif at < index then
-          head, tail = sub(raw, from, pos + 15), sub(raw, pos + 16)
-        else
-          tail = sub(raw, from)
-        end
-      else
-        keeps_life = false
+        local rest, last = pos, index
+        if pos > 41 then last = unpack(ENTRY, raw, 41) end
+        if pos < stop and at == index then units, rest = units + charged, pos + 16 end
+        text = pack('<I8I8I8I8I8c0I8I8c0', width, latest, total, epoch, first,
+          sub(raw, 41, pos - 1), index, units, sub(raw, rest, stop))
+        life = ceil(((last + parts + 1) * width - now) / 1000) + SLACK_MS
       end
-      local state = pack(FOUR, width, latest, total + value, epoch) .. head .. pack(ENTRY, index, units) .. tail
-      local life = not keeps_life and ceil(((last + parts + 1) * width - latest) / 1000) + SLACK_MS
-      if writes then
-        local n = #writes
-        writes[n + 1], writes[n + 2], writes[n + 3] = key, state, life
-      else
-        writes = { key, state, life }
-      end
-      if states then states[key] = state end
-      if hold > 0 and KEYS[lease] then
-        local n = #writes
-        writes[n + 1], writes[n + 2] = KEYS[lease], pack(THREE, value, latest + hold, epoch)
-        writes[n + 3] = ceil(hold / 1000) + SLACK_MS
-      end
-      if not first or index < first then first = index end
-      spent = spent .. pack(FOUR, outcome, value, left - value, (first + parts + 1) * width - now)
-      -- A counter that is asked alone has granted for good.
-      if states then unspent = unspent .. pack(FOUR, outcome, value, left, returns) end
-    else
-      local looked = pack(FOUR, outcome, value, left, returns)
-      spent, unspent = spent .. looked, unspent .. looked
     end
-  else
-    local outcome, value, left, returns, returns_after, state, life, held, hold = other(now, kind, key, raw, ask)
-    if held then lease = lease + 1 end
-    if outcome > 0 then consume = false end
-    if consume and value > 0 then
-      writes = writes or {}
-      local n = #writes
-      writes[n + 1], writes[n + 2], writes[n + 3] = key, state, ceil(life / 1000) + SLACK_MS
-      if states then states[key] = state end
-      if held and KEYS[lease] then
-        writes[n + 4], writes[n + 5], writes[n + 6] = KEYS[lease], held, ceil(hold / 1000) + SLACK_MS
+
+  elseif kind == BUCKET then
+    local gain, unit, burst, units
+    gain, unit, burst, units, hold = unpack(FIVE, ask, 2)
+    local used, kept = 0, 0
+    raw = raw or call('GET', key)
+    if raw then
+      local old_gain, old, old_burst
+      old_gain, old, old_burst, latest, used, epoch = unpack(SIX, raw)
+      if #raw > 48 then kept = unpack('<I8', raw, 49) end
+      if old ~= unit then
+        used = min(ceil(used / old), burst) * unit
+      elseif used > burst * unit and (old_gain ~= gain or old_burst ~= burst) then
+        used = burst * unit
       end
-      spent = spent .. pack(FOUR, outcome, value, left - value, returns_after)
-      if states then unspent = unspent .. pack(FOUR, outcome, value, left, returns) end
-    else
-      local looked = pack(FOUR, outcome, value, left, returns)
-      spent, unspent = spent .. looked, unspent .. looked
+      if latest < now then
+        -- Compared first: the product might not be exact otherwise.
+        if now - latest >= ceil(used / gain) then used = 0 else used = used - (now - latest) * gain end
+        latest = now
+      end
+    end
+    -- Less than nothing where more was used than the bucket holds.
+    local free = burst * unit - used
+    if free > 0 then left = floor(free / unit) end
+    after = latest + ceil(((left + 1) * unit - free) / gain) - now
+    if used > 0 then returns = after end
+    if units > burst then
+      outcome = 2
+    elseif units > left then
+      outcome, value = 1, latest + ceil((units * unit - free) / gain) - now
+    elseif units > 0 then
+      value = units
+      if used == 0 and raw then epoch = max(epoch + 1, latest) end
+      used = used + units * unit
+      local full = latest + ceil(used / gain)
+      if full > kept then
+        kept = full + ceil(burst * unit / gain)
+        life = ceil((kept - now) / 1000) + SLACK_MS
+      end
+      text = pack(SEVEN, gain, unit, burst, latest, used, epoch, kept)
+    end
+
+  elseif kind == FIXED then
+    local length, limit, units
+    length, limit, units, hold = unpack(FOUR, ask, 2)
+    local used, cut = 0, nil
+    raw = raw or call('GET', key)
+    if raw then
+      cut, latest, used, epoch = unpack(FOUR, raw)
+      if latest < now then
+        if floor(latest / length) < floor(now / length) then used, epoch = 0, max(epoch + 1, now) end
+        latest = now
+      end
+    end
+    local ends = (floor(latest / length) + 1) * length
+    left = limit - used
+    if left < 0 then left = 0 end
+    after = ends - now
+    if used > 0 then returns = after end
+    if units > limit then
+      outcome = 2
+    elseif units > left then
+      outcome, value = 1, after
+    elseif units > 0 then
+      value = units
+      text = pack(FOUR, length, latest, used + units, epoch)
+      -- Whoever charged to this window has set it.
+      if used == 0 or cut ~= length then life = ceil((ends - now) / 1000) + SLACK_MS end
+    end
+
+  else
+    local limit, slots_hold, units = unpack(THREE, ask, 2)
+    latest = tonumber(call('ZSCORE', key, '') or now)
+    if latest < now then latest = now end
+    local later = '(' .. string.format('%.0f', latest)
+    local held = call('ZCOUNT', key, later, '+inf')
+    left = max(limit - held, 0)
+    -- When so many are back.
+    local function back(count)
+      return call('ZRANGEBYSCORE', key, later, '+inf', 'WITHSCORES', 'LIMIT', count - 1, 1)[2] - now
+    end
+    if held > 0 then returns = back(1) end
+    if units > limit then
+      outcome = 2
+    elseif units > left then
+      outcome, value = 1, back(held + units - limit)
+    elseif units > 0 then
+      local expires, name = latest + slots_hold, sub(ask, 26)
+      value, after = units, expires - now
+      if held > 0 and returns < after then after = returns end
+      text = function()
+        call('ZREMRANGEBYSCORE', key, '-inf', latest)
+        local members = { latest, '' }
+        for unit = 1, units do
+          local n = #members
+          members[n + 1], members[n + 2] = expires, name .. pack('<I2', unit)
+          if n >= 1000 or unit == units then
+            call('ZADD', key, _G.unpack(members))
+            members = {}
+          end
+        end
+        local life = ceil(slots_hold / 1000) + SLACK_MS
+        if call('PTTL', key) < life then call('PEXPIRE', key, life) end
+      end
+    end
+  end
+
+  if hold > 0 then lease = lease + 1 end
+  if outcome > 0 then consume = false end
+  answer = pack('<c0I8I8I8I8I8', answer, outcome, value, left, returns, after)
+  if consume and text then
+    writes[written + 1], writes[written + 2], writes[written + 3] = key, text, life
+    written = written + 3
+    if hold > 0 and KEYS[lease] then
+      writes[written + 1], writes[written + 2] = KEYS[lease], pack(THREE, value, latest + hold, epoch)
+      writes[written + 3] = ceil(hold / 1000) + SLACK_MS
+      written = written + 3
     end
   end
 end
 
-if not consume then return unspent end
-for n = 1, writes and #writes or 0, 3 do
-  if type(writes[n + 1]) == 'function' then
-    writes[n + 1]()
-  elseif writes[n + 2] then
-    call('SET', writes[n], writes[n + 1], 'PX', writes[n + 2])
-  else
-    call('SET', writes[n], writes[n + 1], 'KEEPTTL')
+if consume then
+  for n = 1, written, 3 do
+    local key, text, life = writes[n], writes[n + 1], writes[n + 2]
+    if type(text) == 'function' then
+      text()
+    elseif life then
+      call('SET', key, text, 'PX', life)
+    else
+      call('SETRANGE', key, '0', text)
+    end
   end
 end
-return spent
+return answer

@@ -12,32 +12,32 @@ local charge = {}
 
 charge[WINDOW] = function(raw, ask)
   local width, parts, limit, units = unpack(FOUR, ask, 2)
-  local latest, total, epoch, from = now, 0, now, 33
+  local latest, total, epoch = now, 0, now
   if raw then
     width, latest, total, epoch = unpack(FOUR, raw)
     latest = max(latest, now)
   else
     raw = ''
   end
-  local index = floor(latest / width)
-  while from < #raw do
-    local at, charged = unpack(ENTRY, raw, from)
+  local index, stop = floor(latest / width), #raw
+  while stop > 40 do
+    local at, charged = unpack(ENTRY, raw, stop - 15)
     if at >= index - parts then break end
-    total, from = total - charged, from + 16
+    total, stop = total - charged, stop - 16
   end
   units = math.min(units, limit - total)
   if units <= 0 then return nil end
-  -- Leases may be charged to later sub-windows; this goes before them, and joins what is charged to its own.
-  local pos, last, sum = from, index, units
-  if from < #raw then last = max(index, (unpack(ENTRY, raw, #raw - 15))) end
-  while pos < #raw and unpack(ENTRY, raw, pos) < index do pos = pos + 16 end
-  local head, tail = sub(raw, from, pos - 1), sub(raw, pos)
-  if pos < #raw then
+  -- Leases may be charged to later sub-windows; this goes behind them, and joins what is charged to its own.
+  local pos, last, sum = 41, index, units
+  if stop > 40 then last = max(index, (unpack(ENTRY, raw, 41))) end
+  while pos < stop and unpack(ENTRY, raw, pos) > index do pos = pos + 16 end
+  local head, rest = sub(raw, 41, pos - 1), pos
+  if pos < stop then
     local at, charged = unpack(ENTRY, raw, pos)
-    if at == index then sum, tail = sum + charged, sub(raw, pos + 16) end
+    if at == index then sum, rest = sum + charged, pos + 16 end
   end
-  local state = pack(FOUR, width, latest, total + units, epoch) .. head .. pack(ENTRY, index, sum) .. tail
-  return state, (last + parts + 1) * width - latest
+  local entries = head .. pack(ENTRY, index, sum) .. sub(raw, rest, stop)
+  return sliding(width, latest, total + units, epoch, entries), (last + parts + 1) * width - now
 end
 
 charge[BUCKET] = function(raw, ask)
@@ -47,7 +47,7 @@ charge[BUCKET] = function(raw, ask)
   if units <= 0 then return nil end
   if used == 0 and raw then epoch = max(epoch + 1, latest) end
   used = used + units * unit
-  return pack(SIX, gain, unit, burst, latest, used, epoch), ceil(used / gain)
+  return pack(SIX, gain, unit, burst, latest, used, epoch), latest + ceil(used / gain) - now
 end
 
 charge[FIXED] = function(raw, ask)
@@ -55,7 +55,7 @@ charge[FIXED] = function(raw, ask)
   local length, latest, used, epoch = fixed(raw, ask)
   units = math.min(units, limit - used)
   if units <= 0 then return nil end
-  return pack(FOUR, length, latest, used + units, epoch), (floor(latest / length) + 1) * length - latest
+  return pack(FOUR, length, latest, used + units, epoch), (floor(latest / length) + 1) * length - now
 end
 
 for i, key in ipairs(KEYS) do

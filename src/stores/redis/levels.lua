@@ -13,6 +13,12 @@ else
   now = tonumber(ARGV[1])
 end
 
+-- The state of a sliding window whose sub-windows are these.
+local function sliding(width, latest, total, epoch, entries)
+  local oldest = entries ~= '' and unpack(ENTRY, entries, #entries - 15) or 0
+  return pack(FOUR, width, latest, total, epoch) .. pack('<I8', oldest) .. entries
+end
+
 -- A bucket as of now, full where there is none: gain, unit, burst, latest, used, epoch.
 local function bucket(raw, ask)
   if not raw then

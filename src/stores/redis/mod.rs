@@ -49,8 +49,6 @@ struct Inner {
     nodes: Nodes,
     trust: Arc<Trust>,
     time: TimeSource,
-    /// For sliding windows alone, which need less.
-    acquire_windows: Code,
     acquire: Code,
     settle: Code,
     refund: Code,
@@ -74,8 +72,7 @@ impl RedisStore {
             nodes: Nodes::open(settings, gates, &trust)?,
             trust,
             time: settings.time,
-            acquire_windows: Code::new(include_str!("acquire.lua")),
-            acquire: Code::new(concat!(include_str!("kinds.lua"), include_str!("acquire.lua"))),
+            acquire: Code::new(include_str!("acquire.lua")),
             settle: Code::new(concat!(include_str!("levels.lua"), include_str!("settle.lua"))),
             refund: Code::new(concat!(include_str!("levels.lua"), include_str!("refund.lua"))),
             reset: Code::new(include_str!("reset.lua")),
@@ -136,9 +133,8 @@ impl QuotaStore for RedisStore {
 impl Inner {
     async fn acquire_later(self: &Arc<Self>, requests: &Requests, mode: Mode, now: Moment) -> Grants {
         let call = |requests: &[Request]| self.acquisition(requests, mode, now);
-        let is_window = |request: &Request| matches!(request.limit.algorithm, Algorithm::SlidingWindow { .. });
-        let code = if requests.iter().all(is_window) { &self.acquire_windows } else { &self.acquire };
-        let (mut grants, alone) = self.ask(code, requests, call, grants).await;
+        let read = |answer: &[u8], count| grants(answer, count, mode);
+        let (mut grants, alone) = self.ask(&self.acquire, requests, call, read).await;
         if alone && mode == Mode::Consume && is_refused(requests, &grants) {
             self.take_back(requests, &mut grants, now);
         }
@@ -397,22 +393,28 @@ fn refunds(answer: &[u8], counters: usize) -> Option<Refunds> {
     sound.then(|| numbers.iter().map(|&number| u64::from_le_bytes(number)).collect())
 }
 
-/// Four numbers for each counter; nothing where they make no sense.
-fn grants(answer: &[u8], counters: usize) -> Option<Grants> {
+/// Five numbers for each counter; nothing where they make no sense. They tell of before the charge and of after it,
+/// because the script does not know at the first counter what the last one says.
+fn grants(answer: &[u8], counters: usize, mode: Mode) -> Option<Grants> {
     let (numbers, rest) = answer.as_chunks::<8>();
-    let (quads, odd) = numbers.as_chunks::<4>();
-    if quads.len() != counters || !odd.is_empty() || !rest.is_empty() {
+    let (fives, odd) = numbers.as_chunks::<5>();
+    if fives.len() != counters || !odd.is_empty() || !rest.is_empty() {
         return None;
     }
-    quads.iter().map(|quad| grant(quad.map(u64::from_le_bytes)).map(Ok)).collect()
+    let charged = mode == Mode::Consume && fives.iter().all(|[outcome, ..]| u64::from_le_bytes(*outcome) == 0);
+    fives.iter().map(|five| grant(five.map(u64::from_le_bytes), charged).map(Ok)).collect()
 }
 
-fn grant([outcome, value, remaining, reset_after]: [u64; 4]) -> Option<Grant> {
+fn grant([outcome, value, left, returns, returns_then]: [u64; 5], charged: bool) -> Option<Grant> {
     let outcome = match outcome {
         0 => Outcome::Granted { units: value },
         1 => Outcome::Short { retry_after: Micros(value) },
         2 => Outcome::Never,
         _ => return None,
+    };
+    let (remaining, reset_after) = match outcome {
+        Outcome::Granted { units: 1.. } if charged => (left.checked_sub(value)?, returns_then),
+        Outcome::Granted { .. } | Outcome::Short { .. } | Outcome::Never => (left, returns),
     };
     Some(Grant { outcome, remaining, reset_after: Micros(reset_after) })
 }
@@ -514,12 +516,27 @@ mod tests {
     fn an_answer_that_makes_no_sense_is_not_taken_for_one() {
         let answer = |numbers: &[u64]| numbers.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<u8>>();
         let short = Grant { outcome: Outcome::Short { retry_after: Micros(7) }, remaining: 0, reset_after: Micros(3) };
-        assert_eq!(grants(&answer(&[1, 7, 0, 3]), 1).as_deref(), Some(&[Ok(short)][..]));
-        assert_eq!(grants(&answer(&[3, 7, 0, 3]), 1), None);
-        assert_eq!(grants(&answer(&[0, 1, 2, 3]), 2), None);
-        assert_eq!(grants(&answer(&[0, 1, 2, 3, 0, 1, 2]), 1), None);
-        assert_eq!(grants(&answer(&[0, 1, 2, 3])[1..], 1), None);
-        assert_eq!(grants(&[&answer(&[0, 1, 2, 3])[..], b"x"].concat(), 1), None);
+        let read = |numbers: &[u64], counters| grants(&answer(numbers), counters, Mode::Consume);
+        assert_eq!(read(&[1, 7, 0, 3, 0], 1).as_deref(), Some(&[Ok(short)][..]));
+        assert_eq!(read(&[3, 7, 0, 3, 0], 1), None);
+        assert_eq!(read(&[0, 2, 1, 3, 4], 1), None);
+        assert_eq!(read(&[0, 1, 2, 3, 4], 2), None);
+        assert_eq!(read(&[0, 1, 2, 3, 4, 0, 1, 2, 3], 1), None);
+        assert_eq!(grants(&answer(&[0, 1, 2, 3, 4])[1..], 1, Mode::Consume), None);
+        assert_eq!(grants(&[&answer(&[0, 1, 2, 3, 4])[..], b"x"].concat(), 1, Mode::Consume), None);
+    }
+
+    #[test]
+    fn what_is_left_is_told_as_of_after_the_charges_only_if_all_granted() {
+        let told = |numbers: &[u64], mode| {
+            let answer: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+            let grants = grants(&answer, numbers.len() / 5, mode).into_iter().flatten().flatten();
+            grants.map(|grant| (grant.remaining, grant.reset_after.0)).collect::<Vec<_>>()
+        };
+        let granted = [0, 2, 9, 5, 4];
+        assert_eq!(told(&granted, Mode::Consume), [(7, 4)]);
+        assert_eq!(told(&granted, Mode::Peek), [(9, 5)]);
+        assert_eq!(told(&[&granted[..], &[1, 7, 0, 3, 0]].concat(), Mode::Consume), [(9, 5), (0, 3)]);
     }
 
     #[test]

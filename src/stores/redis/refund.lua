@@ -16,17 +16,17 @@ local function window(raw, ask)
   local _, parts, units = unpack(THREE, ask, 2)
   local width, latest, total, epoch = unpack(FOUR, raw)
   if latest < now then latest = now end
-  local oldest, pos = floor(latest / width) - parts, 33
-  while pos < #raw and unpack(ENTRY, raw, pos) < oldest do pos = pos + 16 end
-  -- What lies before stays: it counts no more, and goes with the next charge.
-  local body, taken = sub(raw, 33, pos - 1), 0
-  while pos < #raw and taken < units do
+  local oldest, pos = floor(latest / width) - parts, #raw - 15
+  while pos > 40 and unpack(ENTRY, raw, pos) < oldest do pos = pos - 16 end
+  -- What lies behind stays: it counts no more, and goes with the next charge.
+  local expired, rest, taken = sub(raw, pos + 16), '', 0
+  while pos > 40 and taken < units do
     local index, charged = unpack(ENTRY, raw, pos)
     local back = math.min(charged, units - taken)
-    taken, pos = taken + back, pos + 16
-    if charged > back then body = body .. pack(ENTRY, index, charged - back) end
+    taken, pos = taken + back, pos - 16
+    if charged > back then rest = pack(ENTRY, index, charged - back) end
   end
-  return taken, pack(FOUR, width, latest, total - taken, epoch) .. body .. sub(raw, pos)
+  return taken, sliding(width, latest, total - taken, epoch, sub(raw, 41, pos + 15) .. rest .. expired)
 end
 
 local function level(raw, ask)

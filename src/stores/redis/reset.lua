@@ -20,7 +20,7 @@ local function charges(key)
   local state
   if ARGV[1] == 'w' then
     local width, latest, _, epoch = unpack('<I8I8I8I8', raw)
-    state = pack('<I8I8I8I8', width, latest, 0, math.max(epoch + 1, latest))
+    state = pack('<I8I8I8I8I8', width, latest, 0, math.max(epoch + 1, latest), 0)
   elseif ARGV[1] == 'b' then
     local gain, unit, burst, latest, _, epoch = unpack('<I8I8I8I8I8I8', raw)
     state = pack('<I8I8I8I8I8I8', gain, unit, burst, latest, 0, math.max(epoch + 1, latest))

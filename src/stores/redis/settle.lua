@@ -17,17 +17,18 @@ local PARTS_MAX, TOTAL_MAX, WINDOW_MAX = 9007199254740991, 1000000000000000, 316
 
 local function window(raw, ask, lease, expires, lease_epoch)
   local width, parts, used = unpack(THREE, ask, 2)
-  local latest, total, epoch, pos = now, 0, now, 17
+  local latest, total, epoch = now, 0, now
   if raw then
     width, latest, total, epoch = unpack(FOUR, raw)
     if latest < now then latest = now end
-    pos = #raw - 15
+  else
+    raw = ''
   end
   local current, index = floor(latest / width), floor(expires / width)
-  -- Everything from the current sub-window on is written anew, without the lease's units if they are there.
-  local function tail(release, add)
-    local entries, pos, placed, found = '', pos, add == 0, false
-    while pos >= 33 do
+  -- All down to the current sub-window is written anew, without the lease's units if they are there.
+  local function head(release, add)
+    local entries, pos, placed, found = '', 41, add == 0, false
+    while pos < #raw do
       local at, charged = unpack(ENTRY, raw, pos)
       if at < current then break end
       if at == index and release > 0 then
@@ -36,32 +37,32 @@ local function window(raw, ask, lease, expires, lease_epoch)
       if at == current and not placed then
         placed, charged = true, charged + add
       end
-      if charged > 0 then entries = pack(ENTRY, at, charged) .. entries end
-      pos = pos - 16
+      if charged > 0 then entries = entries .. pack(ENTRY, at, charged) end
+      pos = pos + 16
     end
-    if not placed then entries = pack(ENTRY, current, add) .. entries end
-    return entries, pos, found
+    if not placed then entries = entries .. pack(ENTRY, current, add) end
+    return entries .. sub(raw, pos), found
   end
   local function room(units)
     return math.min(units, TOTAL_MAX - total)
   end
-  local entries, head, found
+  local entries, found
   if lease_epoch == epoch then
     total = total - lease
     local add = room(used)
-    entries, head, found = tail(lease, add)
+    entries, found = head(lease, add)
     total = total + (found and add or lease)
   end
   if not found then
     local add = room(max(used - lease, 0))
-    if add == 0 and not raw then return nil end
-    entries, head = tail(0, add)
+    if add == 0 and raw == '' then return nil end
+    entries = head(0, add)
     total = total + add
   end
-  local state = pack(FOUR, width, latest, total, epoch) .. (raw and sub(raw, 33, head + 15) or '') .. entries
+  local state = sliding(width, latest, total, epoch, entries)
   -- All that is left may be sub-windows that count no more.
-  local last = #state > 32 and max(current, (unpack(ENTRY, state, #state - 15))) or current
-  return state, (last + parts + 1) * width - latest
+  local last = entries ~= '' and max(current, (unpack(ENTRY, entries))) or current
+  return state, (last + parts + 1) * width - now
 end
 
 local function level(raw, ask, lease, _, lease_epoch)
@@ -73,7 +74,7 @@ local function level(raw, ask, lease, _, lease_epoch)
   if back == 0 and beyond == 0 then return nil end
   if used == 0 and raw then epoch = max(epoch + 1, latest) end
   used = math.min(used - back + beyond, gain * WINDOW_MAX, PARTS_MAX)
-  return pack(SIX, gain, unit, burst, latest, used, epoch), beyond > 0 and ceil(used / gain)
+  return pack(SIX, gain, unit, burst, latest, used, epoch), beyond > 0 and latest + ceil(used / gain) - now
 end
 
 local function count(raw, ask, lease, _, lease_epoch)
@@ -85,7 +86,7 @@ local function count(raw, ask, lease, _, lease_epoch)
   if back == 0 and beyond == 0 then return nil end
   used = math.min(used - back + beyond, TOTAL_MAX)
   local ends = (floor(latest / length) + 1) * length
-  return pack(FOUR, length, latest, used, epoch), beyond > 0 and ends - latest
+  return pack(FOUR, length, latest, used, epoch), beyond > 0 and ends - now
 end
 
 local function release(key, ask)

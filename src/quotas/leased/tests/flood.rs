@@ -58,3 +58,28 @@ async fn of_a_counter_that_nobody_asked_beside_a_refusal_all_is_left_that_was_no
     let left: Vec<u64> = refused.states.iter().map(|state| state.remaining).collect();
     assert_eq!((refused.asked, left), (false, vec![0, 8, 7]));
 }
+
+#[tokio::test]
+async fn a_lease_that_is_in_use_is_looked_after_when_it_may_end_and_not_each_time() {
+    let world = world();
+    world.heat(&limit("a", 1_000, WhenAway::Deny)).await;
+    let looked = || {
+        let mut looked = 0;
+        let look = |holding: &mut Holding| {
+            looked += 1;
+            holding.tend(world.clock.steady())
+        };
+        world.desk.table.end_leases(world.clock.steady(), look, |_, _, _| {});
+        looked
+    };
+    assert_eq!(looked(), 0);
+    world.pass(Micros::from_millis(400));
+    world.pay(&[(&limit("a", 1_000, WhenAway::Deny), 1)]).await;
+    assert_eq!(looked(), 0);
+    world.pass(Micros::from_millis(100));
+    assert_eq!((looked(), looked()), (1, 0));
+    // Its end is near.
+    world.pass(Micros::from_millis(400));
+    assert_eq!((looked(), looked()), (1, 0));
+    assert_eq!(world.in_hand(&limit("a", 1_000, WhenAway::Deny)), 0);
+}
