@@ -19,13 +19,15 @@ local function window(raw, ask)
   local oldest, pos = floor(latest / width) - parts, 33
   while pos < #raw and unpack(ENTRY, raw, pos) < oldest do pos = pos + 16 end
   -- What lies before stays: it counts no more, and goes with the next charge.
-  local body, taken = sub(raw, 33, pos - 1), 0
+  local body, taken, last = sub(raw, 33, pos - 1), 0, 0
   while pos < #raw and taken < units do
     local index, charged = unpack(ENTRY, raw, pos)
     local back = math.min(charged, units - taken)
-    taken, pos = taken + back, pos + 16
+    taken, pos, last = taken + back, pos + 16, index
     if charged > back then body = body .. pack(ENTRY, index, charged - back) end
   end
+  -- Of a later sub-window it is not known which lease it was charged for: all that are open count as spent whole.
+  if taken > 0 and last > floor(latest / width) then epoch = max(epoch + 1, latest) end
   return taken, pack(FOUR, width, latest, total - taken, epoch) .. body .. sub(raw, pos)
 end
 
