@@ -190,15 +190,23 @@ impl Counter {
     /// the promise needs. Cancelling lowers `A` up to the sub-window `x` of the cancelled units, taking back lowers `C` up
     /// to the oldest one that is charged, `p`. If `p ≤ x`, both go down together. If `x < p`, nothing is charged
     /// in between, so `C(p) = C(x) ≥ A(x)`, which is at least `A(p)` and the cancelled units.
+    ///
+    /// What is taken from a later sub-window than the present one was charged for leases. Those that are open count as
+    /// spent whole then, whichever it was.
     pub fn refund(&mut self, units: u64, now: Micros) -> u64 {
         let now = now.max(self.latest);
         let mut place = self.expired(now);
-        let mut taken = 0;
+        let (mut taken, mut last) = (0, 0);
         while let Some(charged) = self.charged.get_mut(place).filter(|_| taken < units) {
             let back = charged.units.min(units - taken);
             charged.units -= back;
+            last = charged.index;
             taken += back;
             place += 1;
+        }
+        // It is not known of which lease: a settlement would take the rest from beneath another.
+        if let Some(leases) = self.leases.as_mut().filter(|_| taken > 0 && last > now.0 / self.width.0) {
+            leases.outlive_their_charges();
         }
         if taken > 0 {
             self.latest = now;
@@ -566,6 +574,27 @@ mod tests {
         // Its time has reached the end, where nothing returns any more.
         let end = Outcome::Short { retry_after: Micros(u64::MAX) };
         assert_eq!(counter.look(FRAME, at_once(10), Micros(0)).outcome, end);
+    }
+
+    /// Two leases end in one sub-window. Of the first, which is spent, calls are cancelled; then it is settled, and the
+    /// other is spent to its end.
+    #[test]
+    fn a_refund_takes_nothing_from_beneath_another_lease() {
+        let frame = Frame { units: 100, width: Micros(100), parts: 32 };
+        let lease = |serial| LeaseId { replica: 1, serial };
+        let terms = |serial| Terms { at_least: 25, at_most: 25, hold: Micros(160), lease: lease(serial) };
+        let mut counter = Counter::new(frame, Micros::ZERO);
+        let start = Micros(100_000);
+        for serial in [1, 2] {
+            counter.acquire(frame, terms(serial), start);
+        }
+        assert_eq!(counter.refund(25, start + Micros(1)), 25);
+        counter.settle(lease(1), 25, start + Micros(2));
+        // The other lease's 25 can be spent until its end; this is less than a window later.
+        let (spent, later) = (start + Micros(160), start + Micros(3_300));
+        assert!(later < spent + Micros(3_200));
+        let left = counter.look(frame, at_once(0), later).remaining;
+        assert!(left <= 75, "{left}");
     }
 
     proptest! {

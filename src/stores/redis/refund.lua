@@ -19,13 +19,15 @@ local function window(raw, ask)
   local oldest, pos = floor(latest / width) - parts, #raw - 15
   while pos > 40 and unpack(ENTRY, raw, pos) < oldest do pos = pos - 16 end
   -- What lies behind stays: it counts no more, and goes with the next charge.
-  local expired, rest, taken = sub(raw, pos + 16), '', 0
+  local expired, rest, taken, last = sub(raw, pos + 16), '', 0, 0
   while pos > 40 and taken < units do
     local index, charged = unpack(ENTRY, raw, pos)
     local back = math.min(charged, units - taken)
-    taken, pos = taken + back, pos - 16
+    taken, pos, last = taken + back, pos - 16, index
     if charged > back then rest = pack(ENTRY, index, charged - back) end
   end
+  -- Of a later sub-window it is not known which lease it was charged for: all that are open count as spent whole.
+  if taken > 0 and last > floor(latest / width) then epoch = max(epoch + 1, latest) end
   return taken, sliding(width, latest, total - taken, epoch, sub(raw, 41, pos + 15) .. rest .. expired)
 end
 
