@@ -117,14 +117,13 @@ pub struct Level {
     latest: Micros,
     /// Parts used as of `latest`.
     used: u64,
-    /// Boxed, because most buckets never have any.
-    leases: Option<Box<Leases>>,
+    leases: Leases,
 }
 
 impl Level {
     /// A full bucket whose time begins at `since`.
     pub const fn new(flow: Flow, since: Micros) -> Self {
-        Self { flow, latest: since, used: 0, leases: None }
+        Self { flow, latest: since, used: 0, leases: Leases::none() }
     }
 
     /// What [`Level::acquire`] would grant, with what is left and returns now: nothing is charged.
@@ -156,7 +155,7 @@ impl Level {
         self.change(flow, self.used(flow, latest), latest);
         self.used += units * flow.unit;
         if terms.hold > Micros::ZERO {
-            self.leases.get_or_insert_default().open(terms.lease, units, latest + terms.hold, latest);
+            self.leases.open(terms.lease, units, latest + terms.hold, latest);
         }
         let Grant { remaining, reset_after, .. } = self.look(flow, terms, now);
         Grant { outcome: grant.outcome, remaining, reset_after }
@@ -168,7 +167,7 @@ impl Level {
     /// it was taken: the flow has brought its units back, and they may be spent again already.
     pub fn settle(&mut self, lease: LeaseId, used: u64, now: Micros) {
         let (used, at) = (used.min(UNITS_MAX), now.max(self.latest));
-        let Some(ended) = self.leases.as_mut().and_then(|leases| leases.end(lease, at)) else { return };
+        let Some(ended) = self.leases.end(lease, at) else { return };
         let (flow, level) = (self.flow, self.used(self.flow, at));
         let back = level.min(ended.unused(used).saturating_mul(flow.unit));
         let beyond = ended.beyond(used).saturating_mul(flow.unit);
@@ -195,29 +194,22 @@ impl Level {
     /// Goes on from `used` parts at `at`. Leases of a bucket that was full meanwhile have nothing to give back.
     fn change(&mut self, flow: Flow, used: u64, at: Micros) {
         if used == 0 {
-            self.unbind();
+            self.leases.outlive_their_charges();
         }
         (self.flow, self.latest, self.used) = (flow, at, used);
-    }
-
-    /// Leases that are open have nothing to give back any more.
-    fn unbind(&mut self) {
-        if let Some(leases) = &mut self.leases {
-            leases.outlive_their_charges();
-        }
     }
 
     /// Forgets everything but the time. Leases that are open have nothing to give back then.
     pub fn forget(&mut self) {
         self.used = 0;
-        self.unbind();
+        self.leases.outlive_their_charges();
     }
 
     /// The moment from which it is full and no lease is open, unless more is charged: from then on it is as good as a
     /// new one.
     pub fn idle_from(&self) -> Micros {
         let full = if self.used == 0 { Micros::ZERO } else { self.latest + self.flow.gains(self.used) };
-        full.max(self.leases.as_ref().map_or(Micros::ZERO, |leases| leases.ended_from()))
+        full.max(self.leases.ended_from())
     }
 
     /// The latest moment at which it was changed: its time does not step back behind it.

@@ -51,8 +51,7 @@ pub struct Count {
     latest: Moment,
     /// Units charged in the window of `latest`.
     used: u64,
-    /// Boxed, because most counters never have any.
-    leases: Option<Box<Leases>>,
+    leases: Leases,
 }
 
 /// Where a moment stands to the window of the latest charge.
@@ -70,7 +69,7 @@ struct Standing {
 impl Count {
     /// A counter to which nothing has been charged.
     pub const fn new(grid: Grid) -> Self {
-        Self { grid, latest: Moment { wall: Micros::ZERO, steady: Micros::ZERO }, used: 0, leases: None }
+        Self { grid, latest: Moment { wall: Micros::ZERO, steady: Micros::ZERO }, used: 0, leases: Leases::none() }
     }
 
     /// What [`Count::acquire`] would grant, with what is left and returns now: nothing is charged.
@@ -99,7 +98,7 @@ impl Count {
         self.change(grid, &standing, standing.used + units);
         if terms.hold > Micros::ZERO {
             let begun = now.steady.max(self.latest.steady);
-            self.leases.get_or_insert_default().open(terms.lease, units, begun + terms.hold, begun);
+            self.leases.open(terms.lease, units, begun + terms.hold, begun);
         }
         Grant { outcome, remaining: remaining - units, reset_after: standing.left }
     }
@@ -109,7 +108,7 @@ impl Count {
     /// limit. A lease that is unknown, settled already or past its expiry is left as it is: spent whole.
     pub fn settle(&mut self, lease: LeaseId, used: u64, now: Moment) {
         let (used, at) = (used.min(UNITS_MAX), now.steady.max(self.latest.steady));
-        let Some(ended) = self.leases.as_mut().and_then(|leases| leases.end(lease, at)) else { return };
+        let Some(ended) = self.leases.end(lease, at) else { return };
         let standing = self.standing(self.grid, now);
         let (back, beyond) = (ended.unused(used).min(standing.used), ended.beyond(used));
         if back > 0 || beyond > 0 {
@@ -130,29 +129,22 @@ impl Count {
     /// Goes on with `used` units charged. Leases of an earlier window have nothing to give back in another.
     fn change(&mut self, grid: Grid, standing: &Standing, used: u64) {
         if standing.anew {
-            self.unbind();
+            self.leases.outlive_their_charges();
         }
         (self.grid, self.latest, self.used) = (grid, standing.latest, used);
-    }
-
-    /// Leases that are open have nothing to give back any more.
-    fn unbind(&mut self) {
-        if let Some(leases) = &mut self.leases {
-            leases.outlive_their_charges();
-        }
     }
 
     /// Forgets everything but the time. Leases that are open have nothing to give back then.
     pub fn forget(&mut self) {
         self.used = 0;
-        self.unbind();
+        self.leases.outlive_their_charges();
     }
 
     /// The moment on the steady clock from which nothing counts any more and no lease is open, unless more is charged:
     /// from then on the counter is as good as a new one.
     pub fn idle_from(&self) -> Micros {
         let forgotten = self.latest.steady + self.grid.left_at(self.latest.wall) + REMEMBERED;
-        forgotten.max(self.leases.as_ref().map_or(Micros::ZERO, |leases| leases.ended_from()))
+        forgotten.max(self.leases.ended_from())
     }
 
     /// The latest moment on the steady clock at which it was changed.

@@ -9,13 +9,17 @@ use super::window::LeaseId;
 /// whole, as if nobody had settled it.
 pub const LEASES_MAX: usize = 10_000;
 
-/// Leases by name, the one that ends first at the front.
+/// Leases by name. Boxed, because most counters never have any.
 ///
 /// A lease outlives its charge where what was charged is let go or forgotten before the lease ends: a new window of the
 /// clock, a bucket that is full again, a reset, a window of another length. Such a lease has nothing to give back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Leases {
-    open: VecDeque<Lease>,
+pub(super) struct Leases(Option<Box<Open>>);
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Open {
+    /// The one that ends first at the front.
+    leases: VecDeque<Lease>,
     /// Goes up whenever the charges of all leases so far are gone.
     epoch: u64,
 }
@@ -55,36 +59,45 @@ impl Ended {
 }
 
 impl Leases {
+    /// None is open.
+    pub(super) const fn none() -> Self {
+        Self(None)
+    }
+
     /// Keeps a lease, and drops those that have expired. One of the same name is replaced, which leaves it spent whole.
     pub(super) fn open(&mut self, id: LeaseId, units: u64, expires: Micros, now: Micros) {
-        while self.open.pop_front_if(|first| first.expires < now).is_some() {}
-        self.open.retain(|other| other.id != id);
-        if self.open.len() >= LEASES_MAX {
-            self.open.pop_front();
+        let Open { leases, epoch } = &mut **self.0.get_or_insert_default();
+        while leases.pop_front_if(|first| first.expires < now).is_some() {}
+        leases.retain(|other| other.id != id);
+        if leases.len() >= LEASES_MAX {
+            leases.pop_front();
         }
-        let place = self.open.partition_point(|other| other.expires <= expires);
-        self.open.insert(place, Lease { id, expires, units, epoch: self.epoch });
+        let place = leases.partition_point(|other| other.expires <= expires);
+        leases.insert(place, Lease { id, expires, units, epoch: *epoch });
     }
 
     /// Takes a lease out, if it is there and has not expired.
     pub(super) fn end(&mut self, id: LeaseId, now: Micros) -> Option<Ended> {
-        let place = self.open.iter().position(|lease| lease.id == id && lease.expires >= now)?;
-        let Lease { id: _, expires, units, epoch } = self.open.remove(place)?;
-        Some(Ended { expires, units, charged: epoch == self.epoch })
+        let open = self.0.as_mut()?;
+        let place = open.leases.iter().position(|lease| lease.id == id && lease.expires >= now)?;
+        let Lease { id: _, expires, units, epoch } = open.leases.remove(place)?;
+        Some(Ended { expires, units, charged: epoch == open.epoch })
     }
 
-    /// What was charged for them is gone.
-    pub(super) const fn outlive_their_charges(&mut self) {
-        self.epoch += 1;
+    /// What was charged for them is gone: they have nothing to give back any more.
+    pub(super) fn outlive_their_charges(&mut self) {
+        if let Some(open) = &mut self.0 {
+            open.epoch += 1;
+        }
     }
 
     /// All of them, the one that ends first at the front.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Lease> {
-        self.open.iter()
+        self.0.iter().flat_map(|open| &open.leases)
     }
 
     /// From when on none is open.
     pub(super) fn ended_from(&self) -> Micros {
-        self.open.back().map_or(Micros::ZERO, |last| last.expires + Micros(1))
+        self.0.as_ref().and_then(|open| open.leases.back()).map_or(Micros::ZERO, |last| last.expires + Micros(1))
     }
 }

@@ -38,7 +38,7 @@ pub struct Holders {
 impl Holders {
     /// Nobody holds anything; time begins at `since`.
     pub fn new(since: Micros) -> Self {
-        Self { latest: since, leases: Leases::default() }
+        Self { latest: since, leases: Leases::none() }
     }
 
     /// What [`Holders::acquire`] would grant, with what is free and comes back now: nothing is taken. Times are counted
@@ -91,7 +91,7 @@ impl Holders {
 
     /// Forgets everything but the time: who held something is not known any more.
     pub fn forget(&mut self) {
-        self.leases = Leases::default();
+        self.leases = Leases::none();
     }
 
     /// The moment from which nobody holds anything, unless more is acquired. It may come earlier when units are

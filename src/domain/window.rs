@@ -102,8 +102,7 @@ pub struct Counter {
     total: u64,
     /// Oldest first; no index twice, none with zero units.
     charged: SmallVec<[Charged; 1]>,
-    /// Boxed, because most counters never have any.
-    leases: Option<Box<Leases>>,
+    leases: Leases,
 }
 
 /// The units charged in one sub-window.
@@ -117,7 +116,7 @@ impl Counter {
     /// A counter to which nothing has been charged and whose time begins at `since`.
     pub fn new(frame: Frame, since: Micros) -> Self {
         let Frame { units: _, width, parts } = frame;
-        Self { width, parts, latest: since, total: 0, charged: SmallVec::new(), leases: None }
+        Self { width, parts, latest: since, total: 0, charged: SmallVec::new(), leases: Leases::none() }
     }
 
     /// What [`Counter::acquire`] would grant, with what is left and returns now: nothing is charged.
@@ -148,10 +147,8 @@ impl Counter {
             Outcome::Granted { .. } | Outcome::Short { .. } | Outcome::Never => return grant,
         };
         if !self.is_cut_like(frame) {
-            let mut leases = self.leases.take();
-            if let Some(leases) = &mut leases {
-                leases.outlive_their_charges();
-            }
+            let mut leases = std::mem::take(&mut self.leases);
+            leases.outlive_their_charges();
             *self = Self { leases, ..self.recut(frame) };
         }
         self.charge(units, terms, now);
@@ -167,7 +164,7 @@ impl Counter {
     /// there is nothing to release: it counts as spent whole, and only what was used beyond it is charged.
     pub fn settle(&mut self, lease: LeaseId, used: u64, now: Micros) {
         let (used, now) = (used.min(UNITS_MAX), now.max(self.latest));
-        let Some(ended) = self.leases.as_mut().and_then(|leases| leases.end(lease, now)) else { return };
+        let Some(ended) = self.leases.end(lease, now) else { return };
         self.latest = now;
         let index = ended.expires.0 / self.width.0;
         let whole = self.charged.iter().any(|charged| charged.index == index && charged.units >= ended.units);
@@ -205,8 +202,8 @@ impl Counter {
             place += 1;
         }
         // It is not known of which lease: a settlement would take the rest from beneath another.
-        if let Some(leases) = self.leases.as_mut().filter(|_| taken > 0 && last > now.0 / self.width.0) {
-            leases.outlive_their_charges();
+        if taken > 0 && last > now.0 / self.width.0 {
+            self.leases.outlive_their_charges();
         }
         if taken > 0 {
             self.latest = now;
@@ -220,15 +217,13 @@ impl Counter {
     pub fn forget(&mut self) {
         self.total = 0;
         self.charged.clear();
-        if let Some(leases) = &mut self.leases {
-            leases.outlive_their_charges();
-        }
+        self.leases.outlive_their_charges();
     }
 
     /// The moment from which nothing counts any more, unless more is charged: from then on the counter is as good as a
     /// new one. It may come earlier when a lease is settled.
     pub fn idle_from(&self) -> Micros {
-        let leases_end = self.leases.as_ref().map_or(Micros::ZERO, |leases| leases.ended_from());
+        let leases_end = self.leases.ended_from();
         self.charged.last().map_or(Micros::ZERO, |last| self.frees_at(last.index)).max(leases_end)
     }
 
@@ -290,7 +285,7 @@ impl Counter {
         let index = expires.0 / self.width.0;
         self.add(index, units);
         if terms.hold > Micros::ZERO {
-            self.leases.get_or_insert_default().open(terms.lease, units, expires, self.latest);
+            self.leases.open(terms.lease, units, expires, self.latest);
         }
     }
 
@@ -378,7 +373,7 @@ mod tests {
         assert!(counter.charged.iter().all(|charged| charged.units > 0), "{counter:?}");
         assert_eq!(counter.charged.iter().map(|charged| charged.units).sum::<u64>(), counter.total, "{counter:?}");
         assert!(counter.charged.len() <= 40, "{counter:?}");
-        let leased = counter.leases.iter().flat_map(|leases| leases.iter());
+        let leased = counter.leases.iter();
         assert!(leased.is_sorted_by(|a, b| a.expires <= b.expires), "{counter:?}");
     }
 
@@ -506,7 +501,7 @@ mod tests {
         let mut counter = fresh();
         for serial in 0..2_000 {
             counter.acquire(FRAME, lease(1, 1, 100, serial), START);
-            counter.leases.get_or_insert_default().open(lease(1, 1, 100, serial).lease, 1, START + Micros(100), START);
+            counter.leases.open(lease(1, 1, 100, serial).lease, 1, START + Micros(100), START);
             counter.settle(lease(1, 1, 100, serial).lease, u64::MAX, START);
         }
         assert_eq!(counter.total, TOTAL_MAX);

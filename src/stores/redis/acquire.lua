@@ -33,14 +33,6 @@ local FIVE, SIX, SEVEN = '<I8I8I8I8I8', '<I8I8I8I8I8I8', '<I8I8I8I8I8I8I8'
 local SLACK_MS = 1000
 local WINDOW, BUCKET, FIXED = 119, 98, 102 -- w, b, f; else c
 
-local now
-if ARGV[1] == '' then
-  local time = call('TIME')
-  now = time[1] * 1000000 + time[2]
-else
-  now = tonumber(ARGV[1])
-end
-
 local asked, consume, answer = #ARGV - 2, ARGV[2] == 'c', ''
 -- What to write if all grant: key, text and life in turns. Without a life the text goes over the beginning of what is
 -- there, and whatever else is there stays, its life too. A life goes by the clock, which may have stepped back behind the

@@ -13,14 +13,6 @@
 -- that named this epoch, of n among these, and the epoch.
 local call, pack, unpack, sub = redis.call, struct.pack, struct.unpack, string.sub
 
-local now
-if ARGV[1] == '' then
-  local time = call('TIME')
-  now = time[1] * 1000000 + time[2]
-else
-  now = tonumber(ARGV[1])
-end
-
 local epoch = call('GET', KEYS[2])
 if not epoch then
   epoch = ARGV[4]

@@ -5,14 +5,6 @@ local SIX, FOUR, THREE, ENTRY = '<I8I8I8I8I8I8', '<I8I8I8I8', '<I8I8I8', '<I8I8'
 local SLACK_MS = 1000
 local WINDOW, BUCKET, FIXED, SLOTS = 119, 98, 102, 99 -- w, b, f, c
 
-local now
-if ARGV[1] == '' then
-  local time = call('TIME')
-  now = time[1] * 1000000 + time[2]
-else
-  now = tonumber(ARGV[1])
-end
-
 -- The state of a sliding window whose sub-windows are these.
 local function sliding(width, latest, total, epoch, entries)
   local oldest = entries ~= '' and unpack(ENTRY, entries, #entries - 15) or 0

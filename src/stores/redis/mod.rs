@@ -72,12 +72,16 @@ impl RedisStore {
             nodes: Nodes::open(settings, gates, &trust)?,
             trust,
             time: settings.time,
-            acquire: Code::new(include_str!("acquire.lua")),
-            settle: Code::new(concat!(include_str!("levels.lua"), include_str!("settle.lua"))),
-            refund: Code::new(concat!(include_str!("levels.lua"), include_str!("refund.lua"))),
+            acquire: Code::new(concat!(include_str!("now.lua"), include_str!("acquire.lua"))),
+            settle: Code::new(concat!(include_str!("now.lua"), include_str!("levels.lua"), include_str!("settle.lua"))),
+            refund: Code::new(concat!(include_str!("now.lua"), include_str!("levels.lua"), include_str!("refund.lua"))),
             reset: Code::new(include_str!("reset.lua")),
-            assert: Code::telling(concat!(include_str!("levels.lua"), include_str!("assert.lua"))),
-            beat: Code::telling(include_str!("beat.lua")),
+            assert: Code::telling(concat!(
+                include_str!("now.lua"),
+                include_str!("levels.lua"),
+                include_str!("assert.lua")
+            )),
+            beat: Code::telling(concat!(include_str!("now.lua"), include_str!("beat.lua"))),
             taking_back: Arc::new(Semaphore::new(TAKING_BACK_MAX)),
         })))
     }
