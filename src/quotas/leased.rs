@@ -4,8 +4,10 @@
 //! once. Else one call asks the store for all that is not covered, all or none; calls for a counter that is being asked
 //! wait and are combined into the next request. No call waits while it has a request begun, so none waits in a circle.
 
+mod asking;
 mod pulse;
 mod share;
+mod taken;
 #[cfg(test)]
 mod tests;
 
@@ -14,10 +16,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use smallvec::SmallVec;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 use tokio::time::interval;
 
+use self::asking::{Asking, Begun, Unheard, held_for};
 use self::share::Known;
+use self::taken::{Part, Taken};
 use super::standing::Standing;
 use super::table::{Entry, HOLDINGS_MAX, Table, Woken};
 use super::{Bill, Names, Purpose};
@@ -25,7 +29,7 @@ use crate::decide::ports::{
     Answer, Away, AwayCause, Charges, Clock, Grants, Payment, QuotaStore, Quotas, Refunds, Request, Requests,
     Settlement, Settlements, all_away,
 };
-use crate::domain::lease::{Ended, Holding, Level, Spend, end_of_lease};
+use crate::domain::lease::{Ended, Holding, Spend, end_of_lease};
 use crate::domain::limit::{CounterKey, Limit, WhenAway};
 use crate::domain::question::Mode;
 use crate::domain::time::{Micros, Moment};
@@ -35,7 +39,7 @@ use crate::telemetry::{LeaseMetrics, Telemetry};
 /// How often a call waits for others' requests before it makes one of its own, whoever else is asking.
 const WAITS_MAX: usize = 16;
 
-/// How often leases are looked after. The shortest lease lasts 5 ms; what is not settled in time is only stranded.
+/// How often leases are looked after: well within the time by which a lease ends earlier for it.
 const UPKEEP_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Settlements that wait for the next upkeep at most; more are left to expire.
@@ -463,202 +467,12 @@ impl Quotas for LeaseDesk {
     }
 }
 
-/// What the leases in hand paid of one question. Unless it is kept, it is given back.
-struct Taken<'a> {
-    desk: &'a LeaseDesk,
-    requests: &'a Requests,
-    /// One for each request, in order.
-    parts: SmallVec<[Part; 4]>,
-    kept: bool,
-}
-
-struct Part {
-    units: u64,
-    spend: Spend,
-    level: Level,
-}
-
 /// When a request was sent and answered, and how often the store had lost its data by the former.
 #[derive(Clone, Copy)]
 struct Times {
     losses: u64,
     sent: Micros,
     received: Micros,
-}
-
-impl Taken<'_> {
-    /// The answer where nobody has to be asked: all is paid, or something is known to be refused.
-    fn answer(&mut self) -> Option<Grants> {
-        if self.parts.iter().any(|part| matches!(part.spend, Spend::Short { .. })) {
-            self.desk.metrics.refused_from_memory.increment(1);
-        } else if self.parts.iter().all(|part| matches!(part.spend, Spend::Paid(_))) {
-            self.desk.metrics.paid_from_leases.increment(1);
-            self.kept = true;
-        } else {
-            return None;
-        }
-        Some(self.parts.iter().map(|part| Ok(part.grant())).collect())
-    }
-
-    fn keep(mut self) {
-        self.kept = true;
-    }
-}
-
-impl Drop for Taken<'_> {
-    fn drop(&mut self) {
-        if self.kept {
-            return;
-        }
-        for (Request { key, .. }, Part { units, spend, .. }) in self.requests.iter().zip(&self.parts) {
-            if let Spend::Paid(lease) = spend {
-                self.desk.table.with(key, |entry| entry.give_back(*lease, *units));
-            }
-        }
-    }
-}
-
-impl Part {
-    /// Of a counter of which nothing is known: nobody is known to have used any of it.
-    fn unknown(request: &Request) -> Self {
-        let level = Level { remaining: request.limit.units(), reset_after: Micros::ZERO };
-        Self { units: request.terms.at_least, spend: Spend::Ask, level }
-    }
-
-    /// As the store would put it.
-    fn grant(&self) -> Grant {
-        let Level { remaining, reset_after } = self.level;
-        let outcome = match self.spend {
-            Spend::Short { retry_after } => Outcome::Short { retry_after },
-            Spend::Paid(_) | Spend::Ask => Outcome::Granted { units: self.units },
-        };
-        Grant { outcome, remaining, reset_after }
-    }
-
-    fn known(&self) -> Option<Grant> {
-        match self.spend {
-            Spend::Paid(_) | Spend::Short { .. } => Some(self.grant()),
-            Spend::Ask => None,
-        }
-    }
-}
-
-impl Entry {
-    /// Pays `units` from the lease in hand, if it can.
-    fn pay(&mut self, units: u64, now: Micros) -> Part {
-        let spend = self.holding().map_or(Spend::Ask, |holding| holding.spend(units, now));
-        if matches!(spend, Spend::Paid(_)) {
-            self.admit(units, now);
-        }
-        Part { units, spend, level: self.level(now) }
-    }
-
-    /// What [`Entry::pay`] would do.
-    fn look(&mut self, request: &Request, now: Micros) -> Part {
-        if self.limit().algorithm != request.limit.algorithm {
-            return Part::unknown(request);
-        }
-        let units = request.terms.at_least;
-        let spend = self.holding().map_or(Spend::Ask, |holding| holding.look(units, now));
-        Part { units, spend, level: self.level(now) }
-    }
-
-    /// What is left. Where the store has not said lately: all but what this replica admitted itself.
-    fn level(&mut self, now: Micros) -> Level {
-        if let Some(level) = self.holding().and_then(|holding| holding.level(now)) {
-            return level;
-        }
-        let remaining = self.limit().units().saturating_sub(self.admitted(now));
-        Level { remaining, reset_after: Micros::ZERO }
-    }
-
-    fn give_back(&mut self, lease: LeaseId, units: u64) {
-        self.take_back(units);
-        if let Some(holding) = self.holding() {
-            holding.give_back(lease, units);
-        }
-    }
-}
-
-/// What a question has begun to ask; or else it waits for whoever asks already.
-type Begun<'a> = Result<Asking<'a>, oneshot::Receiver<Woken>>;
-
-/// The requests that one question has begun. Those that are not concluded have failed, whatever ended the question.
-struct Asking<'a> {
-    desk: &'a LeaseDesk,
-    requests: &'a Requests,
-    /// Which of the requests, and the terms.
-    parts: SmallVec<[(usize, Terms); 4]>,
-    woken: Woken,
-}
-
-impl Asking<'_> {
-    fn terms(&self, request: &Request) -> Terms {
-        let begun = self
-            .parts
-            .iter()
-            .find(|(index, _)| self.requests.get(*index).is_some_and(|begun| begun.key == request.key));
-        begun.map_or(request.terms, |(_, terms)| *terms)
-    }
-}
-
-impl Drop for Asking<'_> {
-    fn drop(&mut self) {
-        for (index, terms) in &self.parts {
-            let Some(request) = self.requests.get(*index) else { continue };
-            self.desk.table.with(&request.key, |entry| {
-                if let Some(holding) = entry.holding() {
-                    holding.failed(terms.lease);
-                }
-                entry.wake(self.woken);
-            });
-        }
-    }
-}
-
-/// Requests of which it is not known what became, because the asker went away or the answer did not come in time: they may
-/// have been granted all the same.
-struct Unheard<'a> {
-    desk: &'a LeaseDesk,
-    requests: Requests,
-}
-
-impl Unheard<'_> {
-    /// Of these something is known: that they were answered, or not even asked.
-    fn hear(&mut self, grants: &Grants) {
-        let mut grants = grants.iter();
-        self.requests.retain(|_| match grants.next() {
-            Some(Ok(_)) => false,
-            Some(Err(Away { because })) => may_have_been_asked(*because),
-            None => true,
-        });
-    }
-}
-
-impl Drop for Unheard<'_> {
-    fn drop(&mut self) {
-        for request in &self.requests {
-            self.desk.abandon(request, 0);
-        }
-    }
-}
-
-const fn may_have_been_asked(because: AwayCause) -> bool {
-    match because {
-        AwayCause::Unreachable | AwayCause::Deadline | AwayCause::Garbled => true,
-        AwayCause::Resting
-        | AwayCause::Crowded
-        | AwayCause::Denied
-        | AwayCause::ReadOnly
-        | AwayCause::Lost
-        | AwayCause::Full
-        | AwayCause::Mistaken => false,
-    }
-}
-
-/// For how long something is held under the request's name; zero where nothing is.
-fn held_for(request: &Request) -> Micros {
-    request.limit.hold().unwrap_or(request.terms.hold)
 }
 
 /// Whether the store answered what it was asked, and could be asked at all.

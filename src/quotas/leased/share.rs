@@ -6,7 +6,8 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::super::Bill;
-use super::{LeaseDesk, Part, Taken};
+use super::LeaseDesk;
+use super::taken::{Part, Taken};
 use crate::decide::ports::{Payment, Request, Requests};
 use crate::domain::lease::Spend;
 use crate::domain::limit::WhenAway;
