@@ -18,7 +18,7 @@ use tollgate::config::{self, Config};
 use tollgate::decide::Decider;
 use tollgate::decide::ports::{Answer, Clock as _, Quotas};
 use tollgate::domain::policy::Policy;
-use tollgate::domain::question::{Credential, Mode, Question};
+use tollgate::domain::question::{Credential, Mode, Proofs, Question};
 use tollgate::domain::time::Moment;
 use tollgate::quotas::{LeaseDesk, QuotaDesk};
 use tollgate::revocation::NothingRevoked;
@@ -191,6 +191,7 @@ pub(crate) fn question(token: &str) -> Question<'_> {
     let host = Host::parse("shop.example.com").unwrap();
     Question {
         credential: Credential::Bearer(token),
+        proofs: Proofs::default(),
         method,
         target: Target::parse("/orders/1", method, Some(&host)).unwrap(),
         host: Some(host),

@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use divan::{Bencher, black_box};
-use tollgate::decide::ports::{Answer, Clock as _, Inspected, TokenInspector as _};
+use tollgate::decide::ports::{Answer, Clock as _, Inspected, Shown, TokenInspector as _};
 use tollgate::tokens::VERDICTS_MAX_DEFAULT;
 
 use crate::house::{House, Signer};
@@ -18,7 +18,7 @@ fn remembered(bencher: Bencher<'_, '_>) {
     let now = house.clock.now();
     assert!(!inspect(&house, &token).remembered);
     assert!(inspect(&house, &token).remembered);
-    bencher.bench(|| house.tokens.inspect(black_box(&token), now));
+    bencher.bench(|| house.tokens.inspect(Shown::Token(black_box(&token)), now));
 }
 
 #[divan::bench]
@@ -59,7 +59,7 @@ fn cold(bencher: Bencher<'_, '_>, signer: Signer) {
     for token in &tokens {
         assert!(inspect(&house, token).verdict.is_ok());
     }
-    bencher.bench_local(|| house.tokens.inspect(&tokens[next.next().unwrap()], now));
+    bencher.bench_local(|| house.tokens.inspect(Shown::Token(&tokens[next.next().unwrap()]), now));
 }
 
 /// What a cold token costs at least: the check of the very same signatures, which are decoded beforehand.
@@ -80,7 +80,7 @@ fn signature(bencher: Bencher<'_, '_>, signer: Signer) {
 }
 
 fn inspect(house: &House, token: &str) -> Inspected {
-    match house.tokens.inspect(token, house.clock.now()) {
+    match house.tokens.inspect(Shown::Token(token), house.clock.now()) {
         Answer::Now(inspected) => inspected,
         Answer::Later(_) => unreachable!("the keys are in hand"),
     }

@@ -120,12 +120,13 @@ fn question(arguments: Arguments) -> Result<pb::DecideRequest, String> {
         resource.insert(name, value);
     }
     Ok(pb::DecideRequest {
-        credential: Some(pb::Credential { kind }),
+        credential: Some(pb::Credential { kind, ..pb::Credential::default() }),
         request: Some(pb::RequestAttributes {
             method: arguments.method,
             path: arguments.path,
             host: arguments.host,
             source_address: arguments.source,
+            ..pb::RequestAttributes::default()
         }),
         resource,
         limits: arguments.limit,
@@ -171,6 +172,7 @@ fn text(answer: &pb::DecideResponse) -> String {
         explanation,
         reservation,
         expires_after,
+        dpop_nonce,
     } = answer;
     let mut text = if *allowed { "allow".to_owned() } else { format!("deny   {detail}") };
     if !rule.is_empty() {
@@ -187,6 +189,9 @@ fn text(answer: &pb::DecideResponse) -> String {
     }
     if let Some(hold) = expires_after {
         let _ = write!(text, "\n  held for {} unless it is settled before: {reservation}", span(hold));
+    }
+    if !dpop_nonce.is_empty() {
+        let _ = write!(text, "\n  the next DPoP proof is to hold the nonce {dpop_nonce}");
     }
     if !required_scopes.is_empty() {
         let _ = write!(text, "\n  needs the scopes {}", required_scopes.join(" "));
@@ -254,6 +259,7 @@ fn json(answer: &pb::DecideResponse) -> Value {
         explanation,
         reservation,
         expires_after,
+        dpop_nonce,
     } = answer;
     json!({
         "allowed": allowed,
@@ -274,6 +280,7 @@ fn json(answer: &pb::DecideResponse) -> Value {
         })),
         "reservation": reservation,
         "expiresAfter": expires_after.as_ref().map(seconds),
+        "dpopNonce": dpop_nonce,
     })
 }
 
@@ -291,7 +298,16 @@ fn identity_json(identity: &pb::Identity) -> Value {
         "sessionId": identity.session_id,
         "expiresAt": moment(&identity.expires_at),
         "issuedAt": moment(&identity.issued_at),
+        "kind": identity.kind().as_str_name(),
+        "tenant": identity.tenant,
+        "actors": identity.actors.iter().map(actor_json).collect::<Vec<_>>(),
+        "claims": identity.claims,
+        "names": identity.names,
     })
+}
+
+fn actor_json(actor: &pb::Actor) -> Value {
+    json!({ "issuer": actor.issuer, "subject": actor.subject, "clientId": actor.client_id })
 }
 
 fn quota_json(quota: &pb::QuotaStatus) -> Value {

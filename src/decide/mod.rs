@@ -17,7 +17,8 @@ use arc_swap::ArcSwap;
 use self::counters::Holding;
 pub use self::counters::{CounterCharge, Paid};
 use self::ports::{
-    Answer, Charge, Charges, Clock, Inspected, Payment, Quotas, RevocationView, Standing, TokenInspector, Verdict,
+    Answer, Charge, Charges, Clock, Inspected, Payment, Quotas, RevocationView, Shown, Standing, TokenInspector,
+    Verdict,
 };
 use crate::domain::decision::{Decision, Explanation, Held, Provenance, QuotaStates, Reason};
 use crate::domain::identity::Identity;
@@ -136,19 +137,25 @@ impl Decider {
 
     fn authenticate<'a>(&'a self, mut journey: Journey<'a>) -> Answer<'a, Decided> {
         let now = journey.now;
-        match journey.question.credential {
-            Credential::None => self.authorize(journey, Err(Reason::NoCredential)),
-            Credential::Unreadable => self.authorize(journey, Err(Reason::MalformedToken)),
-            Credential::Bearer(token) => {
-                self.tokens.inspect(token, now).then(move |Inspected { verdict, remembered }| {
-                    journey.explanation.token = Some(provenance(!remembered));
-                    match verdict {
-                        Ok(identity) => self.ask_revocations(journey, identity),
-                        Err(reason) => self.authorize(journey, Err(reason)),
-                    }
-                })
+        let shown = match shown(journey.question) {
+            Ok(shown) => shown,
+            Err(reason) => return self.authorize(journey, Err(reason)),
+        };
+        self.tokens.inspect(shown, now).then(move |Inspected { verdict, remembered }| {
+            journey.explanation.token = Some(provenance(!remembered));
+            match verdict {
+                Ok(identity) => self.ask_for_proof(journey, identity),
+                Err(reason) => self.authorize(journey, Err(reason)),
             }
-        }
+        })
+    }
+
+    /// A proof is for one call, so it is asked for even where the verdict is remembered.
+    fn ask_for_proof<'a>(&'a self, journey: Journey<'a>, identity: Arc<Identity>) -> Answer<'a, Decided> {
+        self.tokens.prove(&identity, journey.question, journey.now).then(move |proved| match proved {
+            Ok(()) => self.ask_revocations(journey, identity),
+            Err(reason) => self.authorize(journey, Err(reason)),
+        })
     }
 
     /// Asked for remembered verdicts and new ones alike, after them: a verdict never says "not revoked".
@@ -226,7 +233,7 @@ impl Decider {
     /// Whose a token is, revocations considered; what introspection answers from.
     pub fn introspect<'a>(&'a self, token: &'a str) -> Answer<'a, Verdict> {
         let now = self.clock.now();
-        self.tokens.inspect(token, now).then(move |Inspected { verdict, .. }| match verdict {
+        self.tokens.inspect(Shown::Token(token), now).then(move |Inspected { verdict, .. }| match verdict {
             Ok(identity) => {
                 self.revocations.standing(&identity, now).then(move |standing| Answer::Now(stands(identity, standing)))
             }
@@ -238,11 +245,16 @@ impl Decider {
     pub fn permit_operator<'a>(&'a self, credential: Credential<'a>, scope: &'a str) -> Answer<'a, Verdict> {
         let token = match credential {
             Credential::None => return Answer::Now(Err(Reason::NoCredential)),
-            Credential::Unreadable => return Answer::Now(Err(Reason::MalformedToken)),
             Credential::Bearer(token) => token,
+            Credential::Dpop(_) | Credential::ApiKey(_) | Credential::Unreadable => {
+                return Answer::Now(Err(Reason::MalformedToken));
+            }
         };
         self.introspect(token).then(move |verdict| {
             Answer::Now(verdict.and_then(|identity| {
+                if !identity.binding.is_none() {
+                    return Err(Reason::BindingRequired);
+                }
                 let may = identity.may_operate && identity.has_scope(scope);
                 if may { Ok(identity) } else { Err(Reason::InsufficientScope) }
             }))
@@ -321,6 +333,17 @@ fn field_of(attribute: &Attribute) -> String {
         Attribute::Issuer | Attribute::Subject | Attribute::Client | Attribute::Session | Attribute::Rule => {
             "credential".to_owned()
         }
+    }
+}
+
+/// What the question shows of its caller. A certificate counts where nothing else was shown.
+fn shown<'a>(question: &'a Question<'a>) -> Result<Shown<'a>, Reason> {
+    match (question.credential, &question.proofs.certificate) {
+        (Credential::Bearer(token) | Credential::Dpop(token), _) => Ok(Shown::Token(token)),
+        (Credential::ApiKey(key), _) => Ok(Shown::ApiKey(key)),
+        (Credential::Unreadable, _) => Err(Reason::MalformedToken),
+        (Credential::None, Some(certificate)) => Ok(Shown::Certificate(certificate)),
+        (Credential::None, None) => Err(Reason::NoCredential),
     }
 }
 

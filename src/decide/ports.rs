@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use crate::domain::decision::{QuotaStates, Reason};
 use crate::domain::identity::Identity;
 use crate::domain::limit::{CounterKey, Limit};
-use crate::domain::question::Mode;
+use crate::domain::question::{Certificate, Mode, Question};
 use crate::domain::time::{Micros, Moment};
 use crate::domain::window::{Grant, LeaseId, Terms};
 
@@ -71,7 +71,27 @@ pub trait TokenInspector: Send + Sync {
     ///
     /// [`Answer::Now`] whenever the verdict is remembered or can be computed from keys in hand; `Later` only where
     /// someone has to be asked. A remembered verdict says nothing about revocation, which is asked every time.
-    fn inspect<'a>(&'a self, token: &'a str, now: Moment) -> Answer<'a, Inspected>;
+    fn inspect<'a>(&'a self, shown: Shown<'a>, now: Moment) -> Answer<'a, Inspected>;
+
+    /// Whether the caller holds the keys that `identity` is bound to, or that its issuer demands: asked on each decision, after
+    /// the verdict, since a proof is for one call. A [`Reason`] of class `Unauthenticated` or `DependencyUnavailable` if not.
+    fn prove<'a>(
+        &'a self,
+        identity: &Arc<Identity>,
+        question: &'a Question<'a>,
+        now: Moment,
+    ) -> Answer<'a, Result<(), Reason>>;
+}
+
+/// What is shown to find out who calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown<'a> {
+    /// A token, whatever its scheme; it may be anything.
+    Token(&'a str),
+    /// An API key; it may be anything.
+    ApiKey(&'a str),
+    /// A certificate that whoever asks vouches for.
+    Certificate(&'a Certificate<'a>),
 }
 
 /// What is known of a token.

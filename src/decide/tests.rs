@@ -10,10 +10,11 @@ use futures_util::FutureExt as _;
 
 use super::*;
 use crate::domain::decision::{QuotaState, QuotaVerdict};
+use crate::domain::identity::Binding;
 use crate::domain::limit::{Algorithm, CounterKey, WhenAway};
 use crate::domain::path::{Method, Target};
 use crate::domain::policy::{Match, PathPattern};
-use crate::domain::question::{ExtraCharge, Pairs};
+use crate::domain::question::{Certificate, ExtraCharge, Pairs, Proofs};
 use crate::domain::slots::Slots;
 use crate::domain::window::LeaseId;
 
@@ -45,12 +46,29 @@ impl Clock for World {
 }
 
 impl TokenInspector for World {
-    fn inspect<'a>(&'a self, token: &'a str, _now: Moment) -> Answer<'a, Inspected> {
+    fn inspect<'a>(&'a self, shown: Shown<'a>, _now: Moment) -> Answer<'a, Inspected> {
+        let token = match shown {
+            Shown::Token(token) | Shown::ApiKey(token) => token,
+            Shown::Certificate(certificate) => &certificate.names[0],
+        };
         self.note(format!("token {token}"));
         let verdict = self.verdicts.lock().unwrap().get(token).cloned().unwrap_or(Err(Reason::BadSignature));
         let cold = self.cold.load(Ordering::Relaxed);
         let inspected = Inspected { verdict, remembered: !cold };
         if cold { Answer::later(async move { inspected }) } else { Answer::Now(inspected) }
+    }
+
+    fn prove<'a>(
+        &'a self,
+        identity: &Arc<Identity>,
+        question: &'a Question<'a>,
+        _now: Moment,
+    ) -> Answer<'a, Result<(), Reason>> {
+        if identity.binding.is_none() {
+            return Answer::Now(Ok(()));
+        }
+        self.note("proof");
+        Answer::Now(if question.proofs.dpop == ["proof"] { Ok(()) } else { Err(Reason::BindingRequired) })
     }
 }
 
@@ -156,6 +174,7 @@ fn policy() -> Policy {
             rule("/open", Demand::Anyone, &[]),
             rule("/orders/{id}", caller(&["read"]), &[&per_subject, &per_order]),
             rule("/clients", caller(&[]), &[&per_client]),
+            rule("/anybody", caller(&[]), &[]),
             rule("/busy", Demand::Anyone, &[&long, &per_rule, &short]),
         ],
         limits: vec![long, per_address, per_client, per_order, per_rule, per_subject, short],
@@ -203,6 +222,7 @@ fn question<'a>(path: &'a str, token: Option<&'a str>) -> Question<'a> {
     let method = Method::parse("GET").unwrap();
     Question {
         credential: token.map_or(Credential::None, Credential::Bearer),
+        proofs: Proofs::default(),
         method,
         host: None,
         target: Target::parse(path, method, None).unwrap(),
@@ -413,4 +433,34 @@ fn what_is_settled_is_what_limits_of_today_own() {
     // It counts by another number of attributes now: that is another counter.
     let (gone, asked) = settle(&[(key("per-order", &[]), 1), (key("per-subject", &["ann"]), 1)]);
     assert_eq!((gone, asked.len()), (vec!["per-order".to_owned(), "per-subject".to_owned()], 0));
+}
+
+/// The proof is asked for after the verdict and before revocations, each time: one is for one call.
+#[test]
+fn a_bound_token_needs_its_proof_on_every_call() {
+    let bench = Bench::new();
+    let key = Some([7; 32]);
+    let bound = Identity { binding: Binding { key, ..Binding::default() }, ..Identity::vouched_by("https://i") };
+    bench.world.verdicts.lock().unwrap().insert("bound".to_owned(), Ok(Arc::new(bound)));
+    for _ in 0..2 {
+        let proofs = Proofs { dpop: vec!["proof"], ..Proofs::default() };
+        let (reason, asked) = bench.decide(&Question { proofs, ..question("/anybody", Some("bound")) });
+        assert_eq!((reason, asked.join(", ").as_str()), (Reason::Allowed, "token bound, proof, revocations"));
+    }
+    let (reason, asked) = bench.decide(&question("/anybody", Some("bound")));
+    assert_eq!((reason, asked.join(", ").as_str()), (Reason::BindingRequired, "token bound, proof"));
+}
+
+#[test]
+fn a_certificate_says_who_calls_where_nothing_else_is_shown() {
+    let bench = Bench::new();
+    let caller = Ok(Arc::new(Identity::vouched_by("mesh")));
+    bench.world.verdicts.lock().unwrap().insert("spiffe://mesh/a".to_owned(), caller);
+    let certificate = Certificate { thumbprint: [7; 32], names: vec!["spiffe://mesh/a".into()] };
+    let proofs = Proofs { certificate: Some(certificate), ..Proofs::default() };
+    let asks =
+        |credential| bench.decide(&Question { credential, proofs: proofs.clone(), ..question("/anybody", None) }).0;
+    assert_eq!(asks(Credential::None), Reason::Allowed);
+    assert_eq!(asks(Credential::Bearer("forged")), Reason::BadSignature, "what was shown first counts");
+    assert_eq!(asks(Credential::Unreadable), Reason::MalformedToken);
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::json::{Number, Object, Value};
 use super::jwt::Verified;
 use crate::domain::decision::Reason;
-use crate::domain::identity::{Identity, IdentityKind};
+use crate::domain::identity::{Binding, Identity, IdentityKind};
 use crate::domain::issuer::{ClaimPath, Issuer, NEVER_ACCESS_TOKENS};
 use crate::domain::time::Micros;
 
@@ -42,6 +42,11 @@ pub(super) fn judge(token: &Verified<'_>, issuer: &Issuer, name: &Arc<str>, now:
         audiences,
         token_id: text(claims, "jti")?,
         session: text(claims, "sid")?,
+        tenant: None,
+        actors: Box::default(),
+        claims: Box::default(),
+        names: Box::default(),
+        binding: Binding::default(),
         expires_at: dates.expires_at,
         not_before: dates.not_before,
         issued_at: dates.issued_at,

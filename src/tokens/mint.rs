@@ -16,7 +16,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use super::Tokens;
-use crate::decide::ports::{Answer, Clock, TokenInspector as _, Verdict};
+use crate::decide::ports::{Answer, Clock, Shown, TokenInspector as _, Verdict};
 use crate::domain::decision::Reason;
 use crate::domain::issuer::{Algorithm, ClaimPath, Issuer, KeySource};
 use crate::domain::time::{Micros, Moment};
@@ -240,7 +240,7 @@ impl Bench {
 
     /// The verdict, which must be there without waiting, and whether it was remembered.
     pub(super) fn at_once(&self, token: &str) -> (Verdict, bool) {
-        match self.tokens.inspect(token, self.clock.now()) {
+        match self.tokens.inspect(Shown::Token(token), self.clock.now()) {
             Answer::Now(inspected) => (inspected.verdict, inspected.remembered),
             Answer::Later(_) => panic!("would wait"),
         }
@@ -253,7 +253,7 @@ impl Bench {
 
     /// The reason of a verdict, waiting where that is needed.
     pub(super) async fn reason_later(&self, token: &str) -> Reason {
-        let inspected = self.tokens.inspect(token, self.clock.now()).get().await;
+        let inspected = self.tokens.inspect(Shown::Token(token), self.clock.now()).get().await;
         inspected.verdict.map_or_else(|reason| reason, |_| Reason::Allowed)
     }
 }

@@ -40,9 +40,11 @@ use self::jwks::KeySet;
 use self::jwt::{Compact, TOKEN_BYTES_MAX, Unverified};
 pub use self::keys::IssuerHealth;
 use self::remembered::{Fingerprint, Good, Remembered};
-use crate::decide::ports::{Answer, Clock, Inspected, TokenInspector, Verdict};
+use crate::decide::ports::{Answer, Clock, Inspected, Shown, TokenInspector, Verdict};
 use crate::domain::decision::Reason;
+use crate::domain::identity::Identity;
 use crate::domain::issuer::Issuer;
+use crate::domain::question::{Credential, Question};
 use crate::domain::time::Moment;
 use crate::telemetry::Telemetry;
 
@@ -181,8 +183,13 @@ impl Tokens {
 }
 
 impl TokenInspector for Tokens {
-    fn inspect<'a>(&'a self, token: &'a str, now: Moment) -> Answer<'a, Inspected> {
+    fn inspect<'a>(&'a self, shown: Shown<'a>, now: Moment) -> Answer<'a, Inspected> {
         let made = |verdict| Inspected { verdict, remembered: false };
+        let token = match shown {
+            Shown::Token(token) => token,
+            Shown::ApiKey(_) => return Answer::Now(made(Err(Reason::UnknownApiKey))),
+            Shown::Certificate(_) => return Answer::Now(made(Err(Reason::NoCredential))),
+        };
         // Before anything looks at all of it.
         if token.len() > TOKEN_BYTES_MAX {
             return Answer::Now(made(Err(Reason::TokenTooLarge)));
@@ -199,6 +206,17 @@ impl TokenInspector for Tokens {
             }
             Outcome::NoKey(trusted) => Answer::Now(made(Err(keyless(&trusted)))),
         }
+    }
+
+    fn prove<'a>(
+        &'a self,
+        identity: &Arc<Identity>,
+        question: &'a Question<'a>,
+        _now: Moment,
+    ) -> Answer<'a, Result<(), Reason>> {
+        let is_dpop = matches!(question.credential, Credential::Dpop(_));
+        let needs_none = identity.binding.is_none() && !is_dpop;
+        Answer::Now(if needs_none { Ok(()) } else { Err(Reason::BindingRequired) })
     }
 }
 

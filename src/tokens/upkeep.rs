@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 
 use super::mint::{Bench, Signer, claims, claims_with, issuer, issuer_of, set};
 use super::{IssuerHealth, Tokens};
-use crate::decide::ports::{Answer, TokenInspector as _};
+use crate::decide::ports::{Answer, Shown, TokenInspector as _};
 use crate::domain::decision::Reason::*;
 use crate::domain::issuer::{Issuer, KeySource};
 use crate::domain::time::Micros;
@@ -241,7 +241,7 @@ async fn unknown_keys_lead_to_one_refresh_in_a_cool_down_and_bad_signatures_to_n
     let waiting = (0..50).map(|index| {
         let (tokens, token, now) =
             (Arc::clone(&bench.tokens), stranger(index), crate::decide::ports::Clock::now(&*bench.clock));
-        tokio::spawn(async move { tokens.inspect(&token, now).get().await.verdict.unwrap_err() })
+        tokio::spawn(async move { tokens.inspect(Shown::Token(&token), now).get().await.verdict.unwrap_err() })
     });
     for answer in waiting.collect::<Vec<_>>() {
         assert_eq!(answer.await.unwrap(), UnknownKey);
@@ -266,7 +266,7 @@ async fn asking_for_a_key_does_nothing_until_somebody_waits() {
     let bench = bench(issuer(provider.url())).await;
     let token = Signer::ec("unknown").token(&claims());
     for _ in 0..3 {
-        let answer = bench.tokens.inspect(&token, crate::decide::ports::Clock::now(&*bench.clock));
+        let answer = bench.tokens.inspect(Shown::Token(&token), crate::decide::ports::Clock::now(&*bench.clock));
         assert!(matches!(answer, Answer::Later(_)));
     }
     assert_eq!(provider.asked(), 1);
@@ -279,7 +279,7 @@ async fn a_key_that_came_before_the_wait_began_is_used() {
     let bench = bench(issuer(provider.url())).await;
     provider.says(keys([&old, &new]));
     let (first, second) = (new.token(&claims_with("jti", "1")), new.token(&claims_with("jti", "2")));
-    let waits = bench.tokens.inspect(&first, crate::decide::ports::Clock::now(&*bench.clock));
+    let waits = bench.tokens.inspect(Shown::Token(&first), crate::decide::ports::Clock::now(&*bench.clock));
     assert!(matches!(waits, Answer::Later(_)));
     assert_eq!(bench.reason_later(&second).await, Allowed);
     assert!(waits.get().await.verdict.is_ok());
@@ -297,7 +297,7 @@ async fn made_up_keys_make_a_bounded_number_of_calls_wait() {
         let (tokens, token) = (Arc::clone(&bench.tokens), Signer::ed(&format!("unknown-{index}")).token(&claims()));
         waiting.spawn(async move {
             let start = Instant::now();
-            let refused = tokens.inspect(&token, now).get().await.verdict.unwrap_err();
+            let refused = tokens.inspect(Shown::Token(&token), now).get().await.verdict.unwrap_err();
             (refused, start.elapsed() > Duration::from_millis(900))
         });
     }

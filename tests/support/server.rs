@@ -139,12 +139,13 @@ pub(crate) fn in_redis(redis: &RedisServer) -> String {
 pub(crate) fn question(method: &str, path: &str, token: Option<&str>) -> pb::DecideRequest {
     let kind = token.map(|token| pb::credential::Kind::BearerToken(token.to_owned()));
     pb::DecideRequest {
-        credential: Some(pb::Credential { kind }),
+        credential: Some(pb::Credential { kind, ..pb::Credential::default() }),
         request: Some(pb::RequestAttributes {
             method: method.to_owned(),
             path: path.to_owned(),
             host: String::new(),
             source_address: "192.0.2.7".to_owned(),
+            ..pb::RequestAttributes::default()
         }),
         ..pb::DecideRequest::default()
     }
