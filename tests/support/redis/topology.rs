@@ -19,9 +19,8 @@ impl Sentinels {
     pub(crate) fn start() -> Option<Self> {
         const QUICK: [&str; 4] = ["--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"];
         let master = RedisServer::start_with(&QUICK)?;
-        let follows = ["--replicaof".to_owned(), format!("127.0.0.1 {}", master.port())];
-        let options: Vec<&str> = QUICK.into_iter().chain(follows.iter().map(String::as_str)).collect();
-        let replica = RedisServer::start_with(&options)?;
+        let replica = RedisServer::start_with(&QUICK)?;
+        good(&replica, &["REPLICAOF", "127.0.0.1", &master.port().to_string()]);
         wait("the replica follows", || replica.command(&["INFO", "replication"]).contains("master_link_status:up"));
         let watch = format!(
             "sentinel monitor {SERVICE} 127.0.0.1 {} 2\nsentinel down-after-milliseconds {SERVICE} 500\n\
