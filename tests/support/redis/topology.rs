@@ -8,6 +8,7 @@ use super::{Kind, LOOKS_MAX, RedisServer, free_port};
 const SERVICE: &str = "tollgate";
 
 /// A master, its replica, and three Sentinels who watch them.
+#[expect(clippy::struct_field_names, reason = "it is theirs, beside the servers that they watch")]
 pub(crate) struct Sentinels {
     /// The first one begins as the master.
     pub(crate) servers: [RedisServer; 2],
