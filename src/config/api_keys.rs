@@ -61,6 +61,10 @@ fn key_file(reader: &mut Reader<'_>, item: &Item<'_>, limits: &Limits) -> Option
 /// Looks for keys before anything else reads the text: what is wrong is shown, and nothing may show a key.
 fn tree(text: &str) -> Result<yaml::Node, yaml::Flaw> {
     match find_key(text) {
+        None if text.trim().is_empty() => Err(yaml::Flaw {
+            at: Some(yaml::end_of("")),
+            message: "is empty; where that is meant, write `[]`".to_owned(),
+        }),
         None => yaml::read(text),
         Some(at) => Err(yaml::Flaw {
             at: Some(yaml::end_of(&text[..at])),

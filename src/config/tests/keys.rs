@@ -99,16 +99,16 @@ fn every_problem_of_the_file_is_told_with_the_files_own_name_and_place() {
 keys.yaml:2:31: [1].sha256: must be the SHA-256 of the key, in 64 hexadecimal digits; `tollgate api-key new` prints it
 keys.yaml:2:47: [1].owner: must be whom the key speaks for: 1 to 256 bytes, no control characters, no spaces around it; found ""
 keys.yaml:2:51: [1].scope: is not a known key; did you mean `scopes`?
-keys.yaml:4:121: [3].scopes[0]: must be one scope: 1 to 256 printable ASCII characters without space, `"` and `\`; found "a b"
-keys.yaml:4:137: [3].roles[0]: must be a role: 1 to 256 bytes, no control characters, no spaces around it; found "x "
-keys.yaml:4:153: [3].limits[0]: must be the name of a limit; did you mean `per-key`?; found "per-kye"
-keys.yaml:4:162: [3].limits[1]: counts by source.address, which not every call with the key has; count by identity.client (the key), identity.subject (its owner), request.method or rule
+keys.yaml:4:116: [3].scopes[0]: must be one scope: 1 to 256 printable ASCII characters without space, `"` and `\`; found "a b"
+keys.yaml:4:132: [3].roles[0]: must be a role: 1 to 256 bytes, no control characters, no spaces around it; found "x "
+keys.yaml:4:148: [3].limits[0]: must be the name of a limit; did you mean `per-key`?; found "per-kye"
+keys.yaml:4:157: [3].limits[1]: counts by source.address, which not every call with the key has; count by identity.client (the key), identity.subject (its owner), request.method or rule
 keys.yaml:5:3: [4]: has the id of the key in line 3; a key has one line, so remove one
-keys.yaml:6:122: [5].created: must be a date in UTC, such as 2027-01-31 (its first moment) or 2027-01-31T12:00:00Z; found "2026"
-keys.yaml:6:140: [5].not_before: must be a date in UTC, such as 2027-01-31 (its first moment) or 2027-01-31T12:00:00Z; found "2026-02-30"
-keys.yaml:6:161: [5].expires: must be a date in UTC, such as 2027-01-31 (its first moment) or 2027-01-31T12:00:00Z; found "2027-01-01T00:00"
-keys.yaml:7:146: [6].expires: is not after `not_before`, so the key is never good; change one of them
-keys.yaml:7:167: [6].revoked: must be true or false; found "true"
+keys.yaml:6:116: [5].created: must be a date in UTC, such as 2027-01-31 (its first moment) or 2027-01-31T12:00:00Z; found "2026"
+keys.yaml:6:134: [5].not_before: must be a date in UTC, such as 2027-01-31 (its first moment) or 2027-01-31T12:00:00Z; found "2026-02-30"
+keys.yaml:6:155: [5].expires: must be a date in UTC, such as 2027-01-31 (its first moment) or 2027-01-31T12:00:00Z; found "2027-01-01T00:00"
+keys.yaml:7:140: [6].expires: is not after `not_before`, so the key is never good; change one of them
+keys.yaml:7:161: [6].revoked: must be true or false; found "true"
 keys.yaml:8:3: [7]: must be a mapping (`key: value`); found "nothing""#;
     assert_eq!(loaded(&text).unwrap_err(), expected);
 }
@@ -134,9 +134,9 @@ fn a_key_itself_in_the_file_is_refused_and_never_shown() {
 #[test]
 fn what_is_no_list_of_keys_is_a_problem_of_the_file() {
     for (text, expected) in [
-        ("", "keys.yaml:1:1: is empty; where that is meant, write `{}`"),
+        ("", "keys.yaml:1:1: is empty; where that is meant, write `[]`"),
         ("{}", "keys.yaml:1:1: must be a list (`[a, b]`); found a mapping"),
-        ("- [", "keys.yaml:1:4: "),
+        ("- [", "keys.yaml:1:3: is not YAML"),
     ] {
         let said = loaded(text).unwrap_err();
         assert!(said.starts_with(expected), "{said}");
