@@ -358,6 +358,7 @@ impl DecisionMeter {
             rule = decision.rule_name(),
             issuer = identity.map(|identity| &*identity.issuer),
             subject = identity.and_then(|identity| identity.subject.as_deref()),
+            client = identity.and_then(|identity| identity.client.as_deref()),
             policy_version = decision.policy.version,
             "decided"
         );

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -206,7 +206,7 @@ async fn replica(yaml: &str) -> Tollgate {
 async fn a_key_in_redis_counts_on_every_replica_until_it_is_revoked() {
     let Some(redis) = RedisServer::start() else { return };
     let (_folder, file, yaml) = in_redis(&redis);
-    let replicas = [replica(&yaml).await, replica(&yaml).await];
+    let replicas = [Tollgate::start(&yaml).await, Tollgate::start(&yaml).await];
     let made = make(&["add", "--config", &file, "--owner", "billing", "--scope", "orders:read", "--limit", "per-key"]);
     for replica in &replicas {
         assert_eq!(replica.verdict("GET", "/orders/1", Some(&made.key)).await, "allow");
@@ -223,11 +223,10 @@ async fn a_key_in_redis_counts_on_every_replica_until_it_is_revoked() {
     .await;
     let (code, said, _) = run(&["api-key", "revoke", "--config", &file, &made.id]);
     assert_eq!((code, said), (0, format!("{}: revoked\n", made.id)));
-    let since = Instant::now();
     for replica in &replicas {
-        replica.comes_to("deny unknown_api_key", "GET", "/me", Some(&made.key)).await;
+        replica.clock.advance(Duration::from_secs(2));
+        assert_eq!(replica.verdict("GET", "/me", Some(&made.key)).await, "deny unknown_api_key");
     }
-    assert!(since.elapsed() < Duration::from_secs(10), "two seconds, and what a busy machine adds");
     let (_, listed, _) = run(&["api-key", "list", "--config", &file]);
     assert!(listed.ends_with("  revoked\n"), "{listed}");
 }
@@ -261,13 +260,13 @@ async fn while_redis_is_away_known_keys_go_on_and_unknown_ones_cannot_be_told() 
     let other = make(&["add", "--config", &file, "--owner", "a"]);
     assert_eq!(tollgate.verdict("GET", "/me", Some(&known.key)).await, "allow");
     redis.kill();
-    tollgate.clock.advance(Duration::from_secs(60));
+    tollgate.clock.advance(Duration::from_mins(1));
     for _ in 0..3 {
         assert_eq!(tollgate.verdict("GET", "/me", Some(&known.key)).await, "allow");
         let answer = tollgate.decide(with_key("/me", &other.key)).await;
         assert_eq!((answer.reason(), &*answer.detail), (pb::DecisionReason::DependencyUnavailable, "store_away"));
     }
-    tollgate.clock.advance(Duration::from_secs(300));
+    tollgate.clock.advance(Duration::from_mins(5));
     assert_eq!(tollgate.verdict("GET", "/me", Some(&known.key)).await, "deny store_away");
     // Its data is gone, and the keys with it.
     redis.restart();

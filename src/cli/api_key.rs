@@ -136,20 +136,22 @@ pub(super) fn run(command: Command) -> Done {
             print::line(if json { shown_as_json(&drawn, &key) } else { shown(&drawn, &api_keys::line(&key)) });
             Ok(ExitCode::SUCCESS)
         }
-        Command::Add { draft, place } => with(place, async |records| add(&*records, draft).await),
-        Command::Revoke { id, place } => with(place, async |records| {
+        Command::Add { draft, place } => with(&place, async |records| add(&*records, draft).await),
+        Command::Revoke { id, place } => with(&place, async |records| {
             let revoked = records.end(id, KeyEnding::Revoked).get().await.map_err(cannot)?;
             Ok(if revoked { done(format_args!("{id}: revoked")) } else { absent(id) })
         }),
         Command::Rotate { id, overlap, expires, place, json } => {
-            with(place, async |records| rotate(&*records, id, overlap, expires, json).await)
+            with(&place, async |records| rotate(&*records, id, overlap, expires, json).await)
         }
-        Command::List { place, json } => with(place, async |records| {
+        Command::List { place, json } => with(&place, async |records| {
             let keys = records.list().get().await.map_err(cannot)?;
             if json {
-                print::line(Value::from_iter(keys.iter().map(|(id, kept)| listed_as_json(*id, kept.as_ref()))));
+                print::line(keys.iter().map(|(id, kept)| listed_as_json(*id, kept.as_ref())).collect::<Value>());
             } else {
-                keys.iter().for_each(|(id, kept)| print::line(listed(*id, kept.as_ref())));
+                for (id, kept) in &keys {
+                    print::line(listed(*id, kept.as_ref()));
+                }
             }
             Ok(ExitCode::SUCCESS)
         }),
@@ -157,7 +159,7 @@ pub(super) fn run(command: Command) -> Done {
 }
 
 /// Does `task` with the keys of a configuration.
-fn with(place: Place, task: impl AsyncFnOnce(Arc<dyn ApiKeyRecords>) -> Done) -> Done {
+fn with(place: &Place, task: impl AsyncFnOnce(Arc<dyn ApiKeyRecords>) -> Done) -> Done {
     block_on(&mut tokio::runtime::Builder::new_current_thread(), async {
         let (config, _) = config::load(&place.config, &environment).map_err(|problems| problems.to_string())?;
         let records = server::api_key_records(&config).map_err(|why| format!("{}: {why}", place.config.display()))?;

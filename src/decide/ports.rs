@@ -121,9 +121,12 @@ pub trait ApiKeyRecords: Send + Sync {
     /// Notes that a key was used now. One that is gone stays gone.
     fn note_use(&self, id: KeyId) -> Answer<'_, Result<(), Away>>;
 
-    /// Every key that is kept, by id, each read for itself; none where what is kept makes no sense.
-    fn list(&self) -> Answer<'_, Result<Vec<(KeyId, Option<KeptKey>)>, Away>>;
+    /// Every key that is kept, by id, each read for itself.
+    fn list(&self) -> Answer<'_, Result<ListedKeys, Away>>;
 }
+
+/// Several keys, each with its id; none where what is kept makes no sense.
+pub type ListedKeys = Vec<(KeyId, Option<KeptKey>)>;
 
 /// When a key ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 
 use super::RedisStore;
 use super::script::Call;
-use crate::decide::ports::{Answer, ApiKeyRecords, Away, AwayCause, KeptKey, KeyEnding};
+use crate::decide::ports::{Answer, ApiKeyRecords, Away, AwayCause, KeptKey, KeyEnding, ListedKeys};
 use crate::domain::api_key::{ApiKey, KeyId, LIMITS_MAX, hash_from_hex, hex};
 use crate::domain::date;
 use crate::domain::time::Micros;
@@ -53,7 +53,7 @@ impl ApiKeyRecords for RedisStore {
         Answer::later(async move { self.change(record_key(id), vec![b"use".to_vec()]).await.map(|_| ()) })
     }
 
-    fn list(&self) -> Answer<'_, Result<Vec<(KeyId, Option<KeptKey>)>, Away>> {
+    fn list(&self) -> Answer<'_, Result<ListedKeys, Away>> {
         Answer::later(async move {
             let ids = self.texts(IDS.to_vec(), b"ids").await?;
             let mut ids: Vec<KeyId> = ids.iter().filter_map(|id| KeyId::parse(id)).collect();
@@ -131,7 +131,7 @@ fn fields(key: &ApiKey) -> Vec<(&'static str, String)> {
     let lists = [("scopes", scopes), ("roles", roles), ("limits", limits)];
     let lists = lists.into_iter().filter(|(_, list)| !list.is_empty());
     fields.extend(
-        lists.map(|(name, list)| (name, serde_json::Value::from_iter(list.iter().map(|text| &**text)).to_string())),
+        lists.map(|(name, list)| (name, list.iter().map(|text| &**text).collect::<serde_json::Value>().to_string())),
     );
     let dates = [("created", created), ("not_before", not_before), ("expires", expires)];
     fields.extend(dates.into_iter().filter_map(|(name, moment)| moment.map(|moment| (name, date::written(moment)))));

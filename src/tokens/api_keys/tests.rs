@@ -12,7 +12,7 @@ use tokio::task::yield_now;
 
 use super::shared::{FRESH_FOR, KNOWN_FOR};
 use super::*;
-use crate::decide::ports::{AwayCause, KeptKey, KeyEnding};
+use crate::decide::ports::{AwayCause, KeyEnding, ListedKeys};
 use crate::domain::api_key::DrawnKey;
 
 const WALL: Micros = Micros::from_secs(1_800_000_000);
@@ -90,7 +90,7 @@ impl ApiKeyRecords for World {
         Answer::Now(Ok(()))
     }
 
-    fn list(&self) -> Answer<'_, Result<Vec<(KeyId, Option<KeptKey>)>, Away>> {
+    fn list(&self) -> Answer<'_, Result<ListedKeys, Away>> {
         panic!("nobody lists keys here")
     }
 }
