@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::redis::{Reach, RedisStore, Settings};
-use super::redis_faults::{connect, settings};
+use super::redis_faults::{connect, rights, rights_of_api_keys, rights_to_change_api_keys, settings};
 use super::redis_server::{RedisCluster, RedisServer};
 use crate::decide::ports::{ApiKeyRecords as _, Away, AwayCause, KeptKey, KeyEnding};
 use crate::domain::api_key::{ApiKey, KeyId};
@@ -162,14 +162,13 @@ async fn a_record_that_makes_no_sense_is_nobodys() {
 #[tokio::test]
 async fn the_rights_that_are_documented_suffice() {
     let Some(server) = RedisServer::start() else { return };
-    let rights = "~tollgate:* +ping +eval +evalsha +get +exists +hgetall +hset +time";
-    let user = |more: &str| {
-        let words = ["ACL", "SETUSER", "tollgate", "reset", "on", ">pw"].into_iter();
-        let words: Vec<&str> = words.chain(rights.split(' ')).chain(more.split_whitespace()).collect();
-        assert_eq!(server.command(&words), "OK");
+    let user = |more: Vec<&'static str>| {
+        let user = vec!["ACL", "SETUSER", "tollgate", "reset", "on", ">pw"];
+        let command = [user, rights("each server"), rights_of_api_keys(), more].concat();
+        assert_eq!(server.command(&command), "OK");
     };
     let as_user = Settings { username: Some("tollgate".into()), password: Some("pw".into()), ..settings(&server) };
-    user("+hget +pexpire +pexpireat +pttl +sadd +smembers +srem");
+    user(rights_to_change_api_keys());
     let store = connect(&as_user);
     for key in [plain("aaaaaaaaaaaa"), full("bbbbbbbbbbbb")] {
         assert!(adds(&store, key).await);
@@ -178,7 +177,7 @@ async fn the_rights_that_are_documented_suffice() {
     assert!(ends(&store, "bbbbbbbbbbbb", KeyEnding::At(Micros::from_secs(3_000_000_000))).await);
     assert_eq!(store.list().get().await.unwrap().len(), 2);
     // A replica needs less.
-    user("");
+    user(Vec::new());
     assert!(find(&store, "aaaaaaaaaaaa").await.unwrap().unwrap().revoked);
     store.note_use(id("aaaaaaaaaaaa")).get().await.unwrap();
     assert_eq!(store.end(id("aaaaaaaaaaaa"), KeyEnding::Revoked).get().await, Err(Away { because: AwayCause::Denied }));
