@@ -345,6 +345,7 @@ fn operators_need_the_scope() {
     let bench = Bench::new();
     let ask = |credential| bench.decider.permit_operator(credential, "read").get().now_or_never().unwrap().err();
     assert_eq!(ask(Credential::Bearer("reader")), None);
+    assert_eq!(ask(Credential::ApiKey("reader")), None);
     assert_eq!(ask(Credential::Bearer("nobody")), Some(Reason::InsufficientScope));
     assert_eq!(ask(Credential::Bearer("partner")), Some(Reason::InsufficientScope), "its issuer may not grant it");
     assert_eq!(ask(Credential::Bearer("expired")), Some(Reason::Expired));
@@ -455,6 +456,24 @@ fn a_bound_token_needs_its_proof_on_every_call() {
     }
     let (reason, asked) = bench.decide(&question("/anybody", Some("bound")));
     assert_eq!((reason, asked.join(", ").as_str()), (Reason::BindingRequired, "token bound, proof"));
+}
+
+/// Beside the rule's, and once where the rule names the same.
+#[test]
+fn a_callers_own_limits_are_charged_with_those_of_the_rule() {
+    let bench = Bench::new();
+    let own = |limits: &[&str]| {
+        let limits = limits.iter().map(|&name| name.into()).collect();
+        let caller = Identity { limits, ..Identity::clone(&identity(&["read"])) };
+        bench.world.verdicts.lock().unwrap().insert("own".to_owned(), Ok(Arc::new(caller)));
+        bench.decide(&Question { units: 2, ..question("/orders/7", Some("own")) })
+    };
+    let (reason, asked) = own(&["per-subject", "per-rule"]);
+    assert_eq!(reason, Reason::Allowed);
+    let paid = [PAID[0], PAID[1], "pay 1 of \"per-rule 12:/orders/{id}\""].map(|text| text.replace("1 of", "2 of"));
+    assert_eq!(asked[2..], paid);
+    let (reason, asked) = own(&["gone"]);
+    assert_eq!((reason, asked.len()), (Reason::UnknownApiKey, 2), "nothing is paid");
 }
 
 #[test]

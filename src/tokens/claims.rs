@@ -47,6 +47,7 @@ pub(super) fn judge(token: &Verified<'_>, issuer: &Issuer, name: &Arc<str>, now:
         claims: Box::default(),
         names: Box::default(),
         binding: Binding::default(),
+        limits: Box::default(),
         expires_at: dates.expires_at,
         not_before: dates.not_before,
         issued_at: dates.issued_at,
