@@ -214,16 +214,32 @@ pub struct Pulse {
 }
 
 /// What a replica hears of the others and of the store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Beat {
     /// Which data the store has.
     pub epoch: Epoch,
-    /// Replicas that were there within the last few seconds, this one included. At least 1.
-    pub replicas: u32,
-    /// Those of them whose pulse named this epoch, or none.
-    pub told: u32,
-    /// Those of the latter that have known no other: they began with it, and had nothing to tell.
-    pub fresh: u32,
+    /// The replicas that were there within the last few seconds, each once: this one is among them.
+    pub there: Vec<Peer>,
+}
+
+/// A replica that was heard of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Who, as in its pulses.
+    pub replica: u64,
+    /// Whether the store's data knows what it admitted.
+    pub word: Word,
+}
+
+/// What a replica's latest pulse says of the data that the store has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// The data knows all that it admitted.
+    Told,
+    /// It has still to tell.
+    Owes,
+    /// It has not told a part of the store, and nothing was heard of it there.
+    Unheard,
 }
 
 /// Names the data of a store. Another one: what was charged before is lost.

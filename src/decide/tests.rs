@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures_util::FutureExt as _;
 
 use super::*;
-use crate::domain::decision::{QuotaState, QuotaVerdict};
-use crate::domain::limit::{Algorithm, CounterKey, WhenAway};
+use crate::domain::decision::{HeldCounter, QuotaState, QuotaVerdict};
+use crate::domain::limit::{Algorithm, CounterKey, Kind, WhenAway};
 use crate::domain::path::{Method, Target};
 use crate::domain::policy::{Match, PathPattern};
 use crate::domain::question::{ExtraCharge, Pairs};
@@ -362,7 +362,8 @@ fn a_decision_names_the_slots_that_it_took_and_nothing_else() {
     let decide = |question: &Question<'_>| {
         bench.decider.decide(question, Facade::Unary).get().now_or_never().unwrap().unwrap().held
     };
-    let counters = vec![CounterKey::new("long"), CounterKey::new("short")];
+    let held = |name| HeldCounter { key: CounterKey::new(name), kind: Kind::Concurrency };
+    let counters = vec![held("long"), held("short")];
     let held = Held { lease: LEASE, counters, expires_after: Micros::from_secs(9) };
     assert_eq!(decide(&question("/busy", None)).as_deref(), Some(&held));
     assert_eq!(decide(&question("/orders/7", Some("reader"))), None);
@@ -401,9 +402,10 @@ fn what_is_settled_is_what_limits_of_today_own() {
         for value in values {
             key.push(value);
         }
-        key
+        let kind = if limit.starts_with("per-") { Kind::SlidingWindow } else { Kind::Concurrency };
+        HeldCounter { key, kind }
     };
-    let settle = |used: &[(CounterKey, u64)]| {
+    let settle = |used: &[(HeldCounter, u64)]| {
         let gone = bench.decider.settle(LEASE, used.to_vec()).get().now_or_never().unwrap().unwrap();
         (gone, std::mem::take(&mut *bench.world.asked.lock().unwrap()))
     };
@@ -413,4 +415,8 @@ fn what_is_settled_is_what_limits_of_today_own() {
     // It counts by another number of attributes now: that is another counter.
     let (gone, asked) = settle(&[(key("per-order", &[]), 1), (key("per-subject", &["ann"]), 1)]);
     assert_eq!((gone, asked.len()), (vec!["per-order".to_owned(), "per-subject".to_owned()], 0));
+    // So is one of another algorithm.
+    let other = HeldCounter { kind: Kind::FixedWindow, ..key("long", &[]) };
+    let (gone, asked) = settle(&[(other, 3), (key("short", &[]), 1)]);
+    assert_eq!((gone, asked), (vec!["long".to_owned()], vec!["settle 1 of \"short\"".to_owned()]));
 }

@@ -445,8 +445,17 @@ async fn settings_that_cannot_work_are_refused_at_once() {
     let connect = |url: &str, ca: Option<PathBuf>| {
         RedisStore::connect(&Settings { ca, ..at(url) }, gates(&clock(), DEADLINE)).map(|_| ()).unwrap_err()
     };
-    for url in ["", "redis", "http://h:1", "redis://", "redis://:hunter2@h:99999", "redis://h/x", "rediss://h#insecure"]
-    {
+    for url in [
+        "",
+        "redis",
+        "http://h:1",
+        "redis://",
+        "redis://:hunter2@h:99999",
+        "redis://:hunter2@h:0",
+        "rediss://h:0",
+        "redis://h/x",
+        "rediss://h#insecure",
+    ] {
         let problem = connect(url, None);
         assert!(matches!(problem, ConnectProblem::Url), "{url}");
         assert!(!problem.to_string().contains("hunter2"));
