@@ -61,9 +61,9 @@ for i = 1, asked do
     width, parts, limit, at_least, at_most, hold = unpack(SIX, ask, 2)
     recorded = at_most <= at_least
     local cut, total, first, newest, charged = width, 0, 0, nil, nil
-    -- The newest sub-window is often all that one needs to know; of a counter that is seldom used this is all there is.
+    -- The newest sub-window is often all that one needs to know.
     local whole, stop = raw, 0
-    raw = raw or call('GETRANGE', key, '0', '167')
+    raw = raw or call('GETRANGE', key, '0', '55')
     if raw ~= '' then
       cut, latest, total, epoch, first = unpack(FIVE, raw)
       if latest < now then latest = now end
@@ -72,8 +72,7 @@ for i = 1, asked do
     local oldest, index = floor(latest / width) - parts, floor((latest + hold) / width)
     local joins = newest == index and first >= oldest and cut == width and not whole
     if raw ~= '' and not (joins and total + at_least <= limit) then
-      joins = false
-      if #raw > 167 and not whole then raw = call('GET', key) end
+      joins, raw = false, whole or call('GET', key)
       if cut ~= width then
         -- The same charges under another width, none of them earlier than it was.
         local body, last, sum = '', nil, 0
