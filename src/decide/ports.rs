@@ -389,3 +389,19 @@ pub enum AwayCause {
     #[error("gave an answer that was not understood")]
     Garbled,
 }
+
+impl AwayCause {
+    /// Whether what was asked may have been done all the same, and the answer did not come.
+    pub const fn may_have_been_asked(self) -> bool {
+        match self {
+            Self::Unreachable | Self::Deadline | Self::Garbled => true,
+            Self::Resting
+            | Self::Crowded
+            | Self::Denied
+            | Self::ReadOnly
+            | Self::Lost
+            | Self::Full
+            | Self::Mistaken => false,
+        }
+    }
+}
