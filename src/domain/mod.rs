@@ -5,6 +5,7 @@
 
 pub mod admitted;
 pub mod bucket;
+pub mod certificate;
 pub mod counter;
 pub mod decision;
 #[cfg(test)]
@@ -15,6 +16,7 @@ pub mod issuer;
 pub mod lease;
 pub mod leases;
 pub mod limit;
+pub mod name;
 pub mod path;
 pub mod policy;
 pub mod question;
