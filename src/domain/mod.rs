@@ -7,6 +7,7 @@ pub mod admitted;
 pub mod bucket;
 pub mod counter;
 pub mod decision;
+pub mod demand;
 #[cfg(test)]
 pub(crate) mod exact_log;
 pub mod fixed;
