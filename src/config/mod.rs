@@ -171,7 +171,9 @@ fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
     let store = fields.or(reader, "store", Store::Memory, server::store);
     let issuers = fields.or(reader, "issuers", Vec::new(), issuers::issuers);
     let limits = fields.or(reader, "limits", limits::Limits::new(), limits::limits).unwrap_or_default();
-    let rules = fields.or(reader, "rules", Vec::new(), |reader, item| rules::rules(reader, item, &limits));
+    let names: Vec<&str> = issuers.iter().flatten().map(|issuer| issuer.issuer.as_str()).collect();
+    let known = rules::Known { limits: &limits, issuers: &names };
+    let rules = fields.or(reader, "rules", Vec::new(), |reader, item| rules::rules(reader, item, &known));
     let bounds = fields.or(reader, "bounds", Bounds::default(), server::bounds);
     fields.finish(reader);
     // By name, as a map of names is.

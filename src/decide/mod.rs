@@ -173,8 +173,8 @@ impl Decider {
         let refused = match (&journey.rule().demand, refused) {
             // Whoever anyone is: a credential that is not accepted counts as none, and says nothing about anybody.
             (Demand::Anyone, _) => None,
-            (Demand::Caller { .. }, Some(reason)) => Some(reason),
-            (Demand::Caller { .. }, None) => journey.rule().admits(identity.as_deref()).err(),
+            (Demand::Caller(_), Some(reason)) => Some(reason),
+            (demand @ Demand::Caller(_), None) => demand.admits(identity.as_deref(), journey.now.wall).err(),
         };
         match refused {
             Some(reason) => Answer::Now(Ok(self.conclude(journey, reason, identity, QuotaStates::new()))),

@@ -13,7 +13,7 @@ use crate::domain::decision::{QuotaState, QuotaVerdict};
 use crate::domain::identity::Binding;
 use crate::domain::limit::{Algorithm, CounterKey, WhenAway};
 use crate::domain::path::{Method, Target};
-use crate::domain::policy::{Match, PathPattern};
+use crate::domain::policy::{Caller, Match, PathPattern};
 use crate::domain::question::{Certificate, ExtraCharge, Pairs, Proofs};
 use crate::domain::slots::Slots;
 use crate::domain::window::LeaseId;
@@ -164,9 +164,9 @@ fn policy() -> Policy {
         demand,
         limits: limits.iter().copied().cloned().collect(),
     };
-    let caller = |scopes: &[&str]| Demand::Caller {
-        roles: Vec::new(),
-        scopes: scopes.iter().map(|s| (*s).to_owned()).collect(),
+    let caller = |scopes: &[&str]| {
+        let scopes = scopes.iter().map(|s| (*s).to_owned()).collect();
+        Demand::Caller(Caller { scopes, ..Caller::default() })
     };
     Policy {
         version: 3,

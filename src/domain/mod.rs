@@ -8,6 +8,7 @@ pub mod bucket;
 pub mod certificate;
 pub mod counter;
 pub mod decision;
+pub mod demand;
 #[cfg(test)]
 pub(crate) mod exact_log;
 pub mod fixed;

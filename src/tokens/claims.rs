@@ -50,6 +50,7 @@ pub(super) fn judge(token: &Verified<'_>, issuer: &Issuer, name: &Arc<str>, now:
         expires_at: dates.expires_at,
         not_before: dates.not_before,
         issued_at: dates.issued_at,
+        logged_in_at: dates.logged_in_at,
     };
     check_binding(claims)?;
     let (from, until) = dates.judge(issuer, now)?;
@@ -62,11 +63,12 @@ pub(super) fn judge(token: &Verified<'_>, issuer: &Issuer, name: &Arc<str>, now:
     Ok(Accepted { identity, from, until })
 }
 
-/// The dates of a token (RFC 7519 §4.1.4 to §4.1.6).
+/// The dates of a token (RFC 7519 §4.1.4 to §4.1.6; `auth_time`: OIDC Core §2).
 struct Dates {
     expires_at: Option<Micros>,
     not_before: Option<Micros>,
     issued_at: Option<Micros>,
+    logged_in_at: Option<Micros>,
 }
 
 impl Dates {
@@ -77,6 +79,7 @@ impl Dates {
             not_before: date("nbf")?,
             // Cut-offs ("everything issued before") count in whole seconds.
             issued_at: date("iat")?.map(|at| Micros::from_secs(at.as_secs())),
+            logged_in_at: date("auth_time")?,
         })
     }
 
@@ -328,7 +331,7 @@ mod tests {
     #[test]
     fn dates_are_numbers_or_the_token_is_malformed() {
         let fixture = with(|_| {});
-        for name in ["exp", "nbf", "iat"] {
+        for name in ["exp", "nbf", "iat", "auth_time"] {
             for text in [
                 "\"1800000000\"",
                 "true",
