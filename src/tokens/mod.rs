@@ -9,6 +9,7 @@
 
 #[cfg(test)]
 mod attacks;
+mod binding;
 mod claims;
 mod discovery;
 mod fetch;
