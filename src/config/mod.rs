@@ -8,12 +8,15 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use crate::domain::issuer::Issuer;
-use crate::domain::policy::{Demand, Policy};
+use crate::domain::name::NamePattern;
+use crate::domain::policy::{Demand, Operators, Policy};
 use crate::domain::time::Micros;
 
 pub use problem::{Position, Problem, Problems, Severity};
 use reader::{Item, Reader};
+pub use tls::{Clients, Tls};
 
+mod certificates;
 mod issuers;
 mod limits;
 mod order;
@@ -23,6 +26,7 @@ mod rules;
 mod server;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod values;
 mod yaml;
 
@@ -31,10 +35,14 @@ mod yaml;
 pub struct Config {
     /// Where it listens.
     pub listen: Listen,
+    /// How connections to it are secured; none: they are not.
+    pub tls: Option<Tls>,
     /// Where quotas are kept.
     pub store: Store,
     /// Whose tokens are accepted; each issuer once.
     pub issuers: Vec<Issuer>,
+    /// Callers with such names may be identified by their certificate alone.
+    pub certificates: Vec<NamePattern>,
     /// Rules and limits; its version is left at 0.
     pub policy: Policy,
     /// How much is accepted at a time.
@@ -167,26 +175,34 @@ fn read(
 
 fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
     let mut fields = reader.fields(root, "configuration")?;
-    let listen = fields.or(reader, "listen", Listen::default(), server::listen);
+    let listen = fields.or(reader, "listen", (Listen::default(), None), server::listen);
     let store = fields.or(reader, "store", Store::Memory, server::store);
     let issuers = fields.or(reader, "issuers", Vec::new(), issuers::issuers);
     let limits = fields.or(reader, "limits", limits::Limits::new(), limits::limits).unwrap_or_default();
-    let names: Vec<&str> = issuers.iter().flatten().map(|issuer| issuer.issuer.as_str()).collect();
+    let certificates = fields.or(reader, "certificates", Vec::new(), certificates::certificates);
+    let asks = listen.as_ref().is_none_or(|(_, tls)| tls.as_ref().is_some_and(|tls| tls.clients != Clients::Anyone));
+    let operators = fields
+        .or(reader, "operators", Operators::default(), |reader, item| certificates::operators(reader, item, asks));
+    let of_certificates: Vec<String> = certificates.iter().flatten().map(certificates::issuer).collect();
+    let names = issuers.iter().flatten().map(|issuer| issuer.issuer.as_str());
+    let names: Vec<&str> = names.chain(of_certificates.iter().map(String::as_str)).collect();
     let known = rules::Known { limits: &limits, issuers: &names };
     let rules = fields.or(reader, "rules", Vec::new(), |reader, item| rules::rules(reader, item, &known));
     let bounds = fields.or(reader, "bounds", Bounds::default(), server::bounds);
     fields.finish(reader);
     // By name, as a map of names is.
     let limits = limits.into_values().flatten().collect();
-    let (issuers, rules) = (issuers?, rules?);
+    let (issuers, certificates, rules) = (issuers?, certificates?, rules?);
     if rules.is_empty() && !reader.failed() {
         reader.warning(root, "has no rule, so every call is denied; add `rules`");
     }
-    if issuers.is_empty() && !reader.failed() && rules.iter().any(|rule| rule.demand != Demand::Anyone) {
+    let nobody = issuers.is_empty() && certificates.is_empty();
+    if nobody && !reader.failed() && rules.iter().any(|rule| rule.demand != Demand::Anyone) {
         reader.warning(root, "has no issuer, so every call that needs a caller is denied; add `issuers`");
     }
-    let policy = Policy { version: 0, rules, limits };
-    Some(Config { listen: listen?, store: store?, issuers, policy, bounds: bounds?, files: Vec::new() })
+    let policy = Policy { version: 0, rules, limits, operators: operators? };
+    let (listen, tls) = listen?;
+    Some(Config { listen, tls, store: store?, issuers, certificates, policy, bounds: bounds?, files: Vec::new() })
 }
 
 impl Config {

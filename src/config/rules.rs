@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use super::certificates;
 use super::issuers::TEXT_BYTES_MAX;
 use super::limits::Limits;
 use super::order;
@@ -109,6 +110,7 @@ fn caller(reader: &mut Reader<'_>, item: &Item<'_>, known: &Known<'_>) -> Option
     });
     let max_login_age =
         fields.optional(reader, "max_login_age", |reader, item| reader.parse(item, duration(LOGIN_AGES)));
+    let names = fields.or(reader, "names", Vec::new(), certificates::names);
     let roles = words(reader, &mut fields, "roles", "a role");
     let scopes = fields
         .or(reader, "scopes", Vec::new(), |reader, item| reader.some(item, |reader, item| reader.parse(item, scope)));
@@ -118,6 +120,7 @@ fn caller(reader: &mut Reader<'_>, item: &Item<'_>, known: &Known<'_>) -> Option
         audiences: audiences?,
         actors: actors?,
         max_login_age: max_login_age?,
+        names: names?,
         roles: roles?,
         scopes: scopes?,
     };

@@ -46,10 +46,34 @@ pub struct Validity {
     pub not_after: Micros,
 }
 
+impl Validity {
+    /// When the certificate of that DER form is good, whatever its names.
+    ///
+    /// # Errors
+    /// It is no certificate.
+    pub fn of(der: &[u8]) -> Result<Self, Unreadable> {
+        X509Certificate::from_der(der).map(|(_, read)| Self::read(&read)).map_err(|_| FORM)
+    }
+
+    fn read(certificate: &X509Certificate<'_>) -> Self {
+        // Before the epoch is long ago.
+        let moment = |seconds: i64| Micros::from_secs(u64::try_from(seconds).unwrap_or_default());
+        let read = certificate.validity();
+        Self { not_before: moment(read.not_before.timestamp()), not_after: moment(read.not_after.timestamp()) }
+    }
+}
+
+const FORM: Unreadable = Unreadable("must be one X.509 certificate, and nothing behind it");
+
 /// Why something is no certificate: what it must be, without any of its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Unreadable(&'static str);
+
+impl Unreadable {
+    /// There is nothing.
+    pub const ABSENT: Self = Self("must be there in one of its forms; leave it out where the caller showed none");
+}
 
 impl Certificate<'static> {
     /// Reads the DER form (RFC 5280 §4.1). Common names are no names: clients have not gone by them for long (RFC 9525 §2).
@@ -57,7 +81,6 @@ impl Certificate<'static> {
     /// # Errors
     /// It is too large, no certificate, followed by something else, or has names that are not in printable ASCII.
     pub fn from_der(der: &[u8]) -> Result<Self, Unreadable> {
-        const FORM: Unreadable = Unreadable("must be one X.509 certificate, and nothing behind it");
         bounded(der.len())?;
         let (rest, read) = X509Certificate::from_der(der).map_err(|_| FORM)?;
         let alternative = read.subject_alternative_name().map_err(|_| FORM)?;
@@ -71,13 +94,7 @@ impl Certificate<'static> {
         if names.len() > NAMES_MAX {
             return Err(Unreadable("must be a certificate of at most 256 names"));
         }
-        // Before the epoch is long ago.
-        let moment = |seconds: i64| Micros::from_secs(u64::try_from(seconds).unwrap_or_default());
-        let validity = Validity {
-            not_before: moment(read.validity().not_before.timestamp()),
-            not_after: moment(read.validity().not_after.timestamp()),
-        };
-        Ok(Self { thumbprint: thumbprint(der), names, validity: Some(validity) })
+        Ok(Self { thumbprint: thumbprint(der), names, validity: Some(Validity::read(&read)) })
     }
 }
 

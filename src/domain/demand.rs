@@ -1,7 +1,9 @@
 //! Who may: what a rule demands of its caller.
 
+use super::certificate::Certificate;
 use super::decision::Reason;
 use super::identity::Identity;
+use super::name::NamePattern;
 use super::time::Micros;
 
 /// Who may.
@@ -24,6 +26,8 @@ pub struct Caller {
     pub actors: Option<Vec<String>>,
     /// How long ago the caller may have logged in (`auth_time`, RFC 9470).
     pub max_login_age: Option<Micros>,
+    /// The call comes with a certificate that has one of these names, where any is named: as the credential, or beside it.
+    pub names: Vec<NamePattern>,
     /// One of these roles, where any is named.
     pub roles: Vec<String>,
     /// All of these scopes.
@@ -36,12 +40,18 @@ impl Demand {
         Self::Caller(Caller::default())
     }
 
-    /// Whether `identity` (none: an anonymous caller) may pass at `now`, by the wall clock; quotas aside.
-    pub fn admits(&self, identity: Option<&Identity>, now: Micros) -> Result<(), Reason> {
+    /// Whether `identity` (none: an anonymous caller), who holds the key of `certificate`, may pass at `now`, by the wall
+    /// clock; quotas aside.
+    pub fn admits(
+        &self,
+        identity: Option<&Identity>,
+        certificate: Option<&Certificate<'_>>,
+        now: Micros,
+    ) -> Result<(), Reason> {
         match (self, identity) {
             (Self::Anyone, _) => Ok(()),
             (Self::Caller(_), None) => Err(Reason::NoCredential),
-            (Self::Caller(caller), Some(identity)) => caller.admits(identity, now),
+            (Self::Caller(caller), Some(identity)) => caller.admits(identity, certificate, now),
         }
     }
 
@@ -57,10 +67,14 @@ impl Demand {
 
 impl Caller {
     /// First what another credential would change, then what the caller may.
-    fn admits(&self, identity: &Identity, now: Micros) -> Result<(), Reason> {
+    fn admits(&self, identity: &Identity, certificate: Option<&Certificate<'_>>, now: Micros) -> Result<(), Reason> {
         // What is left out is taken apart by name, so that whatever is added is demanded.
-        let Self { issuers, audiences, actors, max_login_age, roles, scopes } = self;
+        let Self { issuers, audiences, actors, max_login_age, names, roles, scopes } = self;
         if !issuers.is_empty() && !issuers.iter().any(|issuer| **issuer == *identity.issuer) {
+            return Err(Reason::WrongCaller);
+        }
+        let certificate = certificate.filter(|certificate| certificate.standing(now).is_ok());
+        if !names.is_empty() && !certificate.is_some_and(|certificate| certificate.has_name(names)) {
             return Err(Reason::WrongCaller);
         }
         if !audiences.is_empty() && !audiences.iter().any(|audience| identity.is_meant_for(audience)) {
@@ -82,12 +96,13 @@ impl Caller {
     }
 
     fn demands_as_much(&self, measure: &Self) -> bool {
-        let Self { issuers, audiences, actors, max_login_age, roles, scopes } = measure;
-        let one_of = |own: &[String], measure: &[String]| {
+        let Self { issuers, audiences, actors, max_login_age, names, roles, scopes } = measure;
+        fn one_of<T: PartialEq>(own: &[T], measure: &[T]) -> bool {
             measure.is_empty() || (!own.is_empty() && own.iter().all(|one| measure.contains(one)))
-        };
+        }
         one_of(&self.issuers, issuers)
             && one_of(&self.audiences, audiences)
+            && one_of(&self.names, names)
             && one_of(&self.roles, roles)
             && scopes.iter().all(|scope| self.scopes.contains(scope))
             && max_login_age.is_none_or(|age| self.max_login_age.is_some_and(|own| own <= age))
@@ -135,14 +150,14 @@ mod tests {
     }
 
     fn reason(caller: Caller, identity: &Identity) -> Reason {
-        Demand::Caller(caller).admits(Some(identity), NOW).err().unwrap_or(Reason::Allowed)
+        Demand::Caller(caller).admits(Some(identity), None, NOW).err().unwrap_or(Reason::Allowed)
     }
 
     #[test]
     fn whoever_is_not_anyone_must_be_somebody() {
-        assert_eq!(Demand::Anyone.admits(None, NOW), Ok(()));
-        assert_eq!(Demand::authenticated().admits(None, NOW), Err(Reason::NoCredential));
-        assert_eq!(Demand::authenticated().admits(Some(&identity()), NOW), Ok(()));
+        assert_eq!(Demand::Anyone.admits(None, None, NOW), Ok(()));
+        assert_eq!(Demand::authenticated().admits(None, None, NOW), Err(Reason::NoCredential));
+        assert_eq!(Demand::authenticated().admits(Some(&identity()), None, NOW), Ok(()));
     }
 
     #[test]

@@ -90,15 +90,19 @@ impl NamePattern {
             if printable && text.len() <= NAME_BYTES_MAX && !text.contains('*') {
                 return Ok(Self::Uri(text.to_owned()));
             }
-            return Err("must be a URI as certificates have it, without spaces; `*` stands for a segment in SPIFFE IDs \
+            return Err(
+                "must be a URI as certificates have it, without spaces; `*` stands for a segment in SPIFFE IDs \
                         and for the first label in DNS names only"
-                .to_owned());
+                    .to_owned(),
+            );
         }
         let (below, name) = text.strip_prefix("*.").map_or((false, text), |name| (true, name));
         if !is_dns_name(name) {
-            return Err("must be a SPIFFE ID such as spiffe://example.org/ns/prod/**, a DNS name in lower case such as \
+            return Err(
+                "must be a SPIFFE ID such as spiffe://example.org/ns/prod/**, a DNS name in lower case such as \
                         api.example.com or *.example.com, or a URI"
-                .to_owned());
+                    .to_owned(),
+            );
         }
         Ok(if below { Self::DnsBelow(format!(".{name}")) } else { Self::Dns(name.to_owned()) })
     }

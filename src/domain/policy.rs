@@ -6,6 +6,7 @@ use std::sync::Arc;
 pub use super::demand::{Caller, Demand};
 use super::identity::Identity;
 use super::limit::{Attribute, CounterKey, Limit};
+use super::name::NamePattern;
 use super::path::{Host, Method, Path, Target};
 use super::question::{Pairs, Question};
 
@@ -18,6 +19,17 @@ pub struct Policy {
     pub rules: Vec<Rule>,
     /// Every configured limit, sorted by name.
     pub limits: Vec<Arc<Limit>>,
+    /// Who may operate by certificate.
+    pub operators: Operators,
+}
+
+/// Who may call administrative methods by the certificate of their connection; others need a token.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Operators {
+    /// Those with one of these names; empty: nobody.
+    pub names: Vec<NamePattern>,
+    /// The administrative scopes that they have.
+    pub scopes: Vec<String>,
 }
 
 /// The most limits that a rule may name: a call to the store is for so many, and a question's own, at most.
@@ -365,7 +377,7 @@ mod tests {
             rule("R4", &[], Some("/api/orders/**")),
             rule("R5", &["CONNECT"], None),
         ];
-        Policy { version: 1, rules, limits: Vec::new() }
+        Policy { version: 1, rules, ..Policy::default() }
     }
 
     fn matched(method: &str, path: &str) -> Result<String, Unclear> {

@@ -6,6 +6,7 @@ pub mod dev;
 mod incoming;
 mod layers;
 pub mod life;
+mod tls;
 mod watch;
 
 use std::io;
@@ -23,7 +24,9 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 pub use self::clock::SystemClock;
+use self::incoming::Incoming;
 use self::layers::Admission;
+use self::tls::Tls;
 use crate::api::native::{Decisions, QuotaApi, TokenApi};
 use crate::config::{self, Config, Secret, Store};
 use crate::decide::Decider;
@@ -85,6 +88,8 @@ struct Parts {
     telemetry: Arc<Telemetry>,
     decider: Arc<Decider>,
     tokens: Arc<Tokens>,
+    /// Of the gRPC port.
+    tls: Arc<Tls>,
     /// None: the memory store, which is never away.
     shared: Option<Shared>,
     admission: Admission,
@@ -158,12 +163,13 @@ impl Server {
             )
             .add_service(health_service)
             .add_service(reflection);
+        let incoming = Incoming::new(grpc, Arc::clone(&parts.tls)).stream();
         let stopping = parts.stopping.clone().cancelled_owned();
         // However it ends.
         let stopped = parts.stopped.clone().drop_guard();
         server.tasks.spawn(async move {
             let _stopped = stopped;
-            if let Err(error) = router.serve_with_incoming_shutdown(incoming::connections(grpc), stopping).await {
+            if let Err(error) = router.serve_with_incoming_shutdown(incoming, stopping).await {
                 tracing::error!(%error, "the gRPC port failed");
             }
         });
@@ -188,8 +194,9 @@ impl Server {
         if !fixed.is_empty() {
             return Err(fixed.iter().map(|key| format!("{key}: can only be changed by a restart")).collect());
         }
+        let tls = parts.tls.prepare(config.tls.as_ref()).map_err(|problem| vec![problem])?;
         parts.tokens.adopt(config.issuers.clone())?;
-        parts.adopt_policy(config.policy.clone());
+        parts.adopt(&config, tls);
         parts.config.store(Arc::new(config));
         Ok(())
     }
@@ -231,12 +238,16 @@ impl Server {
 
 /// What a server would refuse of `config` although it is well written: keys that cannot be used.
 ///
+/// Else what can be used but hardly does what was meant: a certificate that has expired.
+///
 /// # Errors
 /// A sentence for each issuer.
-pub fn check(config: &Config) -> Result<(), Vec<String>> {
+pub fn check(config: &Config) -> Result<Vec<String>, Vec<String>> {
     let telemetry = Telemetry::new().map_err(|error| vec![format!("metrics: {error}")])?;
     let tokens = Tokens::new(Arc::new(SystemClock::start()), Arc::new(telemetry), 1);
-    tokens.prepare(config.issuers.clone()).map(drop)
+    drop(tokens.prepare(config.issuers.clone())?);
+    let now = SystemClock::start().now().wall;
+    Ok(config.tls.iter().filter_map(|tls| tls::doubt(tls, now)).collect())
 }
 
 impl Parts {
@@ -266,12 +277,15 @@ impl Parts {
             Arc::clone(&telemetry),
         ));
         let admission = Admission::new(config.bounds.calls_in_flight, telemetry.counter(names::OVERLOAD, &[]));
-        let policy = config.policy.clone();
+        let tls = Tls::new(tls::GRPC, clock, &telemetry);
+        let prepared = tls.prepare(config.tls.as_ref()).map_err(StartProblem::Configuration)?;
+        let config = Arc::new(config);
         let parts = Self {
-            config: ArcSwap::from_pointee(config),
+            config: ArcSwap::new(Arc::clone(&config)),
             telemetry,
             decider,
             tokens,
+            tls,
             shared,
             admission,
             health,
@@ -280,11 +294,18 @@ impl Parts {
             stopping: CancellationToken::new(),
             stopped: CancellationToken::new(),
         };
-        parts.adopt_policy(policy);
+        parts.adopt(&config, prepared);
         Ok(parts)
     }
 
-    fn adopt_policy(&self, policy: Policy) {
+    /// What nothing can go wrong with any more.
+    fn adopt(&self, config: &Config, tls: tls::Prepared) {
+        self.tls.commit(tls);
+        self.tokens.accept_certificates(config.certificates.clone());
+        if let Some(doubt) = config.tls.as_ref().and_then(|tls| tls::doubt(tls, self.decider.now().wall)) {
+            tracing::warn!(%doubt, "in the configuration");
+        }
+        let policy = config.policy.clone();
         let version = self.policy_version.fetch_add(1, Ordering::Relaxed) + 1;
         self.decider.adopt(Policy { version, ..policy });
     }

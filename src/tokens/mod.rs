@@ -45,6 +45,7 @@ use crate::decide::ports::{Answer, Clock, Inspected, Shown, TokenInspector, Verd
 use crate::domain::decision::Reason;
 use crate::domain::identity::Identity;
 use crate::domain::issuer::Issuer;
+use crate::domain::name::NamePattern;
 use crate::domain::question::{Credential, Question};
 use crate::domain::time::Moment;
 use crate::telemetry::Telemetry;
@@ -65,6 +66,8 @@ pub struct Tokens {
     telemetry: Arc<Telemetry>,
     issuers: ArcSwap<Issuers>,
     remembered: Remembered,
+    /// Names of certificates that are credentials by themselves; empty: none are.
+    certificates: ArcSwap<Vec<NamePattern>>,
     fetcher: Fetcher,
     /// Held while the issuers are replaced, by one at a time.
     replacing: Mutex<()>,
@@ -85,6 +88,7 @@ impl Tokens {
             clock,
             telemetry,
             issuers: ArcSwap::default(),
+            certificates: ArcSwap::default(),
             fetcher: Fetcher::default(),
             replacing: Mutex::new(()),
         })
@@ -115,6 +119,11 @@ impl Tokens {
         for trusted in next.iter() {
             trusted.keys.start(&trusted.settings, &self.fetcher, &self.telemetry);
         }
+    }
+
+    /// Takes certificates with such names as credentials from now on.
+    pub fn accept_certificates(&self, names: Vec<NamePattern>) {
+        self.certificates.store(Arc::new(names));
     }
 
     /// How each issuer's keys are, sorted by issuer.
@@ -189,7 +198,9 @@ impl TokenInspector for Tokens {
         let token = match shown {
             Shown::Token(token) => token,
             Shown::ApiKey(_) => return Answer::Now(made(Err(Reason::UnknownApiKey))),
-            Shown::Certificate(_) => return Answer::Now(made(Err(Reason::NoCredential))),
+            Shown::Certificate(certificate) => {
+                return Answer::Now(made(certificate.identify(&self.certificates.load(), now.wall).map(Arc::new)));
+            }
         };
         // Before anything looks at all of it.
         if token.len() > TOKEN_BYTES_MAX {
