@@ -24,4 +24,5 @@ mod stopping;
 mod strict;
 mod support;
 mod tidy;
+mod tls;
 mod tokens;

@@ -229,6 +229,7 @@ mod tests {
             audiences: list(&["o"]),
             actors: Some(Vec::new()),
             max_login_age: Some(NOW),
+            names: vec![NamePattern::parse("*.example.com").unwrap()],
             roles: list(&["R"]),
             scopes: list(&["s"]),
         };
@@ -243,6 +244,7 @@ mod tests {
             Caller { actors: Some(list(&["x"])), ..base.clone() },
             Caller { actors: None, ..base.clone() },
             Caller { max_login_age: Some(NOW + NOW), ..base.clone() },
+            Caller { names: Vec::new(), ..base.clone() },
             Caller { roles: list(&["R", "S"]), ..base.clone() },
             Caller { scopes: Vec::new(), ..base.clone() },
         ];

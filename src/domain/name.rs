@@ -129,14 +129,14 @@ fn spiffe(text: &str) -> Result<NamePattern, String> {
          final `**` for all below"
             .to_owned()
     };
-    let plain: String = match text.strip_suffix("/**") {
-        Some(closed) => closed.replace("/*", "/any"),
-        None => text.replace("/*", "/any"),
-    };
-    let id = SpiffeId::parse(&plain).ok_or_else(must)?;
-    let path = &text[SPIFFE.len() + id.domain.len()..];
+    let rest = text.strip_prefix(SPIFFE).ok_or_else(must)?;
+    let (domain, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let closed = path.strip_suffix("/**").unwrap_or(path);
+    // An ID that it covers, where it is a pattern of IDs at all.
+    let example = format!("{SPIFFE}{domain}{}", closed.replace("/*", "/any"));
+    SpiffeId::parse(&example).ok_or_else(must)?;
     let path = PathPattern::parse(if path.is_empty() { "/" } else { path }).map_err(|_| must())?;
-    Ok(NamePattern::Spiffe { domain: id.domain.to_owned(), path })
+    Ok(NamePattern::Spiffe { domain: domain.to_owned(), path })
 }
 
 /// In lower case, with at least one label and no final dot.

@@ -208,3 +208,67 @@ impl AsyncWrite for Connection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+    use crate::config;
+    use crate::decide::ports::Clock;
+    use crate::server::SystemClock;
+    use crate::server::tls::GRPC;
+    use crate::telemetry::Telemetry;
+
+    /// A port with a certificate of its own, and what it counts.
+    async fn port() -> (Incoming, Arc<Telemetry>) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a.pem"), certificate.pem()).unwrap();
+        std::fs::write(folder.path().join("a.key"), key.serialize_pem()).unwrap();
+        let place = folder.path().join("t.yaml").display().to_string();
+        let yaml = "listen: { tls: { cert: a.pem, key: a.key } }";
+        let (config, _) = config::parse(yaml, &place, &|_| None).unwrap();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
+        let telemetry = Arc::new(Telemetry::new().unwrap());
+        let tls = Tls::new(GRPC, &clock, &telemetry);
+        tls.commit(tls.prepare(config.tls.as_ref()).unwrap());
+        (Incoming::new(TcpListener::bind("127.0.0.1:0").await.unwrap(), tls), telemetry)
+    }
+
+    /// Comes to its end when the other side closes; nothing was sent before.
+    async fn closed(mut stream: TcpStream) {
+        let read = tokio::time::timeout(Duration::from_secs(20), stream.read(&mut [0])).await.unwrap();
+        assert!(matches!(read, Ok(0) | Err(_)));
+    }
+
+    #[tokio::test]
+    async fn the_oldest_handshake_gives_way_to_one_too_many() {
+        let (mut incoming, telemetry) = port().await;
+        incoming.begun.truncate(2);
+        let address = incoming.listener.local_addr().unwrap();
+        let accepting = tokio::spawn(async move { drop(incoming.accept().await) });
+        let oldest = TcpStream::connect(address).await.unwrap();
+        let second = TcpStream::connect(address).await.unwrap();
+        let _third = TcpStream::connect(address).await.unwrap();
+        closed(oldest).await;
+        assert!(telemetry.render().contains("tollgate_tls_handshake_failures_total{cause=\"crowded\"} 1"));
+        assert!(second.try_read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock));
+        accepting.abort();
+        closed(second).await;
+    }
+
+    #[tokio::test]
+    async fn a_handshake_that_never_ends_is_cut_off() {
+        let (mut incoming, telemetry) = port().await;
+        incoming.deadline = Duration::from_millis(20);
+        let address = incoming.listener.local_addr().unwrap();
+        let accepting = tokio::spawn(async move { drop(incoming.accept().await) });
+        closed(TcpStream::connect(address).await.unwrap()).await;
+        assert!(telemetry.render().contains("tollgate_tls_handshake_failures_total{cause=\"timeout\"} 1"));
+        accepting.abort();
+    }
+}

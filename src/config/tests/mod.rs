@@ -93,12 +93,13 @@ limits:
 rules:
   - name: one order
     match: { method: [PUT, POST], host: "*.example.com", path: "/orders/{id}" }
-    require: { roles: [ADMIN, OWNER], scopes: ["orders:read"], issuers: [partner], audiences: [orders], actors: [], max_login_age: 5m }
+    require: { names: [spiffe://td/ns/**], roles: [ADMIN, OWNER], scopes: ["orders:read"], issuers: [partner], audiences: [orders], actors: [], max_login_age: 5m }
     limits: [per-subject, all]
   - match: { method: GET, path: /public/** }
     permit: anyone
   - match: { host: example.com }
 bounds: { calls_in_flight: 5, drain: 1m }
+certificates: { names: ["spiffe://td/**", "*.example.com"] }
 "#;
 
 #[test]
@@ -148,6 +149,7 @@ fn everything_that_can_be_said_is_heard() {
         audiences: vec!["orders".into()],
         actors: Some(Vec::new()),
         max_login_age: Some(Micros::from_secs(300)),
+        names: vec![NamePattern::parse("spiffe://td/ns/**").unwrap()],
         roles: vec!["ADMIN".into(), "OWNER".into()],
         scopes: vec!["orders:read".into()],
     };
