@@ -249,7 +249,7 @@ async fn a_certificate_is_no_credential_unless_the_configuration_says_so() {
 async fn an_operator_may_be_known_by_the_certificate_of_its_connection() {
     let rest = format!("{RULES}operators: {{ names: ['spiffe://td/ns/ops/sa/*'], scopes: ['tollgate:quota'] }}\n");
     let bench = Bench::start(Authority::new("a"), OPTIONAL, &rest).await;
-    let reset = async |holder: Option<&Holder>, authorization: Option<&'static str>| {
+    let ask = async |holder: Option<&Holder>, authorization: Option<&'static str>| {
         let key = [("identity.issuer".to_owned(), "i".to_owned()), ("identity.subject".to_owned(), "s".to_owned())];
         let counter = pb::Counter { limit: "each".to_owned(), key: key.into() };
         let mut request = tonic::Request::new(pb::ResetRequest { counter: Some(counter) });
@@ -261,10 +261,10 @@ async fn an_operator_may_be_known_by_the_certificate_of_its_connection() {
         answer.map_or_else(|status| status.code(), |_| Code::Ok)
     };
     let admin = bench.authority.day(&["spiffe://td/ns/ops/sa/admin"]);
-    assert_eq!(reset(Some(&admin), None).await, Code::Ok);
-    assert_eq!(reset(Some(&admin), Some("Bearer x")).await, Code::Unauthenticated, "a token that is shown counts");
-    assert_eq!(reset(Some(&bench.authority.day(&["spiffe://td/ns/dev/sa/admin"])), None).await, Code::Unauthenticated);
-    assert_eq!(reset(None, None).await, Code::Unauthenticated);
+    assert_eq!(ask(Some(&admin), None).await, Code::Ok);
+    assert_eq!(ask(Some(&admin), Some("Bearer x")).await, Code::Unauthenticated, "a token that is shown counts");
+    assert_eq!(ask(Some(&bench.authority.day(&["spiffe://td/ns/dev/sa/admin"])), None).await, Code::Unauthenticated);
+    assert_eq!(ask(None, None).await, Code::Unauthenticated);
     let mut tokens =
         tollgate::proto::token_service_client::TokenServiceClient::new(bench.connect(Some(&admin)).await.unwrap());
     let asked = pb::IntrospectRequest { token: "x".to_owned(), token_type_hint: String::new() };

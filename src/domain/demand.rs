@@ -97,9 +97,6 @@ impl Caller {
 
     fn demands_as_much(&self, measure: &Self) -> bool {
         let Self { issuers, audiences, actors, max_login_age, names, roles, scopes } = measure;
-        fn one_of<T: PartialEq>(own: &[T], measure: &[T]) -> bool {
-            measure.is_empty() || (!own.is_empty() && own.iter().all(|one| measure.contains(one)))
-        }
         one_of(&self.issuers, issuers)
             && one_of(&self.audiences, audiences)
             && one_of(&self.names, names)
@@ -110,6 +107,11 @@ impl Caller {
                 self.actors.as_ref().is_some_and(|own| own.iter().all(|actor| actors.contains(actor)))
             })
     }
+}
+
+/// Whether whoever is one of `own` is one of `measure`; where none is named, anyone is.
+fn one_of<T: PartialEq>(own: &[T], measure: &[T]) -> bool {
+    measure.is_empty() || (!own.is_empty() && own.iter().all(|one| measure.contains(one)))
 }
 
 /// Whether nobody acts for the caller, or one of `actors` does. Only the current actor counts: those before are told
@@ -125,6 +127,12 @@ fn acts_only(identity: &Identity, actors: &[String]) -> bool {
 mod tests {
     use super::*;
     use crate::domain::identity::Actor;
+
+    use crate::domain::certificate::Validity;
+
+    fn names(patterns: &[&str]) -> Vec<NamePattern> {
+        patterns.iter().filter_map(|pattern| NamePattern::parse(pattern).ok()).collect()
+    }
 
     const NOW: Micros = Micros::from_secs(1_000);
 
@@ -223,13 +231,30 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_with_one_of_the_names_is_needed_beside_the_credential() {
+        let caller = Caller { names: names(&["spiffe://td/ns/prod/**", "*.example.com"]), ..Caller::default() };
+        let with = |certificate: Option<&Certificate<'_>>| {
+            Demand::Caller(caller.clone()).admits(Some(&identity()), certificate, NOW)
+        };
+        let named = |name: &'static str| Certificate { names: vec![name.into()], ..Certificate::default() };
+        assert_eq!(with(Some(&named("spiffe://td/ns/prod/web"))), Ok(()));
+        assert_eq!(with(Some(&named("a.example.com"))), Ok(()));
+        assert_eq!(with(Some(&named("spiffe://td/ns/dev/web"))), Err(Reason::WrongCaller));
+        assert_eq!(with(None), Err(Reason::WrongCaller));
+        let validity = Some(Validity { not_before: Micros::ZERO, not_after: NOW });
+        let ended = Certificate { validity, ..named("a.example.com") };
+        let later = Demand::Caller(caller.clone()).admits(Some(&identity()), Some(&ended), NOW + NOW);
+        assert_eq!((with(Some(&ended)), later), (Ok(()), Err(Reason::WrongCaller)));
+    }
+
+    #[test]
     fn a_demand_is_measured_by_who_meets_it() {
         let base = Caller {
             issuers: list(&["a"]),
             audiences: list(&["o"]),
             actors: Some(Vec::new()),
             max_login_age: Some(NOW),
-            names: vec![NamePattern::parse("*.example.com").unwrap()],
+            names: names(&["*.example.com"]),
             roles: list(&["R"]),
             scopes: list(&["s"]),
         };

@@ -46,7 +46,7 @@ impl Authority {
             .collect();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let now = time_now();
-        params.not_before = now - Duration::from_secs(3600);
+        params.not_before = now - Duration::from_hours(1);
         params.not_after = now + life;
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.0).unwrap();

@@ -125,22 +125,24 @@ struct Pair<'a> {
     value: Cow<'a, str>,
 }
 
-/// The first pair of `text`, and what is behind it with the sign between.
-fn next_pair(text: &str) -> Result<(Pair<'_>, Option<(char, &str)>), Unreadable> {
+/// What is behind a pair, and the sign before it; none: nothing.
+type Behind<'a> = Option<(char, &'a str)>;
+
+/// The first pair of `text`, and what is behind it.
+fn next_pair(text: &str) -> Result<(Pair<'_>, Behind<'_>), Unreadable> {
     let (key, rest) = text.split_once('=').ok_or(NOT_FORWARDED)?;
     let key = key.trim_start_matches(' ');
     if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_alphabetic()) {
         return Err(NOT_FORWARDED);
     }
-    let (value, rest) = match rest.strip_prefix('"') {
-        Some(quoted) => unquoted(quoted)?,
-        None => {
-            let (value, rest) = rest.split_at(rest.find([';', ',']).unwrap_or(rest.len()));
-            if value.contains('"') {
-                return Err(NOT_FORWARDED);
-            }
-            (Cow::Borrowed(value), rest)
+    let (value, rest) = if let Some(quoted) = rest.strip_prefix('"') {
+        unquoted(quoted)?
+    } else {
+        let (value, rest) = rest.split_at(rest.find([';', ',']).unwrap_or(rest.len()));
+        if value.contains('"') {
+            return Err(NOT_FORWARDED);
         }
+        (Cow::Borrowed(value), rest)
     };
     let mut behind = rest.chars();
     match behind.next() {

@@ -16,9 +16,9 @@ fn holder(names: &[&str]) -> (Vec<u8>, String) {
     let mut params = CertificateParams::default();
     params.subject_alt_names = names
         .iter()
-        .map(|name| match name.contains(':') {
-            true => SanType::URI((*name).try_into().unwrap()),
-            false => SanType::DnsName((*name).try_into().unwrap()),
+        .map(|name| {
+            let text = (*name).try_into().unwrap();
+            if name.contains(':') { SanType::URI(text) } else { SanType::DnsName(text) }
         })
         .collect();
     let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
