@@ -19,6 +19,7 @@ use tollgate::proto::quota_service_client::QuotaServiceClient;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::program::{logged, run, serve};
 use crate::support::authority::{Authority, Holder};
 use crate::support::poll;
 use crate::support::server::{SOON, TestClock, Tollgate, question};
@@ -275,4 +276,55 @@ async fn an_operator_may_be_known_by_the_certificate_of_its_connection() {
     assert_eq!(quotas.reset(pb::ResetRequest::default()).await.unwrap_err().code(), Code::InvalidArgument);
     bench.tollgate.clock.advance(Duration::from_mins(6));
     assert_eq!(quotas.reset(pb::ResetRequest::default()).await.unwrap_err().code(), Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn changed_files_are_taken_over_by_the_program_and_broken_ones_are_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, second, clients) = (Authority::new("first"), Authority::new("second"), Authority::new("clients"));
+    let place = |name: &str| folder.path().join(name).display().to_string();
+    let me = clients.day(&["me"]);
+    for (name, text) in [
+        ("ca.pem", clients.pem()),
+        ("1.pem", first.pem()),
+        ("2.pem", second.pem()),
+        ("me.pem", me.certificate),
+        ("me.key", me.key),
+    ] {
+        fs::write(place(name), text).unwrap();
+    }
+    hold(folder.path(), &first.sign(&["localhost"], Duration::from_hours(1)));
+    let tls = format!("tls: {{ cert: server.pem, key: server.key{REQUIRED} }}");
+    let yaml = format!("listen: {{ grpc: 127.0.0.1:0, admin: 127.0.0.1:0, {tls} }}\n{RULES}");
+    fs::write(place("tollgate.yaml"), yaml).unwrap();
+    let process = serve(&["--config", &place("tollgate.yaml")]);
+    let port = logged(&process, "grpc").await.rsplit_once(':').unwrap().1.to_owned();
+    let url = format!("https://localhost:{port}");
+    let ask = |ca: &str, show: bool| {
+        let (cert, key, ca) = (place("me.pem"), place("me.key"), place(ca));
+        let mut arguments = vec!["decide", "--url", &*url, "--ca", &*ca];
+        if show {
+            arguments.extend(["--cert", &*cert, "--key", &*key]);
+        }
+        run(&[&arguments[..], &["GET", "/public"]].concat()).0
+    };
+    assert_eq!((ask("1.pem", true), ask("1.pem", false), ask("2.pem", true)), (0, 2, 2));
+
+    hold(folder.path(), &second.day(&["localhost"]));
+    poll(SOON, "the new certificate", async || (ask("2.pem", true) == 0).then_some(())).await;
+    assert_eq!(ask("1.pem", true), 2);
+
+    fs::write(place("server.key"), "nonsense").unwrap();
+    let says = "listen.tls.key: the file has no private key in PEM form";
+    poll(SOON, says, async || process.complaints().contains(says).then_some(())).await;
+    assert_eq!(ask("2.pem", true), 0, "the old one stays");
+
+    hold(folder.path(), &first.sign(&["localhost"], Duration::ZERO));
+    let (code, said, _) = run(&["config", "check", &place("tollgate.yaml")]);
+    assert!(
+        code == 0 && said.contains("listen.tls.cert: the certificate in") && said.contains("has expired"),
+        "{said}"
+    );
+    let plain = run(&["decide", "--url", "http://127.0.0.1:1", "--ca", &place("ca.pem"), "GET", "/"]);
+    assert!(plain.2.contains("--ca and --cert are of use with https only"), "{plain:?}");
 }
