@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use crate::domain::api_key::{self, ApiKey};
 use crate::domain::issuer::Issuer;
 use crate::domain::name::NamePattern;
 use crate::domain::policy::{Demand, Operators, Policy};
@@ -16,6 +17,7 @@ pub use problem::{Position, Problem, Problems, Severity};
 use reader::{Item, Reader};
 pub use tls::{Clients, Tls};
 
+pub mod api_keys;
 mod certificates;
 mod issuers;
 mod limits;
@@ -43,6 +45,8 @@ pub struct Config {
     pub issuers: Vec<Issuer>,
     /// Callers with such names may be identified by their certificate alone.
     pub certificates: Vec<NamePattern>,
+    /// Which API keys are accepted.
+    pub api_keys: ApiKeys,
     /// Rules and limits; its version is left at 0.
     pub policy: Policy,
     /// How much is accepted at a time.
@@ -68,6 +72,27 @@ pub enum Store {
     Memory,
     /// In Redis.
     Redis(Redis),
+}
+
+/// Which API keys are accepted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ApiKeys {
+    /// Where they are.
+    pub kept: KeptKeys,
+    /// Whether administrative scopes in them count.
+    pub operators: bool,
+}
+
+/// Where API keys are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum KeptKeys {
+    /// Nowhere: none is accepted.
+    #[default]
+    Nowhere,
+    /// In a file, which had these; each id once.
+    Listed(Vec<ApiKey>),
+    /// In Redis, which is the store then.
+    Redis,
 }
 
 /// How Redis is reached.
@@ -179,30 +204,40 @@ fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
     let store = fields.or(reader, "store", Store::Memory, server::store);
     let issuers = fields.or(reader, "issuers", Vec::new(), issuers::issuers);
     let limits = fields.or(reader, "limits", limits::Limits::new(), limits::limits).unwrap_or_default();
+    let in_redis = !matches!(store, Some(Store::Memory));
+    let api_keys = fields
+        .or(reader, "api_keys", ApiKeys::default(), |reader, item| api_keys::api_keys(reader, item, &limits, in_redis));
     let certificates = fields.or(reader, "certificates", Vec::new(), certificates::certificates);
     let asks = listen.as_ref().is_none_or(|(_, tls)| tls.as_ref().is_some_and(|tls| tls.clients != Clients::Anyone));
     let operators = fields
         .or(reader, "operators", Operators::default(), |reader, item| certificates::operators(reader, item, asks));
     let of_certificates: Vec<String> = certificates.iter().flatten().map(certificates::issuer).collect();
     let names = issuers.iter().flatten().map(|issuer| issuer.issuer.as_str());
-    let names: Vec<&str> = names.chain(of_certificates.iter().map(String::as_str)).collect();
+    let names: Vec<&str> = names.chain(of_certificates.iter().map(String::as_str)).chain([api_key::ISSUER]).collect();
     let known = rules::Known { limits: &limits, issuers: &names };
     let rules = fields.or(reader, "rules", Vec::new(), |reader, item| rules::rules(reader, item, &known));
     let bounds = fields.or(reader, "bounds", Bounds::default(), server::bounds);
     fields.finish(reader);
     // By name, as a map of names is.
     let limits = limits.into_values().flatten().collect();
-    let (issuers, certificates, rules) = (issuers?, certificates?, rules?);
+    let (issuers, certificates, api_keys, rules) = (issuers?, certificates?, api_keys?, rules?);
+    if issuers.iter().any(|issuer| issuer.issuer == api_key::ISSUER) {
+        reader.error(
+            root,
+            format!("has an issuer named `{}`, as the holders of API keys have; name it otherwise", api_key::ISSUER),
+        );
+    }
+    let nobody = issuers.is_empty() && certificates.is_empty() && api_keys.kept == KeptKeys::Nowhere;
     if rules.is_empty() && !reader.failed() {
         reader.warning(root, "has no rule, so every call is denied; add `rules`");
     }
-    let nobody = issuers.is_empty() && certificates.is_empty();
     if nobody && !reader.failed() && rules.iter().any(|rule| rule.demand != Demand::Anyone) {
-        reader.warning(root, "has no issuer, so every call that needs a caller is denied; add `issuers`");
+        reader.warning(root, "has no issuer, so every call that needs a caller is denied; add `issuers` or `api_keys`");
     }
     let policy = Policy { version: 0, rules, limits, operators: operators? };
     let (listen, tls) = listen?;
-    Some(Config { listen, tls, store: store?, issuers, certificates, policy, bounds: bounds?, files: Vec::new() })
+    let (store, bounds, files) = (store?, bounds?, Vec::new());
+    Some(Config { listen, tls, store, issuers, certificates, api_keys, policy, bounds, files })
 }
 
 impl Config {

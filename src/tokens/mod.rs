@@ -7,6 +7,7 @@
 //! Signatures are checked with aws-lc-rs itself, with keys that were parsed when they were fetched. jsonwebtoken would
 //! parse the key anew for each token (an eighth of an RS256 check), and reads headers and claims leniently.
 
+mod api_keys;
 #[cfg(test)]
 mod attacks;
 mod binding;
@@ -34,6 +35,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use self::api_keys::ApiKeys;
+pub use self::api_keys::{Kept, KeyRing};
 use self::fetch::Fetcher;
 pub use self::issuers::Prepared;
 use self::issuers::{Issuers, Trusted};
@@ -42,6 +45,7 @@ use self::jwt::{Compact, TOKEN_BYTES_MAX, Unverified};
 pub use self::keys::IssuerHealth;
 use self::remembered::{Fingerprint, Good, Remembered};
 use crate::decide::ports::{Answer, Clock, Inspected, Shown, TokenInspector, Verdict};
+use crate::domain::api_key;
 use crate::domain::decision::Reason;
 use crate::domain::identity::Identity;
 use crate::domain::issuer::Issuer;
@@ -69,6 +73,7 @@ pub struct Tokens {
     /// Names of certificates that are credentials by themselves; empty: none are.
     certificates: ArcSwap<Vec<NamePattern>>,
     fetcher: Fetcher,
+    api_keys: ApiKeys,
     /// Held while the issuers are replaced, by one at a time.
     replacing: Mutex<()>,
 }
@@ -85,6 +90,7 @@ impl Tokens {
     pub fn new(clock: Arc<dyn Clock>, telemetry: Arc<Telemetry>, verdicts_max: usize) -> Arc<Self> {
         Arc::new(Self {
             remembered: Remembered::new(verdicts_max, &telemetry),
+            api_keys: ApiKeys::new(Arc::clone(&clock), Arc::clone(&telemetry)),
             clock,
             telemetry,
             issuers: ArcSwap::default(),
@@ -124,6 +130,11 @@ impl Tokens {
     /// Takes certificates with such names as credentials from now on.
     pub fn accept_certificates(&self, names: Vec<NamePattern>) {
         self.certificates.store(Arc::new(names));
+    }
+
+    /// Accepts these API keys from now on, and no others.
+    pub fn adopt_api_keys(&self, ring: KeyRing) {
+        self.api_keys.adopt(ring);
     }
 
     /// How each issuer's keys are, sorted by issuer.
@@ -196,8 +207,10 @@ impl TokenInspector for Tokens {
     fn inspect<'a>(&'a self, shown: Shown<'a>, now: Moment) -> Answer<'a, Inspected> {
         let made = |verdict| Inspected { verdict, remembered: false };
         let token = match shown {
+            // People paste keys where tokens go. Whatever begins like one is shown to nobody else.
+            Shown::Token(key) if key.starts_with(api_key::PREFIX) => return self.api_keys.inspect(key, now),
             Shown::Token(token) => token,
-            Shown::ApiKey(_) => return Answer::Now(made(Err(Reason::UnknownApiKey))),
+            Shown::ApiKey(key) => return self.api_keys.inspect(key, now),
             Shown::Certificate(certificate) => {
                 return Answer::Now(made(certificate.identify(&self.certificates.load(), now.wall).map(Arc::new)));
             }
