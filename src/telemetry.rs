@@ -74,6 +74,10 @@ pub mod names {
     pub const ISSUER_UP: &str = "tollgate_issuer_up";
     /// Configurations that were read, by outcome.
     pub const RELOADS: &str = "tollgate_config_reloads_total";
+    /// TLS handshakes that came to nothing, by cause.
+    pub const TLS_FAILURES: &str = "tollgate_tls_handshake_failures_total";
+    /// When the server's certificate expires, in seconds since the Unix epoch; NaN without one.
+    pub const TLS_NOT_AFTER: &str = "tollgate_tls_certificate_not_after_seconds";
     /// The version that runs; always 1.
     pub const BUILD: &str = "tollgate_build_info";
 }
@@ -143,6 +147,7 @@ impl Telemetry {
             (names::PAYMENTS, Unit::Count, "Payments: from leases, at the store, or refused from memory."),
             (names::VERDICT_LOOKUPS, Unit::Count, "Look-ups of remembered verdicts, by outcome."),
             (names::VERDICT_EVICTIONS, Unit::Count, "Verdicts that were forgotten to make room."),
+            (names::TLS_FAILURES, Unit::Count, "TLS handshakes that came to nothing, by cause."),
             (names::API_KEY_READS, Unit::Count, "Readings of API keys that replicas share, by outcome."),
             (names::RELOADS, Unit::Count, "Configurations that were read, by outcome."),
         ] {
@@ -161,6 +166,7 @@ impl Telemetry {
             (names::API_KEYS, "API keys in hand: all that are listed, or those in use that replicas share."),
             (names::ISSUER_KEYS, "Keys in hand, by issuer; NaN once it is no longer configured."),
             (names::ISSUER_UP, "Whether the issuer's last key refresh succeeded; NaN once it is no longer configured."),
+            (names::TLS_NOT_AFTER, "When the server's certificate expires, since the Unix epoch; NaN without one."),
             (names::BUILD, "The version that runs."),
         ] {
             recorder.describe_gauge(KeyName::from_const_str(name), None, text.into());
@@ -457,7 +463,7 @@ mod tests {
             demand: Demand::Anyone,
             limits: Vec::new(),
         });
-        Policy { version: 1, rules: rules.collect(), limits: Vec::new() }
+        Policy { version: 1, rules: rules.collect(), ..Policy::default() }
     }
 
     fn decision(rule: Option<usize>) -> Decision {

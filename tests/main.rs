@@ -25,4 +25,5 @@ mod stopping;
 mod strict;
 mod support;
 mod tidy;
+mod tls;
 mod tokens;

@@ -11,7 +11,7 @@ use crate::domain::time::Micros;
 const JWKS_BYTES_MAX: u64 = 512 * 1024;
 
 /// The longest name of an issuer, audience or claim.
-const TEXT_BYTES_MAX: usize = 1024;
+pub(super) const TEXT_BYTES_MAX: usize = 1024;
 
 /// Members of a JWK that only the holder of the private key has (RFC 7518 §6.2.2, §6.3.2).
 const PRIVATE_MEMBERS: [&str; 7] = ["d", "p", "q", "dp", "dq", "qi", "oth"];

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use url::Url;
 
 use super::reader::{Fields, Item, Reader};
+use super::tls::{Tls, tls};
 use super::values::{address, duration, word};
 use super::{Bounds, Listen, Reach, Redis, Secret, Sentinel, Store};
 use crate::domain::time::Micros;
@@ -18,18 +19,19 @@ const URLS_MAX: usize = 16;
 /// Certificate authorities: a system's whole bundle fits.
 const CA_BYTES_MAX: u64 = 1 << 20;
 
-pub(super) fn listen(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Listen> {
+pub(super) fn listen(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<(Listen, Option<Tls>)> {
     let default = Listen::default();
     let mut fields = reader.fields(item, "listen")?;
     let grpc = fields.or(reader, "grpc", default.grpc, |reader, item| reader.parse(item, address));
     let admin = fields.or(reader, "admin", default.admin, |reader, item| reader.parse(item, address));
+    let tls = fields.optional(reader, "tls", tls);
     fields.finish(reader);
     let listen = Listen { grpc: grpc?, admin: admin? };
     // Port 0 is any free one.
     if listen.grpc == listen.admin && listen.grpc.port() != 0 {
         reader.error(item, format!("`grpc` and `admin` are both {}; choose another port for one", listen.grpc));
     }
-    Some(listen)
+    Some((listen, tls?))
 }
 
 pub(super) fn store(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Store> {

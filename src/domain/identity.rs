@@ -84,6 +84,8 @@ pub struct Identity {
     pub not_before: Option<Micros>,
     /// `iat`.
     pub issued_at: Option<Micros>,
+    /// `auth_time`: when the subject last logged in (OIDC Core §2, RFC 9470 §4).
+    pub logged_in_at: Option<Micros>,
 }
 
 impl Binding {
@@ -117,12 +119,18 @@ impl Identity {
             expires_at: None,
             not_before: None,
             issued_at: None,
+            logged_in_at: None,
         }
     }
 
     /// Whether this very scope was granted: no prefixes, no case folding.
     pub fn has_scope(&self, scope: &str) -> bool {
         self.scopes.iter().any(|granted| &**granted == scope)
+    }
+
+    /// Whether the credential is meant for this very audience.
+    pub fn is_meant_for(&self, audience: &str) -> bool {
+        self.audiences.iter().any(|own| &**own == audience)
     }
 
     /// Whether this very role is held.

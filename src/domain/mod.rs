@@ -6,9 +6,11 @@
 pub mod admitted;
 pub mod api_key;
 pub mod bucket;
+pub mod certificate;
 pub mod counter;
 pub mod date;
 pub mod decision;
+pub mod demand;
 #[cfg(test)]
 pub(crate) mod exact_log;
 pub mod fixed;
@@ -17,6 +19,7 @@ pub mod issuer;
 pub mod lease;
 pub mod leases;
 pub mod limit;
+pub mod name;
 pub mod path;
 pub mod policy;
 pub mod question;

@@ -11,6 +11,7 @@ use super::jwt::TOKEN_BYTES_MAX;
 use super::mint::{Bench, ISSUER, NOW, Signer, claims, claims_with, issuer, issuer_of, set};
 use crate::domain::decision::Reason;
 use crate::domain::decision::Reason::*;
+use crate::domain::identity::Binding;
 use crate::domain::issuer::{Algorithm, KeySource};
 
 fn b64(text: impl AsRef<[u8]>) -> String {
@@ -458,14 +459,21 @@ fn id_tokens_logout_tokens_and_events_are_no_access_tokens() {
 }
 
 #[test]
-fn a_token_that_is_bound_to_a_key_is_refused_while_no_proof_is_checked() {
+fn a_token_that_is_bound_to_a_key_says_so_with_its_verdict_or_is_refused() {
     let (bench, signer) = bench();
+    let token = signer.token(&claims_with("cnf", json!({"jkt": b64([1; 32]), "x5t#S256": b64([2; 32])})));
+    for remembered in [false, true] {
+        let (verdict, was_remembered) = bench.at_once(&token);
+        let both = Binding { certificate: Some([2; 32]), key: Some([1; 32]) };
+        assert_eq!((verdict.unwrap().binding, was_remembered), (both, remembered));
+    }
     check(
         &bench,
         [
-            (signer.token(&claims_with("cnf", json!({"jkt": "x"}))), UnsupportedExtension),
-            (signer.token(&claims_with("cnf", json!({"x5t#S256": "x"}))), UnsupportedExtension),
-            (signer.token(&claims_with("cnf", json!({"unknown": "x"}))), UnsupportedExtension),
+            (signer.token(&claims_with("cnf", json!({"unknown": "x"}))), BindingRequired),
+            (signer.token(&claims_with("cnf", json!({}))), BindingRequired),
+            (signer.token(&claims_with("cnf", json!({"jkt": "x"}))), MalformedToken),
+            (signer.token(&claims_with("cnf", json!({"x5t#S256": "x"}))), MalformedToken),
             (signer.token(&claims_with("cnf", "x")), MalformedToken),
             (
                 signer.compact(&signer.header().to_string(), &claims().to_string().replacen('{', "{\"cnf\":null,", 1)),

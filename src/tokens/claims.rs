@@ -4,10 +4,11 @@
 
 use std::sync::Arc;
 
+use super::binding;
 use super::json::{Number, Object, Value};
 use super::jwt::Verified;
 use crate::domain::decision::Reason;
-use crate::domain::identity::{Binding, Identity, IdentityKind};
+use crate::domain::identity::{Identity, IdentityKind};
 use crate::domain::issuer::{ClaimPath, Issuer, NEVER_ACCESS_TOKENS};
 use crate::domain::time::Micros;
 
@@ -46,13 +47,13 @@ pub(super) fn judge(token: &Verified<'_>, issuer: &Issuer, name: &Arc<str>, now:
         actors: Box::default(),
         claims: Box::default(),
         names: Box::default(),
-        binding: Binding::default(),
+        binding: binding::read(claims)?,
         limits: Box::default(),
         expires_at: dates.expires_at,
         not_before: dates.not_before,
         issued_at: dates.issued_at,
+        logged_in_at: dates.logged_in_at,
     };
-    check_binding(claims)?;
     let (from, until) = dates.judge(issuer, now)?;
     if !identity.audiences.iter().any(|audience| issuer.audiences.iter().any(|own| **own == **audience)) {
         return Err(Reason::WrongAudience);
@@ -63,11 +64,12 @@ pub(super) fn judge(token: &Verified<'_>, issuer: &Issuer, name: &Arc<str>, now:
     Ok(Accepted { identity, from, until })
 }
 
-/// The dates of a token (RFC 7519 §4.1.4 to §4.1.6).
+/// The dates of a token (RFC 7519 §4.1.4 to §4.1.6; `auth_time`: OIDC Core §2).
 struct Dates {
     expires_at: Option<Micros>,
     not_before: Option<Micros>,
     issued_at: Option<Micros>,
+    logged_in_at: Option<Micros>,
 }
 
 impl Dates {
@@ -78,6 +80,7 @@ impl Dates {
             not_before: date("nbf")?,
             // Cut-offs ("everything issued before") count in whole seconds.
             issued_at: date("iat")?.map(|at| Micros::from_secs(at.as_secs())),
+            logged_in_at: date("auth_time")?,
         })
     }
 
@@ -147,16 +150,6 @@ fn is_other_kind(claims: &Object<'_>) -> bool {
     }
     // Keycloak before 25 copies `nonce` into access tokens, which it marks as such.
     !says("typ", &["Bearer", "DPoP"]) && ["nonce", "at_hash", "c_hash"].into_iter().any(|name| claims.has(name))
-}
-
-/// A token that is bound to a key (RFC 7800, RFC 8705, RFC 9449) is good only with a proof of possession, which is not
-/// checked yet. To take it without would turn it into a plain bearer token.
-fn check_binding(claims: &Object<'_>) -> Result<(), Reason> {
-    match claims.get("cnf") {
-        None => Ok(()),
-        Some(Value::Object(_)) => Err(Reason::UnsupportedExtension),
-        Some(_) => Err(Reason::MalformedToken),
-    }
 }
 
 /// Scopes of the first claim that is there. One string holds several, with single spaces between (RFC 6749 §3.3); in an
@@ -329,7 +322,7 @@ mod tests {
     #[test]
     fn dates_are_numbers_or_the_token_is_malformed() {
         let fixture = with(|_| {});
-        for name in ["exp", "nbf", "iat"] {
+        for name in ["exp", "nbf", "iat", "auth_time"] {
             for text in [
                 "\"1800000000\"",
                 "true",

@@ -10,6 +10,7 @@
 mod api_keys;
 #[cfg(test)]
 mod attacks;
+mod binding;
 mod claims;
 mod discovery;
 mod fetch;
@@ -48,6 +49,7 @@ use crate::domain::api_key;
 use crate::domain::decision::Reason;
 use crate::domain::identity::Identity;
 use crate::domain::issuer::Issuer;
+use crate::domain::name::NamePattern;
 use crate::domain::question::{Credential, Question};
 use crate::domain::time::Moment;
 use crate::telemetry::Telemetry;
@@ -68,6 +70,8 @@ pub struct Tokens {
     telemetry: Arc<Telemetry>,
     issuers: ArcSwap<Issuers>,
     remembered: Remembered,
+    /// Names of certificates that are credentials by themselves; empty: none are.
+    certificates: ArcSwap<Vec<NamePattern>>,
     fetcher: Fetcher,
     api_keys: ApiKeys,
     /// Held while the issuers are replaced, by one at a time.
@@ -90,6 +94,7 @@ impl Tokens {
             clock,
             telemetry,
             issuers: ArcSwap::default(),
+            certificates: ArcSwap::default(),
             fetcher: Fetcher::default(),
             replacing: Mutex::new(()),
         })
@@ -120,6 +125,11 @@ impl Tokens {
         for trusted in next.iter() {
             trusted.keys.start(&trusted.settings, &self.fetcher, &self.telemetry);
         }
+    }
+
+    /// Takes certificates with such names as credentials from now on.
+    pub fn accept_certificates(&self, names: Vec<NamePattern>) {
+        self.certificates.store(Arc::new(names));
     }
 
     /// Accepts these API keys from now on, and no others.
@@ -201,7 +211,9 @@ impl TokenInspector for Tokens {
             Shown::Token(key) if key.starts_with(api_key::PREFIX) => return self.api_keys.inspect(key, now),
             Shown::Token(token) => token,
             Shown::ApiKey(key) => return self.api_keys.inspect(key, now),
-            Shown::Certificate(_) => return Answer::Now(made(Err(Reason::NoCredential))),
+            Shown::Certificate(certificate) => {
+                return Answer::Now(made(certificate.identify(&self.certificates.load(), now.wall).map(Arc::new)));
+            }
         };
         // Before anything looks at all of it.
         if token.len() > TOKEN_BYTES_MAX {

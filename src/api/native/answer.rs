@@ -168,7 +168,7 @@ fn quota(state: &QuotaState) -> pb::QuotaStatus {
 fn required_scopes(decision: &Decision) -> Vec<String> {
     let rule = decision.rule.and_then(|index| decision.policy.rules.get(index));
     match (decision.reason, rule.map(|rule| &rule.demand)) {
-        (Reason::InsufficientScope, Some(Demand::Caller { scopes, .. })) => scopes.clone(),
+        (Reason::InsufficientScope, Some(Demand::Caller(caller))) => caller.scopes.clone(),
         _ => Vec::new(),
     }
 }

@@ -13,6 +13,7 @@ use crate::domain::bucket::Flow;
 use crate::domain::fixed::Grid;
 use crate::domain::issuer::{Algorithm as Signing, ClaimPath, KeySource};
 use crate::domain::limit::{Algorithm, Attribute, WhenAway};
+use crate::domain::policy::Caller;
 use crate::domain::slots::Slots;
 
 /// The environment of the tests.
@@ -94,12 +95,13 @@ limits:
 rules:
   - name: one order
     match: { method: [PUT, POST], host: "*.example.com", path: "/orders/{id}" }
-    require: { roles: [ADMIN, OWNER], scopes: ["orders:read"] }
+    require: { names: [spiffe://td/ns/**], roles: [ADMIN, OWNER], scopes: ["orders:read"], issuers: [partner], audiences: [orders], actors: [], max_login_age: 5m }
     limits: [per-subject, all]
   - match: { method: GET, path: /public/** }
     permit: anyone
   - match: { host: example.com }
 bounds: { calls_in_flight: 5, drain: 1m }
+certificates: { names: ["spiffe://td/**", "*.example.com"] }
 "#;
 
 #[test]
@@ -145,8 +147,16 @@ fn everything_that_can_be_said_is_heard() {
     let [order, public, rest] = config.policy.rules.as_slice() else { panic!() };
     assert_eq!(order.matches.methods, ["PUT", "POST"]);
     assert_eq!(order.limits.iter().map(|limit| limit.name.as_str()).collect::<Vec<_>>(), ["per-subject", "all"]);
-    let demand = Demand::Caller { roles: vec!["ADMIN".into(), "OWNER".into()], scopes: vec!["orders:read".into()] };
-    assert_eq!(order.demand, demand);
+    let caller = Caller {
+        issuers: vec!["partner".into()],
+        audiences: vec!["orders".into()],
+        actors: Some(Vec::new()),
+        max_login_age: Some(Micros::from_secs(300)),
+        names: vec![NamePattern::parse("spiffe://td/ns/**").unwrap()],
+        roles: vec!["ADMIN".into(), "OWNER".into()],
+        scopes: vec!["orders:read".into()],
+    };
+    assert_eq!(order.demand, Demand::Caller(caller));
     assert_eq!(public.demand, Demand::Anyone);
     assert_eq!(rest.demand, Demand::authenticated());
 }
