@@ -35,6 +35,8 @@ pub struct Config {
     pub store: Store,
     /// Whose tokens are accepted; each issuer once.
     pub issuers: Vec<Issuer>,
+    /// What `DPoP` proofs need.
+    pub dpop: Dpop,
     /// Rules and limits; its version is left at 0.
     pub policy: Policy,
     /// How much is accepted at a time.
@@ -108,6 +110,13 @@ pub struct Bounds {
     pub drain: Micros,
 }
 
+/// What `DPoP` proofs need (RFC 9449).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dpop {
+    /// What nonces are made with, which proofs need then; none: proofs need no nonce.
+    pub nonce_secret: Option<Secret>,
+}
+
 /// A value that never reaches a log.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -170,6 +179,7 @@ fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
     let listen = fields.or(reader, "listen", Listen::default(), server::listen);
     let store = fields.or(reader, "store", Store::Memory, server::store);
     let issuers = fields.or(reader, "issuers", Vec::new(), issuers::issuers);
+    let dpop = fields.or(reader, "dpop", Dpop::default(), server::dpop);
     let limits = fields.or(reader, "limits", limits::Limits::new(), limits::limits).unwrap_or_default();
     let rules = fields.or(reader, "rules", Vec::new(), |reader, item| rules::rules(reader, item, &limits));
     let bounds = fields.or(reader, "bounds", Bounds::default(), server::bounds);
@@ -184,7 +194,8 @@ fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
         reader.warning(root, "has no issuer, so every call that needs a caller is denied; add `issuers`");
     }
     let policy = Policy { version: 0, rules, limits };
-    Some(Config { listen: listen?, store: store?, issuers, policy, bounds: bounds?, files: Vec::new() })
+    let (listen, store, dpop, bounds) = (listen?, store?, dpop?, bounds?);
+    Some(Config { listen, store, issuers, dpop, policy, bounds, files: Vec::new() })
 }
 
 impl Config {

@@ -106,7 +106,7 @@ impl Dates {
 }
 
 /// A numeric date (RFC 7519 §2): seconds since the epoch, fractions allowed. Before the epoch counts as the epoch: long ago.
-fn numeric_date(value: &Value<'_>) -> Result<Micros, Reason> {
+pub(super) fn numeric_date(value: &Value<'_>) -> Result<Micros, Reason> {
     let Value::Number(number) = value else { return Err(Reason::MalformedToken) };
     match *number {
         Number::Unsigned(secs) if secs <= DATE_MAX => Ok(Micros::from_secs(secs)),

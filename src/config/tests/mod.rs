@@ -97,6 +97,7 @@ rules:
   - match: { method: GET, path: /public/** }
     permit: anyone
   - match: { host: example.com }
+dpop: { nonce_secret: 0123456789abcdef0123456789ABCDEF }
 bounds: { calls_in_flight: 5, drain: 1m }
 "#;
 
@@ -110,6 +111,8 @@ fn everything_that_can_be_said_is_heard() {
     assert_eq!(redis.username.as_deref(), Some("tollgate"));
     assert_eq!(redis.password.as_ref().map(Secret::reveal), Some("hunter2"));
     assert_eq!(redis.deadline, Micros::from_millis(8));
+    let secret = config.dpop.nonce_secret.as_ref().map(Secret::reveal);
+    assert_eq!(secret, Some("0123456789abcdef0123456789ABCDEF"));
     assert_eq!(config.bounds, Bounds { calls_in_flight: 5, drain: Micros::from_secs(60) });
 
     let limits: Vec<_> = config.policy.limits.iter().map(|limit| (limit.name.as_str(), limit.units())).collect();

@@ -9,6 +9,7 @@ mod gate;
 mod link;
 mod node;
 mod nodes;
+mod proofs;
 mod pulse;
 mod script;
 mod slots;
@@ -55,6 +56,7 @@ struct Inner {
     reset: Code,
     assert: Code,
     beat: Code,
+    first_use: Code,
     taking_back: Arc<Semaphore>,
 }
 
@@ -82,6 +84,7 @@ impl RedisStore {
                 include_str!("assert.lua")
             )),
             beat: Code::telling(concat!(include_str!("now.lua"), include_str!("beat.lua"))),
+            first_use: Code::new(include_str!("first_use.lua")),
             taking_back: Arc::new(Semaphore::new(TAKING_BACK_MAX)),
         })))
     }
