@@ -48,6 +48,7 @@ pub(super) fn judge(token: &Verified<'_>, issuer: &Issuer, name: &Arc<str>, now:
         claims: Box::default(),
         names: Box::default(),
         binding: binding::read(claims)?,
+        limits: Box::default(),
         expires_at: dates.expires_at,
         not_before: dates.not_before,
         issued_at: dates.issued_at,

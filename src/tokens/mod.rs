@@ -8,6 +8,7 @@
 //! Signatures are checked with aws-lc-rs itself, with keys that were parsed when they were fetched. jsonwebtoken would
 //! parse the key anew for each token (an eighth of an RS256 check), and reads headers and claims leniently.
 
+mod api_keys;
 #[cfg(test)]
 mod attacks;
 mod binding;
@@ -36,6 +37,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use self::api_keys::ApiKeys;
+pub use self::api_keys::{Kept, KeyRing};
 use self::fetch::Fetcher;
 pub use self::issuers::Prepared;
 use self::issuers::{Issuers, Trusted};
@@ -45,6 +48,7 @@ pub use self::keys::IssuerHealth;
 use self::proof::Prover;
 use self::remembered::{Fingerprint, Good, Remembered};
 use crate::decide::ports::{Answer, Clock, Inspected, ProofLog, Proved, Shown, TokenInspector, Verdict};
+use crate::domain::api_key;
 use crate::domain::decision::Reason;
 use crate::domain::identity::Identity;
 use crate::domain::issuer::Issuer;
@@ -70,6 +74,7 @@ pub struct Tokens {
     remembered: Remembered,
     fetcher: Fetcher,
     prover: Prover,
+    api_keys: ApiKeys,
     /// Held while the issuers are replaced, by one at a time.
     replacing: Mutex<()>,
 }
@@ -92,6 +97,7 @@ impl Tokens {
         Arc::new(Self {
             prover: Prover::new(proofs, &telemetry),
             remembered: Remembered::new(verdicts_max, &telemetry),
+            api_keys: ApiKeys::new(Arc::clone(&clock), Arc::clone(&telemetry)),
             clock,
             telemetry,
             issuers: ArcSwap::default(),
@@ -131,6 +137,11 @@ impl Tokens {
         for trusted in next.iter() {
             trusted.keys.start(&trusted.settings, &self.fetcher, &self.telemetry);
         }
+    }
+
+    /// Accepts these API keys from now on, and no others.
+    pub fn adopt_api_keys(&self, ring: KeyRing) {
+        self.api_keys.adopt(ring);
     }
 
     /// How each issuer's keys are, sorted by issuer.
@@ -203,8 +214,10 @@ impl TokenInspector for Tokens {
     fn inspect<'a>(&'a self, shown: Shown<'a>, now: Moment) -> Answer<'a, Inspected> {
         let made = |verdict| Inspected { verdict, remembered: false };
         let token = match shown {
+            // People paste keys where tokens go. Whatever begins like one is shown to nobody else.
+            Shown::Token(key) if key.starts_with(api_key::PREFIX) => return self.api_keys.inspect(key, now),
             Shown::Token(token) => token,
-            Shown::ApiKey(_) => return Answer::Now(made(Err(Reason::UnknownApiKey))),
+            Shown::ApiKey(key) => return self.api_keys.inspect(key, now),
             Shown::Certificate(_) => return Answer::Now(made(Err(Reason::NoCredential))),
         };
         // Before anything looks at all of it.

@@ -5,6 +5,7 @@
 //! hash tag, clean themselves up, and can be read: `tollgate:{per-client 5:alice}`.
 
 mod access;
+mod api_keys;
 mod gate;
 mod link;
 mod node;
@@ -57,6 +58,7 @@ struct Inner {
     assert: Code,
     beat: Code,
     first_use: Code,
+    api_key: Code,
     taking_back: Arc<Semaphore>,
 }
 
@@ -85,6 +87,8 @@ impl RedisStore {
             )),
             beat: Code::telling(concat!(include_str!("now.lua"), include_str!("beat.lua"))),
             first_use: Code::new(include_str!("first_use.lua")),
+            // What was charged is nothing to API keys.
+            api_key: Code::telling(include_str!("api_key.lua")),
             taking_back: Arc::new(Semaphore::new(TAKING_BACK_MAX)),
         })))
     }
