@@ -53,6 +53,9 @@ pub(super) fn judge(token: &Verified<'_>, issuer: &Issuer, name: &Arc<str>, now:
         not_before: dates.not_before,
         issued_at: dates.issued_at,
     };
+    if !issuer.binding.is_met_by(identity.binding) {
+        return Err(Reason::BindingRequired);
+    }
     let (from, until) = dates.judge(issuer, now)?;
     if !identity.audiences.iter().any(|audience| issuer.audiences.iter().any(|own| **own == **audience)) {
         return Err(Reason::WrongAudience);

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use super::Tokens;
 use crate::decide::ports::{Answer, Away, AwayCause, Clock, ProofLog, ProofUse, Shown, TokenInspector as _, Verdict};
 use crate::domain::decision::Reason;
-use crate::domain::issuer::{Algorithm, ClaimPath, Issuer, KeySource};
+use crate::domain::issuer::{Algorithm, BindingDemand, ClaimPath, Issuer, KeySource};
 use crate::domain::question::Mode;
 use crate::domain::time::{Micros, Moment};
 use crate::telemetry::Telemetry;
@@ -177,6 +177,7 @@ pub(super) fn issuer(keys: KeySource) -> Issuer {
         untyped: true,
         leeway: Micros::from_secs(60),
         max_token_lifetime: Micros::from_secs(86_400),
+        binding: BindingDemand::Nothing,
         required_claims: Vec::new(),
         scope_claims: vec![path(&["scope"]), path(&["scp"])],
         role_claims: vec![path(&["roles"]), path(&["realm_access", "roles"]), path(&["resource_access", "*", "roles"])],

@@ -11,7 +11,7 @@ mod texts;
 use super::*;
 use crate::domain::bucket::Flow;
 use crate::domain::fixed::Grid;
-use crate::domain::issuer::{Algorithm as Signing, ClaimPath, KeySource};
+use crate::domain::issuer::{Algorithm as Signing, BindingDemand, ClaimPath, KeySource};
 use crate::domain::limit::{Algorithm, Attribute, WhenAway};
 use crate::domain::slots::Slots;
 
@@ -72,6 +72,7 @@ issuers:
     operators: true
     leeway: 0s
     max_token_lifetime: 1h
+    binding: dpop
     required_claims: [sub]
     scope_claims: [permissions]
     role_claims: [[resource_access, "*", roles], groups]
@@ -164,6 +165,7 @@ fn issuers_have_the_defaults_that_the_design_names() {
     assert_eq!(discovered.leeway, Micros::from_secs(60));
     assert_eq!(discovered.max_token_lifetime, Micros::from_secs(86_400));
     assert_eq!(discovered.stale_for, Micros::from_secs(86_400));
+    assert_eq!((discovered.binding, partner.binding), (BindingDemand::Nothing, BindingDemand::Dpop));
     assert_eq!(discovered.refresh_cooldown, Micros::from_secs(30));
     assert_eq!(discovered.keys, KeySource::Discovery);
     let path = |names: &[&str]| ClaimPath(names.iter().map(|&name| name.to_owned()).collect());
