@@ -48,6 +48,10 @@ pub mod names {
     pub const STORE_UP: &str = "tollgate_store_up";
     /// Counters in the memory store.
     pub const MEMORY_COUNTERS: &str = "tollgate_memory_counters";
+    /// Used `DPoP` proofs in memory.
+    pub const MEMORY_PROOFS: &str = "tollgate_memory_proofs";
+    /// `DPoP` proofs that were refused, by cause.
+    pub const PROOFS_REFUSED: &str = "tollgate_dpop_proofs_refused_total";
     /// Units of leases: leased, spent, returned, stranded.
     pub const LEASE_UNITS: &str = "tollgate_lease_units_total";
     /// Replicas that were last seen at the quota store, this one included.
@@ -162,6 +166,7 @@ impl Telemetry {
             (names::STORE_UP, "Whether the quota store answers, by node; NaN once it keeps no counters any more."),
             (names::REPLICAS, "Replicas that were last seen at the quota store, this one included."),
             (names::MEMORY_COUNTERS, "Counters in the memory store."),
+            (names::MEMORY_PROOFS, "Used DPoP proofs that are remembered in memory."),
             (names::VERDICTS, "Verdicts that are remembered."),
             (names::API_KEYS, "API keys in hand: all that are listed, or those in use that replicas share."),
             (names::ISSUER_KEYS, "Keys in hand, by issuer; NaN once it is no longer configured."),
@@ -474,6 +479,7 @@ mod tests {
             identity: None,
             quotas: QuotaStates::new(),
             held: None,
+            dpop_nonce: None,
             explanation: None,
         }
     }

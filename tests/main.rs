@@ -19,6 +19,7 @@ mod flood;
 mod held;
 mod picture;
 mod program;
+mod proofs;
 mod provider;
 mod redis;
 mod stopping;

@@ -4,7 +4,7 @@ use serde_json::{Map, Value as Json};
 
 use super::reader::{Fields, Item, Reader};
 use super::values::{discoverable, duration, fetchable, word};
-use crate::domain::issuer::{Algorithm, ClaimPath, Issuer, KeySource, NEVER_ACCESS_TOKENS};
+use crate::domain::issuer::{Algorithm, BindingDemand, ClaimPath, Issuer, KeySource, NEVER_ACCESS_TOKENS};
 use crate::domain::time::Micros;
 
 /// The longest key set: what may be fetched, too.
@@ -61,6 +61,16 @@ fn issuer(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Issuer> {
     let days = |days: u64| Micros::from_secs(days * 24 * 60 * 60);
     let lifetimes = (Micros::from_secs(1), days(366));
     let max_token_lifetime = time(reader, &mut fields, "max_token_lifetime", defaults::MAX_TOKEN_LIFETIME, lifetimes);
+    let binding = fields.or(reader, "binding", BindingDemand::Nothing, |reader, item| {
+        reader.one_of(
+            item,
+            &[
+                ("required", BindingDemand::AnyKey),
+                ("certificate", BindingDemand::Certificate),
+                ("dpop", BindingDemand::Dpop),
+            ],
+        )
+    });
     let required_claims = fields.or(reader, "required_claims", Vec::new(), |reader, item| {
         reader.list(item, |reader, item| reader.parse(item, word("a claim's name", TEXT_BYTES_MAX)))
     });
@@ -80,6 +90,7 @@ fn issuer(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Issuer> {
         untyped: untyped?,
         leeway: leeway?,
         max_token_lifetime: max_token_lifetime?,
+        binding: binding?,
         required_claims: required_claims?,
         scope_claims: scope_claims?,
         role_claims: role_claims?,

@@ -45,6 +45,8 @@ pub struct Config {
     pub issuers: Vec<Issuer>,
     /// Callers with such names may be identified by their certificate alone.
     pub certificates: Vec<NamePattern>,
+    /// What `DPoP` proofs need.
+    pub dpop: Dpop,
     /// Which API keys are accepted.
     pub api_keys: ApiKeys,
     /// Rules and limits; its version is left at 0.
@@ -141,6 +143,13 @@ pub struct Bounds {
     pub drain: Micros,
 }
 
+/// What `DPoP` proofs need (RFC 9449).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dpop {
+    /// What nonces are made with, which proofs need then; none: proofs need no nonce.
+    pub nonce_secret: Option<Secret>,
+}
+
 /// A value that never reaches a log.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -203,6 +212,7 @@ fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
     let listen = fields.or(reader, "listen", (Listen::default(), None), server::listen);
     let store = fields.or(reader, "store", Store::Memory, server::store);
     let issuers = fields.or(reader, "issuers", Vec::new(), issuers::issuers);
+    let dpop = fields.or(reader, "dpop", Dpop::default(), server::dpop);
     let limits = fields.or(reader, "limits", limits::Limits::new(), limits::limits).unwrap_or_default();
     let in_redis = !matches!(store, Some(Store::Memory));
     let api_keys = fields
@@ -236,8 +246,8 @@ fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
     }
     let policy = Policy { version: 0, rules, limits, operators: operators? };
     let (listen, tls) = listen?;
-    let (store, bounds, files) = (store?, bounds?, Vec::new());
-    Some(Config { listen, tls, store, issuers, certificates, api_keys, policy, bounds, files })
+    let (store, dpop, bounds, files) = (store?, dpop?, bounds?, Vec::new());
+    Some(Config { listen, tls, store, issuers, certificates, dpop, api_keys, policy, bounds, files })
 }
 
 impl Config {

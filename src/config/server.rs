@@ -1,4 +1,4 @@
-//! The sections `listen`, `store` and `bounds`.
+//! The sections `listen`, `store`, `dpop` and `bounds`.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use url::Url;
 use super::reader::{Fields, Item, Reader};
 use super::tls::{Tls, tls};
 use super::values::{address, duration, word};
-use super::{Bounds, Listen, Reach, Redis, Secret, Sentinel, Store};
+use super::{Bounds, Dpop, Listen, Reach, Redis, Secret, Sentinel, Store};
 use crate::domain::time::Micros;
 
 /// The most calls in flight that can be asked for.
@@ -18,6 +18,9 @@ const URLS_MAX: usize = 16;
 
 /// Certificate authorities: a system's whole bundle fits.
 const CA_BYTES_MAX: u64 = 1 << 20;
+
+/// The shortest secret that nonces are made with.
+const NONCE_SECRET_BYTES_MIN: usize = 32;
 
 pub(super) fn listen(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<(Listen, Option<Tls>)> {
     let default = Listen::default();
@@ -216,6 +219,23 @@ fn certificates(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<PathBuf> {
         return None;
     }
     Some(path)
+}
+
+pub(super) fn dpop(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Dpop> {
+    let mut fields = reader.fields(item, "dpop")?;
+    let nonce_secret = fields.optional(reader, "nonce_secret", |reader, item| reader.parse_secret(item, nonce_secret));
+    fields.finish(reader);
+    Some(Dpop { nonce_secret: nonce_secret? })
+}
+
+/// As long as the hash that it keys (RFC 2104 §3). Says nothing of the text.
+fn nonce_secret(text: String) -> Result<Secret, String> {
+    if text.len() < NONCE_SECRET_BYTES_MIN {
+        return Err(format!(
+            "must have at least {NONCE_SECRET_BYTES_MIN} bytes, drawn at random, such as `openssl rand -base64 32` prints"
+        ));
+    }
+    Ok(Secret::new(text))
 }
 
 pub(super) fn bounds(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Bounds> {

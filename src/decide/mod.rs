@@ -17,8 +17,8 @@ use arc_swap::ArcSwap;
 use self::counters::Holding;
 pub use self::counters::{CounterCharge, Paid};
 use self::ports::{
-    Answer, Charge, Charges, Clock, Inspected, Payment, Quotas, RevocationView, Shown, Standing, TokenInspector,
-    Verdict,
+    Answer, Charge, Charges, Clock, Inspected, Payment, Proved, Quotas, RevocationView, Shown, Standing,
+    TokenInspector, Verdict,
 };
 use crate::domain::decision::{Decision, Explanation, Held, Provenance, QuotaStates, Reason};
 use crate::domain::identity::{Binding, Identity};
@@ -72,6 +72,7 @@ struct Journey<'a> {
     rule: usize,
     extra: Vec<Arc<Limit>>,
     held: Option<Box<Held>>,
+    dpop_nonce: Option<Box<str>>,
     explanation: Explanation,
 }
 
@@ -124,6 +125,7 @@ impl Decider {
                 identity: None,
                 quotas: QuotaStates::new(),
                 held: None,
+                dpop_nonce: None,
                 explanation: question.explain.then(Box::default),
                 policy: Arc::clone(&plan.policy),
             };
@@ -131,7 +133,7 @@ impl Decider {
             return Answer::Now(Ok(decision));
         };
         let explanation = Explanation::default();
-        let journey = Journey { question, now, plan, call, rule, extra, held: None, explanation };
+        let journey = Journey { question, now, plan, call, rule, extra, held: None, dpop_nonce: None, explanation };
         self.authenticate(journey)
     }
 
@@ -156,10 +158,13 @@ impl Decider {
     }
 
     /// A proof is for one call, so it is asked for even where the verdict is remembered.
-    fn ask_for_proof<'a>(&'a self, journey: Journey<'a>, identity: Arc<Identity>) -> Answer<'a, Decided> {
-        self.tokens.prove(&identity, journey.question, journey.now).then(move |proved| match proved {
-            Ok(()) => self.ask_revocations(journey, identity),
-            Err(reason) => self.authorize(journey, Err(reason)),
+    fn ask_for_proof<'a>(&'a self, mut journey: Journey<'a>, identity: Arc<Identity>) -> Answer<'a, Decided> {
+        self.tokens.prove(&identity, journey.question, journey.now).then(move |Proved { outcome, next_nonce }| {
+            journey.dpop_nonce = next_nonce;
+            match outcome {
+                Ok(()) => self.ask_revocations(journey, identity),
+                Err(reason) => self.authorize(journey, Err(reason)),
+            }
         })
     }
 
@@ -224,13 +229,14 @@ impl Decider {
         identity: Option<Arc<Identity>>,
         quotas: QuotaStates,
     ) -> Decision {
-        let Journey { question, plan, call, rule, held, explanation, .. } = journey;
+        let Journey { question, plan, call, rule, held, dpop_nonce, explanation, .. } = journey;
         let decision = Decision {
             reason,
             rule: Some(rule),
             identity,
             quotas,
             held,
+            dpop_nonce,
             explanation: question.explain.then(|| Box::new(explanation)),
             policy: Arc::clone(&plan.policy),
         };

@@ -58,17 +58,13 @@ impl TokenInspector for World {
         if cold { Answer::later(async move { inspected }) } else { Answer::Now(inspected) }
     }
 
-    fn prove<'a>(
-        &'a self,
-        identity: &Arc<Identity>,
-        question: &'a Question<'a>,
-        _now: Moment,
-    ) -> Answer<'a, Result<(), Reason>> {
+    fn prove<'a>(&'a self, identity: &Arc<Identity>, question: &'a Question<'a>, _now: Moment) -> Answer<'a, Proved> {
         if identity.binding.is_none() {
-            return Answer::Now(Ok(()));
+            return Answer::Now(Ok(()).into());
         }
         self.note("proof");
-        Answer::Now(if question.proofs.dpop == ["proof"] { Ok(()) } else { Err(Reason::BindingRequired) })
+        let outcome = if question.proofs.dpop == ["proof"] { Ok(()) } else { Err(Reason::BindingRequired) };
+        Answer::Now(Proved { outcome, next_nonce: Some("next".into()) })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::decision::Reason;
 use super::time::Micros;
 
 /// What kind of credential proved the identity.
@@ -92,6 +93,17 @@ impl Binding {
     /// Whether no key is asked for.
     pub const fn is_none(&self) -> bool {
         self.certificate.is_none() && self.key.is_none()
+    }
+
+    /// Whether the caller holds the certificate's key, where that is asked for (RFC 8705 §3). `shown` is the thumbprint of
+    /// the certificate whose key it holds.
+    pub fn check_certificate(&self, shown: Option<&Thumbprint>) -> Result<(), Reason> {
+        match (&self.certificate, shown) {
+            (None, _) => Ok(()),
+            (Some(_), None) => Err(Reason::BindingRequired),
+            (Some(bound), Some(shown)) if bound == shown => Ok(()),
+            (Some(_), Some(_)) => Err(Reason::BindingMismatch),
+        }
     }
 }
 

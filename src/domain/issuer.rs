@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::identity::Binding;
 use super::time::Micros;
 
 /// How tokens of one authorization server are recognised and judged.
@@ -24,6 +25,8 @@ pub struct Issuer {
     pub leeway: Micros,
     /// Bound on `exp − iat`, so that a revocation need not be remembered for longer.
     pub max_token_lifetime: Micros,
+    /// Which keys its tokens must be bound to.
+    pub binding: BindingDemand,
     /// Claims that must be there besides `iss`, `aud` and `exp`.
     pub required_claims: Vec<String>,
     /// Where scopes are found; the first that is there counts.
@@ -36,6 +39,32 @@ pub struct Issuer {
     pub stale_for: Micros,
     /// The least time between two refreshes that unknown `kid`s lead to.
     pub refresh_cooldown: Micros,
+}
+
+/// Which keys an issuer's tokens must be bound to. Whatever a token is bound to is asked for, demanded or not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BindingDemand {
+    /// None.
+    #[default]
+    Nothing,
+    /// A key, of whatever kind.
+    AnyKey,
+    /// The client's certificate (RFC 8705).
+    Certificate,
+    /// The key of `DPoP` proofs (RFC 9449).
+    Dpop,
+}
+
+impl BindingDemand {
+    /// Whether a token that is bound like this is accepted.
+    pub const fn is_met_by(self, binding: Binding) -> bool {
+        match self {
+            Self::Nothing => true,
+            Self::AnyKey => !binding.is_none(),
+            Self::Certificate => binding.certificate.is_some(),
+            Self::Dpop => binding.key.is_some(),
+        }
+    }
 }
 
 /// A claim's place: member names from the outside in, taken literally. `*` as a whole name stands for every member.

@@ -32,7 +32,7 @@ use self::tls::Tls;
 use crate::api::native::{Decisions, QuotaApi, TokenApi};
 use crate::config::{self, Config, KeptKeys, Secret, Store};
 use crate::decide::Decider;
-use crate::decide::ports::{Clock, Quotas};
+use crate::decide::ports::{Clock, ProofLog, Quotas};
 use crate::domain::api_key;
 use crate::domain::policy::Policy;
 use crate::proto::DESCRIPTORS;
@@ -42,6 +42,7 @@ use crate::proto::token_service_server::TokenServiceServer;
 use crate::quotas::{LeaseDesk, QuotaDesk};
 use crate::revocation::NothingRevoked;
 use crate::stores::memory::{self, MemoryStore};
+use crate::stores::proofs::{self, MemoryProofs};
 use crate::stores::redis::{self, RedisStore};
 use crate::telemetry::{Telemetry, names};
 use crate::tokens::{Kept, KeyRing, Tokens, VERDICTS_MAX_DEFAULT};
@@ -199,6 +200,7 @@ impl Server {
         }
         let tls = parts.tls.prepare(config.tls.as_ref()).map_err(|problem| vec![problem])?;
         parts.tokens.adopt(config.issuers.clone())?;
+        parts.tokens.demand_nonces(config.dpop.nonce_secret.as_ref().map(Secret::reveal));
         parts.tokens.adopt_api_keys(key_ring(&config, parts.shared.as_ref().map(|shared| &shared.store)));
         parts.adopt(&config, tls);
         parts.config.store(Arc::new(config));
@@ -248,7 +250,8 @@ impl Server {
 /// A sentence for each issuer.
 pub fn check(config: &Config) -> Result<Vec<String>, Vec<String>> {
     let telemetry = Telemetry::new().map_err(|error| vec![format!("metrics: {error}")])?;
-    let tokens = Tokens::new(Arc::new(SystemClock::start()), Arc::new(telemetry), 1);
+    let proofs = Arc::new(MemoryProofs::new(1, &telemetry));
+    let tokens = Tokens::new(Arc::new(SystemClock::start()), Arc::new(telemetry), 1, proofs);
     drop(tokens.prepare(config.issuers.clone())?);
     let now = SystemClock::start().now().wall;
     Ok(config.tls.iter().filter_map(|tls| tls::doubt(tls, now)).collect())
@@ -258,20 +261,22 @@ impl Parts {
     fn build(config: Config, clock: &Arc<dyn Clock>, health: HealthReporter) -> Result<Self, StartProblem> {
         let telemetry = Telemetry::new().map_err(|error| StartProblem::Configuration(format!("metrics: {error}")))?;
         let telemetry = Arc::new(telemetry);
-        let (quotas, shared): (Arc<dyn Quotas>, _) = match &config.store {
+        let (quotas, proofs, shared): (Arc<dyn Quotas>, Arc<dyn ProofLog>, _) = match &config.store {
             Store::Memory => {
                 let store = MemoryStore::new(memory::COUNTERS_MAX, &telemetry);
-                (Arc::new(QuotaDesk::new(Arc::new(store))), None)
+                let proofs = MemoryProofs::new(proofs::PROOFS_MAX, &telemetry);
+                (Arc::new(QuotaDesk::new(Arc::new(store))), Arc::new(proofs), None)
             }
             Store::Redis(settings) => {
                 let store = Arc::new(redis_store(settings, clock, &telemetry)?);
                 let local = Arc::new(MemoryStore::new(memory::COUNTERS_MAX, &telemetry));
                 let desk = LeaseDesk::new(Arc::clone(&store) as _, local, Arc::clone(clock), &telemetry);
                 let desk = Arc::new(desk);
-                (Arc::clone(&desk) as _, Some(Shared { store, desk }))
+                (Arc::clone(&desk) as _, Arc::clone(&store) as _, Some(Shared { store, desk }))
             }
         };
-        let tokens = Tokens::new(Arc::clone(clock), Arc::clone(&telemetry), VERDICTS_MAX_DEFAULT);
+        let tokens = Tokens::new(Arc::clone(clock), Arc::clone(&telemetry), VERDICTS_MAX_DEFAULT, proofs);
+        tokens.demand_nonces(config.dpop.nonce_secret.as_ref().map(Secret::reveal));
         tokens.adopt(config.issuers.clone()).map_err(|problems| StartProblem::Configuration(problems.join("\n")))?;
         tokens.adopt_api_keys(key_ring(&config, shared.as_ref().map(|shared| &shared.store)));
         let decider = Arc::new(Decider::new(

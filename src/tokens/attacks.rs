@@ -12,7 +12,7 @@ use super::mint::{Bench, ISSUER, NOW, Signer, claims, claims_with, issuer, issue
 use crate::domain::decision::Reason;
 use crate::domain::decision::Reason::*;
 use crate::domain::identity::Binding;
-use crate::domain::issuer::{Algorithm, KeySource};
+use crate::domain::issuer::{Algorithm, BindingDemand, Issuer, KeySource};
 
 fn b64(text: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(text)
@@ -481,6 +481,27 @@ fn a_token_that_is_bound_to_a_key_says_so_with_its_verdict_or_is_refused() {
             ),
         ],
     );
+}
+
+#[test]
+fn an_issuer_whose_tokens_must_be_bound_has_no_other_tokens() {
+    let signer = Signer::ec("k");
+    let bound = |names: &[&str]| {
+        let members = names.iter().map(|&name| (name.to_owned(), json!(b64([1; 32]))));
+        signer.token(&claims_with("cnf", members.collect::<serde_json::Map<_, _>>()))
+    };
+    let (unbound, certificate, key) = (signer.token(&claims()), bound(&["x5t#S256"]), bound(&["jkt"]));
+    let both = bound(&["jkt", "x5t#S256"]);
+    for (binding, unbound_is, certificate_is, key_is) in [
+        (BindingDemand::Nothing, Allowed, Allowed, Allowed),
+        (BindingDemand::AnyKey, BindingRequired, Allowed, Allowed),
+        (BindingDemand::Certificate, BindingRequired, Allowed, BindingRequired),
+        (BindingDemand::Dpop, BindingRequired, BindingRequired, Allowed),
+    ] {
+        let bench = Bench::new(vec![Issuer { binding, ..issuer_of([&signer]) }]);
+        let cases = [(&unbound, unbound_is), (&certificate, certificate_is), (&key, key_is), (&both, Allowed)];
+        check(&bench, cases);
+    }
 }
 
 #[test]

@@ -54,6 +54,9 @@ pub(super) fn judge(token: &Verified<'_>, issuer: &Issuer, name: &Arc<str>, now:
         issued_at: dates.issued_at,
         logged_in_at: dates.logged_in_at,
     };
+    if !issuer.binding.is_met_by(identity.binding) {
+        return Err(Reason::BindingRequired);
+    }
     let (from, until) = dates.judge(issuer, now)?;
     if !identity.audiences.iter().any(|audience| issuer.audiences.iter().any(|own| **own == **audience)) {
         return Err(Reason::WrongAudience);
@@ -110,7 +113,7 @@ impl Dates {
 }
 
 /// A numeric date (RFC 7519 §2): seconds since the epoch, fractions allowed. Before the epoch counts as the epoch: long ago.
-fn numeric_date(value: &Value<'_>) -> Result<Micros, Reason> {
+pub(super) fn numeric_date(value: &Value<'_>) -> Result<Micros, Reason> {
     let Value::Number(number) = value else { return Err(Reason::MalformedToken) };
     match *number {
         Number::Unsigned(secs) if secs <= DATE_MAX => Ok(Micros::from_secs(secs)),

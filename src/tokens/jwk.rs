@@ -59,6 +59,15 @@ pub(super) enum Skip {
 /// Reads one key (RFC 7517 §4). Private members are never looked at.
 pub(super) fn read(jwk: &Value<'_>) -> Result<Key, Skip> {
     let Value::Object(jwk) = jwk else { return Err(Skip::Malformed) };
+    read_as(jwk, None)
+}
+
+/// Reads one key that is to check signatures of that algorithm, and is made ready for no other.
+pub(super) fn read_for(jwk: &Object<'_>, algorithm: Algorithm) -> Result<Key, Skip> {
+    read_as(jwk, Some(algorithm))
+}
+
+fn read_as(jwk: &Object<'_>, wanted: Option<Algorithm>) -> Result<Key, Skip> {
     let text = |name| jwk.string(name).map_err(|_| Skip::Malformed);
     let kid = text("kid")?;
     if kid.is_some_and(|kid| kid.len() > KID_BYTES_MAX) {
@@ -69,9 +78,11 @@ pub(super) fn read(jwk: &Value<'_>) -> Result<Key, Skip> {
         return Err(Skip::Symmetric);
     }
     check_use(jwk)?;
-    let algorithm = match text("alg")? {
-        Some(name) => Some(Algorithm::from_name(name).ok_or(Skip::Unsupported)?),
-        None => None,
+    let algorithm = match (text("alg")?.map(Algorithm::from_name), wanted) {
+        (None, wanted) => wanted,
+        (Some(None), _) => return Err(Skip::Unsupported),
+        (Some(named), Some(_)) if named != wanted => return Err(Skip::WrongUse),
+        (Some(named), _) => named,
     };
     let (thumbprint, checks) = match kty {
         "RSA" => rsa(jwk, algorithm)?,
@@ -91,6 +102,11 @@ impl Key {
     /// It is no longer published.
     pub(super) fn end(&self) {
         self.in_force.store(false, Ordering::Release);
+    }
+
+    /// Its thumbprint (RFC 7638).
+    pub(super) const fn thumbprint(&self) -> &[u8; 32] {
+        &self.thumbprint
     }
 
     /// How to check signatures of that algorithm, where it is for that.

@@ -5,7 +5,7 @@
 //! issuer. What it says is judged in [`super::claims`].
 //!
 //! Nothing is repaired on the way and nothing is read twice: one token has one spelling and one meaning. No key ever
-//! comes from a token (`jwk`, `jku`, `x5u` and `x5c` are not looked at), and no algorithm that the issuer's
+//! comes from an access token (`jwk`, `jku`, `x5u` and `x5c` are not looked at; proofs are read in [`super::proof`]), and no algorithm that the issuer's
 //! configuration and the key do not both allow.
 
 use std::ops::Range;
@@ -131,6 +131,26 @@ impl Decoded<'_> {
         })
     }
 
+    /// The bytes of the first part.
+    pub(super) fn header_bytes(&self) -> &[u8] {
+        &self.bytes[self.header.clone()]
+    }
+
+    /// The bytes of the second part.
+    pub(super) fn payload_bytes(&self) -> &[u8] {
+        &self.bytes[self.payload.clone()]
+    }
+
+    /// The signature.
+    pub(super) fn signature(&self) -> &[u8] {
+        &self.bytes[self.signature.clone()]
+    }
+
+    /// What was signed.
+    pub(super) const fn signing_input(&self) -> &[u8] {
+        self.signing_input.as_bytes()
+    }
+
     fn header(&self) -> Result<Header, Reason> {
         let header = json::object(&self.bytes[self.header.clone()], BOUNDS)?;
         check_critical(&header)?;
@@ -157,7 +177,7 @@ impl Decoded<'_> {
 
 /// RFC 7515 §4.1.11: what a token declares critical must be understood, and Tollgate understands no extension. RFC 7797
 /// (`b64`) may only be used by declaring it.
-fn check_critical(header: &Object<'_>) -> Result<(), Reason> {
+pub(super) fn check_critical(header: &Object<'_>) -> Result<(), Reason> {
     let Some(critical) = header.get("crit") else {
         return match header.get("b64") {
             None | Some(Value::Bool(true)) => Ok(()),

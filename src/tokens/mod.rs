@@ -3,6 +3,7 @@
 //! A remembered verdict ([`remembered`]), else the token is read ([`jwt`]), its signature checked with the keys in hand
 //! ([`keys`], [`jwks`], [`jwk`]) and its claims judged ([`claims`]), all without waiting. Only a token whose key is not in hand
 //! waits, for at most a second, and only where a refresh of its issuer's keys is under way or may be asked for.
+//! Whether the caller holds the key that a token is bound to is asked each time ([`proof`]).
 //!
 //! Signatures are checked with aws-lc-rs itself, with keys that were parsed when they were fetched. jsonwebtoken would
 //! parse the key anew for each token (an eighth of an RS256 check), and reads headers and claims leniently.
@@ -22,6 +23,7 @@ mod jwt;
 mod keys;
 #[cfg(test)]
 mod mint;
+mod proof;
 mod remembered;
 mod schedule;
 #[cfg(test)]
@@ -43,14 +45,15 @@ use self::issuers::{Issuers, Trusted};
 use self::jwks::KeySet;
 use self::jwt::{Compact, TOKEN_BYTES_MAX, Unverified};
 pub use self::keys::IssuerHealth;
+use self::proof::Prover;
 use self::remembered::{Fingerprint, Good, Remembered};
-use crate::decide::ports::{Answer, Clock, Inspected, Shown, TokenInspector, Verdict};
+use crate::decide::ports::{Answer, Clock, Inspected, ProofLog, Proved, Shown, TokenInspector, Verdict};
 use crate::domain::api_key;
 use crate::domain::decision::Reason;
 use crate::domain::identity::Identity;
 use crate::domain::issuer::Issuer;
 use crate::domain::name::NamePattern;
-use crate::domain::question::{Credential, Question};
+use crate::domain::question::Question;
 use crate::domain::time::Moment;
 use crate::telemetry::Telemetry;
 
@@ -73,6 +76,7 @@ pub struct Tokens {
     /// Names of certificates that are credentials by themselves; empty: none are.
     certificates: ArcSwap<Vec<NamePattern>>,
     fetcher: Fetcher,
+    prover: Prover,
     api_keys: ApiKeys,
     /// Held while the issuers are replaced, by one at a time.
     replacing: Mutex<()>,
@@ -86,9 +90,15 @@ enum Outcome {
 
 impl Tokens {
     /// Accepts no tokens until issuers are [adopted](Self::adopt). Remembers up to `verdicts_max` verdicts; see
-    /// [`VERDICTS_MAX_DEFAULT`].
-    pub fn new(clock: Arc<dyn Clock>, telemetry: Arc<Telemetry>, verdicts_max: usize) -> Arc<Self> {
+    /// [`VERDICTS_MAX_DEFAULT`]. Used `DPoP` proofs are remembered in `proofs`.
+    pub fn new(
+        clock: Arc<dyn Clock>,
+        telemetry: Arc<Telemetry>,
+        verdicts_max: usize,
+        proofs: Arc<dyn ProofLog>,
+    ) -> Arc<Self> {
         Arc::new(Self {
+            prover: Prover::new(proofs, &telemetry),
             remembered: Remembered::new(verdicts_max, &telemetry),
             api_keys: ApiKeys::new(Arc::clone(&clock), Arc::clone(&telemetry)),
             clock,
@@ -104,6 +114,12 @@ impl Tokens {
     /// error is a sentence that names an issuer. Must be called within a Tokio runtime.
     pub fn adopt(&self, issuers: Vec<Issuer>) -> Result<(), Vec<String>> {
         self.prepare(issuers).map(|prepared| self.commit(prepared))
+    }
+
+    /// Demands of each `DPoP` proof a nonce from now on (RFC 9449 §9): replicas with the same secret accept each other's.
+    /// None: proofs need no nonce.
+    pub fn demand_nonces(&self, secret: Option<&str>) {
+        self.prover.demand_nonces(secret);
     }
 
     /// The first half of [`adopt`](Self::adopt): checks the issuers and reads their key files, which may block for a
@@ -233,15 +249,8 @@ impl TokenInspector for Tokens {
         }
     }
 
-    fn prove<'a>(
-        &'a self,
-        identity: &Arc<Identity>,
-        question: &'a Question<'a>,
-        _now: Moment,
-    ) -> Answer<'a, Result<(), Reason>> {
-        let is_dpop = matches!(question.credential, Credential::Dpop(_));
-        let needs_none = identity.binding.is_none() && !is_dpop;
-        Answer::Now(if needs_none { Ok(()) } else { Err(Reason::BindingRequired) })
+    fn prove<'a>(&'a self, identity: &Arc<Identity>, question: &'a Question<'a>, now: Moment) -> Answer<'a, Proved> {
+        self.prover.prove(identity, question, now)
     }
 }
 

@@ -9,7 +9,7 @@
 // --keys   where the signing keys are kept, so that a provider that is started again still has them
 //
 // Tokens are asked for with a resource indicator (RFC 8707), `https://NAME.example/ALG`: `aud` is then
-// `https://NAME.example`, and ALG, one of RS256, ES256 and EdDSA, signs.
+// `https://NAME.example`, and ALG, one of RS256, ES256 and EdDSA, signs. With a DPoP proof they are bound to its key.
 //
 // Beside the provider's own endpoints there are two for the test's hand:
 //   POST /control/rotate?keep=true   new signing keys; the old ones stay published, or go with keep=false
@@ -87,6 +87,7 @@ function providerOf(issuer, keys, state) {
     features: {
       clientCredentials: { enabled: true },
       devInteractions: { enabled: false },
+      dPoP: { enabled: true },
       resourceIndicators: {
         enabled: true,
         getResourceServerInfo: (_ctx, indicator) => resourceOf(indicator, state.lifetime),

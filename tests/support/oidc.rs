@@ -149,6 +149,28 @@ impl Oidc {
 
     /// An access token for `audience`, which is `https://NAME.example`; `scopes` are separated by spaces.
     pub(crate) async fn token(&self, client: Client, audience: &str, signature: Signature, scopes: &str) -> String {
+        self.asked_for(client, audience, signature, scopes, None).await
+    }
+
+    /// The same without scopes, bound to the key that made `proof` (RFC 9449 §5).
+    pub(crate) async fn bound_token(
+        &self,
+        client: Client,
+        audience: &str,
+        signature: Signature,
+        proof: &str,
+    ) -> String {
+        self.asked_for(client, audience, signature, "", Some(proof)).await
+    }
+
+    async fn asked_for(
+        &self,
+        client: Client,
+        audience: &str,
+        signature: Signature,
+        scopes: &str,
+        proof: Option<&str>,
+    ) -> String {
         let mut form = Serializer::new(String::new());
         form.append_pair("grant_type", "client_credentials");
         form.append_pair("client_id", client.id());
@@ -159,6 +181,7 @@ impl Oidc {
         }
         let request = self.http.post(format!("{}/token", self.issuer)).body(form.finish());
         let request = request.header("content-type", "application/x-www-form-urlencoded");
+        let request = proof.into_iter().fold(request, |request, proof| request.header("dpop", proof));
         let answer = request.send().await.expect("the provider answers").text().await.expect("it answers in text");
         let fields: Value = serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error}: {answer}"));
         let token = fields["access_token"].as_str();

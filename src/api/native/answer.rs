@@ -29,7 +29,7 @@ pub(super) fn response(decision: &Decision, replica: &str) -> pb::DecideResponse
         explanation: decision.explanation.as_deref().map(|seen| explanation(decision, *seen, replica)),
         reservation: reservation(decision.held.as_deref()),
         expires_after: expires_after(decision.held.as_deref()),
-        dpop_nonce: String::new(),
+        dpop_nonce: text(decision.dpop_nonce.as_deref()),
     }
 }
 

@@ -11,7 +11,7 @@ mod texts;
 use super::*;
 use crate::domain::bucket::Flow;
 use crate::domain::fixed::Grid;
-use crate::domain::issuer::{Algorithm as Signing, ClaimPath, KeySource};
+use crate::domain::issuer::{Algorithm as Signing, BindingDemand, ClaimPath, KeySource};
 use crate::domain::limit::{Algorithm, Attribute, WhenAway};
 use crate::domain::policy::Caller;
 use crate::domain::slots::Slots;
@@ -73,6 +73,7 @@ issuers:
     operators: true
     leeway: 0s
     max_token_lifetime: 1h
+    binding: dpop
     required_claims: [sub]
     scope_claims: [permissions]
     role_claims: [[resource_access, "*", roles], groups]
@@ -100,6 +101,7 @@ rules:
   - match: { method: GET, path: /public/** }
     permit: anyone
   - match: { host: example.com }
+dpop: { nonce_secret: 0123456789abcdef0123456789ABCDEF }
 bounds: { calls_in_flight: 5, drain: 1m }
 certificates: { names: ["spiffe://td/**", "*.example.com"] }
 "#;
@@ -114,6 +116,8 @@ fn everything_that_can_be_said_is_heard() {
     assert_eq!(redis.username.as_deref(), Some("tollgate"));
     assert_eq!(redis.password.as_ref().map(Secret::reveal), Some("hunter2"));
     assert_eq!(redis.deadline, Micros::from_millis(8));
+    let secret = config.dpop.nonce_secret.as_ref().map(Secret::reveal);
+    assert_eq!(secret, Some("0123456789abcdef0123456789ABCDEF"));
     assert_eq!(config.api_keys, ApiKeys { kept: KeptKeys::Redis, operators: true });
     assert_eq!(config.bounds, Bounds { calls_in_flight: 5, drain: Micros::from_secs(60) });
 
@@ -171,6 +175,7 @@ fn issuers_have_the_defaults_that_the_design_names() {
     assert_eq!(discovered.leeway, Micros::from_secs(60));
     assert_eq!(discovered.max_token_lifetime, Micros::from_secs(86_400));
     assert_eq!(discovered.stale_for, Micros::from_secs(86_400));
+    assert_eq!((discovered.binding, partner.binding), (BindingDemand::Nothing, BindingDemand::Dpop));
     assert_eq!(discovered.refresh_cooldown, Micros::from_secs(30));
     assert_eq!(discovered.keys, KeySource::Discovery);
     let path = |names: &[&str]| ClaimPath(names.iter().map(|&name| name.to_owned()).collect());

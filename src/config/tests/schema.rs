@@ -202,6 +202,7 @@ fn reference() -> String {
         ("rule", "An entry of `rules`"),
         ("match", "`match` of a rule"),
         ("require", "`require` of a rule"),
+        ("dpop", "`dpop`"),
         ("bounds", "`bounds`"),
     ] {
         let section = sections(&schema)[section].clone();

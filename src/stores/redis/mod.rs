@@ -11,6 +11,7 @@ mod leases;
 mod link;
 mod node;
 mod nodes;
+mod proofs;
 mod pulse;
 mod script;
 mod slots;
@@ -58,6 +59,7 @@ struct Inner {
     reset: Code,
     assert: Code,
     beat: Code,
+    first_use: Code,
     api_key: Code,
     /// Those that were taken through this store.
     leases: Leases,
@@ -88,6 +90,7 @@ impl RedisStore {
                 include_str!("assert.lua")
             )),
             beat: Code::telling(concat!(include_str!("now.lua"), include_str!("beat.lua"))),
+            first_use: Code::new(include_str!("first_use.lua")),
             // What was charged is nothing to API keys.
             api_key: Code::telling(include_str!("api_key.lua")),
             leases: Leases::none(),
