@@ -15,6 +15,7 @@ pub use problem::{Position, Problem, Problems, Severity};
 use reader::{Item, Reader};
 
 mod connection;
+mod introspection;
 mod issuers;
 mod limits;
 mod order;

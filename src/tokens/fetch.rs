@@ -103,9 +103,13 @@ impl Fetcher {
     pub(super) fn of(issuer: &Issuer) -> Result<Self, String> {
         let keys = match &issuer.keys {
             KeySource::Url(url) => Some(url),
-            KeySource::Discovery | KeySource::File(_) | KeySource::Inline(_) => None,
+            KeySource::Discovery | KeySource::File(_) | KeySource::Inline(_) | KeySource::Unneeded => None,
         };
-        Self::new(&issuer.connection, [Some(&issuer.issuer), keys].into_iter().flatten().map(String::as_str))
+        let introspection = issuer.introspection.as_ref().and_then(|introspection| introspection.url.as_ref());
+        Self::new(
+            &issuer.connection,
+            [Some(&issuer.issuer), keys, introspection].into_iter().flatten().map(String::as_str),
+        )
     }
 
     /// `homes` are addresses of the configuration; what is none counts for nothing.

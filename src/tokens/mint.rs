@@ -182,6 +182,7 @@ pub(super) fn issuer(keys: KeySource) -> Issuer {
         role_claims: vec![path(&["roles"]), path(&["realm_access", "roles"]), path(&["resource_access", "*", "roles"])],
         keys,
         stale_for: Micros::from_secs(86_400),
+        introspection: None,
         connection: Connection::default(),
         refresh_cooldown: Micros::from_secs(30),
     }

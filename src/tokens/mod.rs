@@ -1,4 +1,5 @@
-//! Whose a token is: JSON Web Tokens, verified with the keys of the issuers that are configured.
+//! Whose a token is: JSON Web Tokens, verified with the keys of the issuers that are configured, and opaque tokens, about
+//! which their issuer is asked ([`opaque`]).
 //!
 //! A remembered verdict ([`remembered`]), else the token is read ([`jwt`]), its signature checked with the keys in hand
 //! ([`keys`], [`jwks`], [`jwk`]) and its claims judged ([`claims`]), all without waiting. Only a token whose key is not in hand
@@ -20,6 +21,7 @@ mod jwt;
 mod keys;
 #[cfg(test)]
 mod mint;
+mod opaque;
 mod remembered;
 mod schedule;
 #[cfg(test)]
@@ -38,7 +40,8 @@ use self::issuers::{Issuers, Trusted};
 use self::jwks::KeySet;
 use self::jwt::{Compact, TOKEN_BYTES_MAX, Unverified};
 pub use self::keys::IssuerHealth;
-use self::remembered::{Fingerprint, Good, Remembered};
+use self::opaque::Introspector;
+use self::remembered::{Fingerprint, Good, REMEMBERED_FOR, Remembered};
 use crate::decide::ports::{Answer, Clock, Inspected, Shown, TokenInspector, Verdict};
 use crate::domain::decision::Reason;
 use crate::domain::identity::Identity;
@@ -62,7 +65,7 @@ pub struct Tokens {
     clock: Arc<dyn Clock>,
     telemetry: Arc<Telemetry>,
     issuers: ArcSwap<Issuers>,
-    remembered: Remembered,
+    remembered: Arc<Remembered>,
     /// Held while the issuers are replaced, by one at a time.
     replacing: Mutex<()>,
 }
@@ -71,6 +74,7 @@ pub struct Tokens {
 enum Outcome {
     Settled(Verdict),
     NoKey(Arc<Trusted>),
+    Ask(Arc<Introspector>, Fingerprint),
 }
 
 impl Tokens {
@@ -78,7 +82,7 @@ impl Tokens {
     /// [`VERDICTS_MAX_DEFAULT`].
     pub fn new(clock: Arc<dyn Clock>, telemetry: Arc<Telemetry>, verdicts_max: usize) -> Arc<Self> {
         Arc::new(Self {
-            remembered: Remembered::new(verdicts_max, &telemetry),
+            remembered: Arc::new(Remembered::new(verdicts_max, &telemetry)),
             clock,
             telemetry,
             issuers: ArcSwap::default(),
@@ -105,18 +109,24 @@ impl Tokens {
         let old = self.issuers.load_full();
         let next = Arc::new(Issuers::succeeding(prepared, &old));
         self.issuers.store(Arc::clone(&next));
+        for gone in old.asked_no_more(&next) {
+            gone.end();
+        }
         for gone in old.gone(&next) {
             gone.keys.end();
         }
         for trusted in next.iter() {
             trusted.keys.start(&trusted.settings, &trusted.fetcher, &self.telemetry);
+            if let Some(introspector) = &trusted.introspector {
+                introspector.start(&self.telemetry);
+            }
         }
     }
 
     /// How each issuer's keys are, sorted by issuer.
     pub fn health(&self) -> Vec<IssuerHealth> {
         let now = self.clock.steady();
-        let mut health: Vec<_> = self.issuers.load().iter().map(|trusted| trusted.keys.health(now)).collect();
+        let mut health: Vec<_> = self.issuers.load().iter().map(|trusted| trusted.health(now)).collect();
         health.sort_by(|a, b| a.issuer.cmp(&b.issuer));
         health
     }
@@ -142,6 +152,7 @@ impl Tokens {
             }
             Err(Refusal::Final(reason)) => Outcome::Settled(Err(reason)),
             Err(Refusal::NoKey(trusted)) => Outcome::NoKey(trusted),
+            Err(Refusal::Ask(introspector)) => Outcome::Ask(introspector, fingerprint),
         }
     }
 
@@ -161,6 +172,9 @@ impl Tokens {
                 match self.verify_again(token, now) {
                     Outcome::Settled(verdict) => return verdict,
                     Outcome::NoKey(still) => trusted = still,
+                    Outcome::Ask(introspector, fingerprint) => {
+                        return introspector.ask(token, fingerprint, &self.remembered, now).get().await;
+                    }
                 }
                 if !refreshed {
                     break;
@@ -174,6 +188,8 @@ impl Tokens {
             Err(_) => match self.verify_again(token, now) {
                 Outcome::Settled(verdict) => verdict,
                 Outcome::NoKey(trusted) => Err(keyless(&trusted)),
+                // Since a moment ago its issuer is to be asked, and there is no time for that.
+                Outcome::Ask(..) => Err(Reason::IssuerAway),
             },
         }
     }
@@ -202,6 +218,9 @@ impl TokenInspector for Tokens {
                 Answer::later(async move { made(self.verify_later(token, trusted, now).await) })
             }
             Outcome::NoKey(trusted) => Answer::Now(made(Err(keyless(&trusted)))),
+            Outcome::Ask(introspector, fingerprint) => introspector
+                .ask(token, fingerprint, &self.remembered, now)
+                .then(move |verdict| Answer::Now(made(verdict))),
         }
     }
 
@@ -221,6 +240,8 @@ impl TokenInspector for Tokens {
 enum Refusal {
     Final(Reason),
     NoKey(Arc<Trusted>),
+    /// Its issuer has to be asked.
+    Ask(Arc<Introspector>),
 }
 
 impl From<Reason> for Refusal {
@@ -230,9 +251,13 @@ impl From<Reason> for Refusal {
 }
 
 fn verify(issuers: &Issuers, token: &str, now: Moment) -> Result<Good, Refusal> {
-    let decoded = Compact::split(token)?.decode()?;
-    let claimed = decoded.read()?;
+    let unread = |why| issuers.unread(token).map_or(Refusal::Final(why), Refusal::Ask);
+    let decoded = Compact::split(token).and_then(Compact::decode).map_err(unread)?;
+    let claimed = decoded.read().map_err(unread)?;
     let trusted = issuers.get(claimed.issuer()?).ok_or(Reason::UnknownIssuer)?;
+    if let Some(introspector) = trusted.introspector.as_ref().filter(|introspector| introspector.is_for_all()) {
+        return Err(Refusal::Ask(Arc::clone(introspector)));
+    }
     let keys = trusted.keys.current();
     let none = KeySet::default();
     let keys = keys.as_deref().unwrap_or(&none);
@@ -241,7 +266,8 @@ fn verify(issuers: &Issuers, token: &str, now: Moment) -> Result<Good, Refusal> 
         Unverified::NoKey => Refusal::NoKey(Arc::clone(trusted)),
     })?;
     let accepted = claims::judge(&verified, &trusted.settings, &trusted.name, now.wall)?;
-    Ok(Good { identity: Arc::new(accepted.identity), key: verified.key, from: accepted.from, until: accepted.until })
+    let (key, keep) = (Some(verified.key), REMEMBERED_FOR);
+    Ok(Good { identity: Arc::new(accepted.identity), key, keep, from: accepted.from, until: accepted.until })
 }
 
 /// The reason where no key fits: the token's fault if the issuer's keys are known, else nobody can tell.
