@@ -110,13 +110,12 @@ impl Trusted {
             return Ok(Self { settings, ..same.as_ref().clone() });
         }
         let fetcher = Fetcher::of(&settings).map_err(named)?;
-        let (name, keys) = match old.filter(|old| old.keys.serve(&settings)) {
-            Some(old) => (Arc::clone(&old.name), Arc::clone(&old.keys)),
-            None => {
-                let name: Arc<str> = settings.issuer.as_str().into();
-                let keys = Keys::prepare(&settings, &name, clock).map_err(named)?;
-                (name, Arc::new(keys))
-            }
+        let (name, keys) = if let Some(old) = old.filter(|old| old.keys.serve(&settings)) {
+            (Arc::clone(&old.name), Arc::clone(&old.keys))
+        } else {
+            let name: Arc<str> = settings.issuer.as_str().into();
+            let keys = Keys::prepare(&settings, &name, clock).map_err(named)?;
+            (name, Arc::new(keys))
         };
         let introspector = Introspector::prepare(&settings, &name, &keys, &fetcher, clock).map_err(named)?;
         Ok(Self { settings, name, keys, fetcher, introspector })

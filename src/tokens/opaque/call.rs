@@ -33,7 +33,7 @@ const SIGNED: &str = "token-introspection+jwt";
 /// What an issuer says of a token.
 pub(super) enum Opinion {
     /// It is active, and all else about it is as it must be. The key is the one that signed the answer.
-    Good(Accepted, Option<Arc<Key>>),
+    Good(Box<Accepted>, Option<Arc<Key>>),
     /// It is not to be accepted.
     Bad(Reason),
 }
@@ -178,7 +178,7 @@ fn opinion(
         Some(_) | None => return Err(Failure::broken("did not say whether the token is active, true or false")),
     }
     match claims::judge_answer(answer, issuer, name, now) {
-        Ok(accepted) => Ok(Opinion::Good(accepted, key)),
+        Ok(accepted) => Ok(Opinion::Good(Box::new(accepted), key)),
         // Not the caller's fault, and not that of other tokens.
         Err(Reason::MalformedToken | Reason::TokenTooLarge) => {
             Err(Failure { setback: None, ..Failure::broken("gave a member of a wrong type for a token") })

@@ -131,12 +131,11 @@ impl Introspector {
     ) -> Result<Option<Arc<Self>>, String> {
         let Some(introspection) = settings.introspection.clone() else { return Ok(None) };
         let connection = &settings.connection;
-        let place = match &introspection.url {
-            Some(url) => Place::Known(fetch::address(url, connection)?),
-            None => {
-                let discovery = Discovery::of_member("introspection_endpoint", &settings.issuer, connection)?;
-                Place::Discovered(Box::new(Turn::new(discovery)))
-            }
+        let place = if let Some(url) = &introspection.url {
+            Place::Known(fetch::address(url, connection)?)
+        } else {
+            let discovery = Discovery::of_member("introspection_endpoint", &settings.issuer, connection)?;
+            Place::Discovered(Box::new(Turn::new(discovery)))
         };
         Ok(Some(Arc::new(Self {
             settings: settings.clone(),

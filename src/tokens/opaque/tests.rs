@@ -403,7 +403,7 @@ async fn a_signed_answer_is_the_issuers_for_us_of_just_now() {
         keys: KeySource::Inline(set([signer.jwk()])),
         ..endpoint.issuer()
     }]);
-    let signed = |by: &Signer, typ: &str, change: &dyn Fn(&mut Value)| {
+    let answer_by = |by: &Signer, typ: &str, change: &dyn Fn(&mut Value)| {
         let mut claims = json!({"iss": ISSUER, "aud": "toll gate", "iat": NOW, "token_introspection": active()});
         change(&mut claims);
         let mut header = by.header();
@@ -412,25 +412,25 @@ async fn a_signed_answer_is_the_issuers_for_us_of_just_now() {
     };
     let typ = "token-introspection+jwt";
     for (index, (says, expected)) in [
-        (signed(&signer, typ, &|_| {}), Allowed),
-        (signed(&signer, typ, &|claims| claims["aud"] = json!(["x", "toll gate"])), Allowed),
-        (signed(&signer, typ, &|claims| claims["token_introspection"] = json!({"active": false})), InactiveToken),
+        (answer_by(&signer, typ, &|_| {}), Allowed),
+        (answer_by(&signer, typ, &|claims| claims["aud"] = json!(["x", "toll gate"])), Allowed),
+        (answer_by(&signer, typ, &|claims| claims["token_introspection"] = json!({"active": false})), InactiveToken),
         (good(), IssuerAway),
-        (signed(&signer, "JWT", &|_| {}), IssuerAway),
-        (signed(&Signer::ec("k"), typ, &|_| {}), IssuerAway),
-        (signed(&Signer::ec("unknown"), typ, &|_| {}), IssuerAway),
-        (signed(&signer, typ, &|claims| claims["aud"] = json!("another")), IssuerAway),
-        (signed(&signer, typ, &|claims| claims["iss"] = json!("https://other.example")), IssuerAway),
-        (signed(&signer, typ, &|claims| claims["iat"] = json!(NOW - 64)), IssuerAway),
-        (signed(&signer, typ, &|claims| claims["iat"] = json!(NOW + 61)), IssuerAway),
-        (signed(&signer, typ, &|claims| claims["token_introspection"] = json!(true)), IssuerAway),
+        (answer_by(&signer, "JWT", &|_| {}), IssuerAway),
+        (answer_by(&Signer::ec("k"), typ, &|_| {}), IssuerAway),
+        (answer_by(&Signer::ec("unknown"), typ, &|_| {}), IssuerAway),
+        (answer_by(&signer, typ, &|claims| claims["aud"] = json!("another")), IssuerAway),
+        (answer_by(&signer, typ, &|claims| claims["iss"] = json!("https://other.example")), IssuerAway),
+        (answer_by(&signer, typ, &|claims| claims["iat"] = json!(NOW - 64)), IssuerAway),
+        (answer_by(&signer, typ, &|claims| claims["iat"] = json!(NOW + 61)), IssuerAway),
+        (answer_by(&signer, typ, &|claims| claims["token_introspection"] = json!(true)), IssuerAway),
     ]
     .into_iter()
     .enumerate()
     {
         endpoint.says(says.clone());
         assert_eq!(reason(&bench, &format!("t-{index}")).await, expected, "{says:?}");
-        endpoint.says(signed(&signer, typ, &|_| {}));
+        endpoint.says(answer_by(&signer, typ, &|_| {}));
         assert_eq!(reason(&bench, &format!("again-{index}")).await, Allowed);
     }
     assert!(endpoint.last().contains("accept: application/token-introspection+jwt"));
