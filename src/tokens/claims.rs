@@ -79,6 +79,7 @@ fn judge_claims(
         claims: Box::default(),
         names: Box::default(),
         binding: Binding::default(),
+        limits: Box::default(),
         expires_at: dates.expires_at,
         not_before: dates.not_before,
         issued_at: dates.issued_at,
