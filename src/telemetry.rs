@@ -76,6 +76,10 @@ pub mod names {
     pub const ISSUER_KEYS: &str = "tollgate_issuer_keys";
     /// Whether the issuer's last key refresh succeeded: 1 or 0.
     pub const ISSUER_UP: &str = "tollgate_issuer_up";
+    /// Questions to issuers about their tokens, by outcome.
+    pub const INTROSPECTIONS: &str = "tollgate_introspections_total";
+    /// Whether the issuer can be asked about its tokens: 1 or 0.
+    pub const INTROSPECTION_UP: &str = "tollgate_introspection_up";
     /// Configurations that were read, by outcome.
     pub const RELOADS: &str = "tollgate_config_reloads_total";
     /// TLS handshakes that came to nothing, by cause.
@@ -152,6 +156,7 @@ impl Telemetry {
             (names::VERDICT_LOOKUPS, Unit::Count, "Look-ups of remembered verdicts, by outcome."),
             (names::VERDICT_EVICTIONS, Unit::Count, "Verdicts that were forgotten to make room."),
             (names::TLS_FAILURES, Unit::Count, "TLS handshakes that came to nothing, by cause."),
+            (names::INTROSPECTIONS, Unit::Count, "Questions to issuers about their tokens, by outcome."),
             (names::API_KEY_READS, Unit::Count, "Readings of API keys that replicas share, by outcome."),
             (names::RELOADS, Unit::Count, "Configurations that were read, by outcome."),
         ] {
@@ -172,6 +177,10 @@ impl Telemetry {
             (names::ISSUER_KEYS, "Keys in hand, by issuer; NaN once it is no longer configured."),
             (names::ISSUER_UP, "Whether the issuer's last key refresh succeeded; NaN once it is no longer configured."),
             (names::TLS_NOT_AFTER, "When the server's certificate expires, since the Unix epoch; NaN without one."),
+            (
+                names::INTROSPECTION_UP,
+                "Whether the issuer can be asked about its tokens; NaN once it is not to be asked.",
+            ),
             (names::BUILD, "The version that runs."),
         ] {
             recorder.describe_gauge(KeyName::from_const_str(name), None, text.into());

@@ -17,6 +17,7 @@ mod counters;
 mod deploy;
 mod flood;
 mod held;
+mod opaque;
 mod picture;
 mod program;
 mod proofs;

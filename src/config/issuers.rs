@@ -2,8 +2,12 @@
 
 use serde_json::{Map, Value as Json};
 
+use super::connection::connection;
+use super::introspection::introspection;
 use super::reader::{Fields, Item, Reader};
 use super::values::{discoverable, duration, fetchable, word};
+use crate::domain::connection::Connection;
+use crate::domain::introspection::Introspection;
 use crate::domain::issuer::{Algorithm, BindingDemand, ClaimPath, Issuer, KeySource, NEVER_ACCESS_TOKENS};
 use crate::domain::time::Micros;
 
@@ -41,14 +45,28 @@ pub(super) fn issuers(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Vec<Is
         }
         issuers.push(issuer);
     }
+    super::introspection::check_prefixes(reader, item, &issuers);
     (issuers.len() == items.len()).then_some(issuers)
 }
 
 fn issuer(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Issuer> {
     let mut fields = reader.fields(item, "issuer")?;
-    let keys = fields.or(reader, "jwks", KeySource::Discovery, jwks);
+    let connection = fields.or(reader, "connection", Connection::default(), connection);
+    // Nothing is said of what may be right.
+    let plain_http = connection.as_ref().is_none_or(|connection| connection.plain_http);
+    let shows_certificate = connection.as_ref().is_none_or(|connection| connection.certificate.is_some());
+    let has_keys = fields.has("jwks");
+    let introspection = fields.optional(reader, "introspection", |reader, item| {
+        introspection(reader, item, plain_http, shows_certificate).map(|read| Introspection { all: !has_keys, ..read })
+    });
+    // Whoever is asked about every token needs no keys, but for signed answers.
+    let keyless = introspection.iter().flatten().any(|introspection| !introspection.signed);
+    let unsaid = if keyless { KeySource::Unneeded } else { KeySource::Discovery };
+    let is_found = introspection.iter().flatten().any(|introspection| introspection.url.is_none());
+    let keys = fields.or(reader, "jwks", unsaid, |reader, item| jwks(reader, item, plain_http));
     let name = fields.required(reader, "issuer", |reader, item| match keys {
-        Some(KeySource::Discovery) => reader.parse(item, discoverable),
+        _ if is_found => reader.parse(item, |text| discoverable(text, plain_http)),
+        Some(KeySource::Discovery) => reader.parse(item, |text| discoverable(text, plain_http)),
         _ => reader.parse(item, word("the tokens' `iss`", TEXT_BYTES_MAX)),
     });
     let audiences = fields.required(reader, "audiences", |reader, item| words(reader, item, "an audience"));
@@ -95,6 +113,8 @@ fn issuer(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Issuer> {
         scope_claims: scope_claims?,
         role_claims: role_claims?,
         keys: keys?,
+        introspection: introspection?,
+        connection: connection?,
         stale_for: stale_for?,
         refresh_cooldown: refresh_cooldown?,
     })
@@ -190,10 +210,10 @@ fn claim_path(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<ClaimPath> {
     Some(ClaimPath(vec![name]))
 }
 
-fn jwks(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<KeySource> {
+fn jwks(reader: &mut Reader<'_>, item: &Item<'_>, plain_http: bool) -> Option<KeySource> {
     let mut fields = reader.fields(item, "jwks")?;
     let url = fields.optional(reader, "url", |reader, item| {
-        reader.parse(item, |text| fetchable(text).map(|_| KeySource::Url(text.to_owned())))
+        reader.parse(item, |text| fetchable(text, plain_http).map(|_| KeySource::Url(text.to_owned())))
     });
     let file = fields.optional(reader, "file", key_file);
     let keys = fields.optional(reader, "keys", inline_keys);

@@ -3,7 +3,6 @@
 //! `yaml` makes a tree with positions of the text, `reader` has the words in which the sections read it, and each
 //! section makes checked values of its part. Nothing unchecked leaves this module.
 
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -13,12 +12,15 @@ use crate::domain::name::NamePattern;
 use crate::domain::policy::{Demand, Operators, Policy};
 use crate::domain::time::Micros;
 
+pub use crate::domain::secret::Secret;
 pub use problem::{Position, Problem, Problems, Severity};
 use reader::{Item, Reader};
 pub use tls::{Clients, Tls};
 
 pub mod api_keys;
 mod certificates;
+mod connection;
+mod introspection;
 mod issuers;
 mod limits;
 mod order;
@@ -150,10 +152,6 @@ pub struct Dpop {
     pub nonce_secret: Option<Secret>,
 }
 
-/// A value that never reaches a log.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
 /// The JSON Schema (draft 2020-12) of the configuration, for editors.
 pub const SCHEMA: &str = include_str!("schema.json");
 
@@ -280,23 +278,5 @@ impl Default for Listen {
 impl Default for Bounds {
     fn default() -> Self {
         Self { calls_in_flight: 10_000, drain: Micros::from_secs(10) }
-    }
-}
-
-impl Secret {
-    /// Hides `value`.
-    pub const fn new(value: String) -> Self {
-        Self(value)
-    }
-
-    /// The value itself, for whoever has to show it to someone else.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(secret)")
     }
 }

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
+use super::connection::Connection;
 use super::identity::Binding;
+use super::introspection::Introspection;
 use super::time::Micros;
 
 /// How tokens of one authorization server are recognised and judged.
@@ -35,6 +37,10 @@ pub struct Issuer {
     pub role_claims: Vec<ClaimPath>,
     /// Where the signing keys come from.
     pub keys: KeySource,
+    /// How it is asked about its tokens, where it is.
+    pub introspection: Option<Introspection>,
+    /// How its servers are reached.
+    pub connection: Connection,
     /// How long the last good keys serve while the issuer is away.
     pub stale_for: Micros,
     /// The least time between two refreshes that unknown `kid`s lead to.
@@ -82,6 +88,8 @@ pub enum KeySource {
     File(PathBuf),
     /// A JWK Set in the configuration, as JSON text.
     Inline(String),
+    /// None are needed: the issuer itself is asked about its tokens.
+    Unneeded,
 }
 
 /// `typ`s of tokens that are something else than access tokens, whatever an issuer is said to accept: RFC 9449 §4.2,

@@ -27,12 +27,47 @@ pub(super) struct Accepted {
 
 /// Judges a token at `now`, by the wall clock. `name` is the issuer's, shared by all of its identities.
 pub(super) fn judge(token: &Verified<'_>, issuer: &Issuer, name: &Arc<str>, now: Micros) -> Result<Accepted, Reason> {
-    let claims = &token.claims;
     check_kind(token, issuer)?;
+    judge_claims(&token.claims, IdentityKind::Jwt, issuer, name, now)
+}
+
+/// Judges what an issuer answered about an active token (RFC 7662 §2.2), as a JWT's claims are judged. Times may be left
+/// out: the issuer itself has been asked just now.
+pub(super) fn judge_answer(
+    answer: &Object<'_>,
+    issuer: &Issuer,
+    name: &Arc<str>,
+    now: Micros,
+) -> Result<Accepted, Reason> {
+    if answer.string("iss")?.is_some_and(|given| given != issuer.issuer) {
+        return Err(Reason::UnknownIssuer);
+    }
+    let is_access = |name, kinds: &[&str]| {
+        let kind = answer.string(name)?;
+        Ok::<_, Reason>(kind.is_none_or(|kind| kinds.iter().any(|access| access.eq_ignore_ascii_case(kind))))
+    };
+    let is_access = is_access("token_type", &["bearer", "dpop", "access_token"])?
+        && is_access("token_use", &["access", "access_token"])?;
+    if !is_access || is_other_kind(answer) {
+        return Err(Reason::WrongType);
+    }
+    let accepted = judge_claims(answer, IdentityKind::Opaque, issuer, name, now)?;
+    let is_bound = answer.string("token_type")?.is_some_and(|kind| kind.eq_ignore_ascii_case("dpop"));
+    // Without the key's thumbprint nobody can tell whose proof would do.
+    if is_bound && accepted.identity.binding.key.is_none() { Err(Reason::BindingRequired) } else { Ok(accepted) }
+}
+
+fn judge_claims(
+    claims: &Object<'_>,
+    kind: IdentityKind,
+    issuer: &Issuer,
+    name: &Arc<str>,
+    now: Micros,
+) -> Result<Accepted, Reason> {
     let dates = Dates::read(claims)?;
     let audiences = list(claims.get("aud"))?;
     let identity = Identity {
-        kind: IdentityKind::Jwt,
+        kind,
         issuer: Arc::clone(name),
         subject: text(claims, "sub")?,
         client: first_text(claims, ["client_id", "azp"])?,
@@ -57,7 +92,7 @@ pub(super) fn judge(token: &Verified<'_>, issuer: &Issuer, name: &Arc<str>, now:
     if !issuer.binding.is_met_by(identity.binding) {
         return Err(Reason::BindingRequired);
     }
-    let (from, until) = dates.judge(issuer, now)?;
+    let (from, until) = dates.judge(kind, issuer, now)?;
     if !identity.audiences.iter().any(|audience| issuer.audiences.iter().any(|own| **own == **audience)) {
         return Err(Reason::WrongAudience);
     }
@@ -87,25 +122,26 @@ impl Dates {
         })
     }
 
-    /// From when until when the token is accepted, where that is now. `iat` must be there: without it there is no
+    /// From when until when the token is accepted, where that is now. A JWT's `iat` must be there: without it there is no
     /// telling how long the token has lived, and a revocation could be forgotten before the token ends. (RFC 9068 §2.2
     /// demands it too. `nbf` cannot stand in for it: a token can lie idle until then, and so outlive its revocation.)
-    fn judge(&self, issuer: &Issuer, now: Micros) -> Result<(Micros, Micros), Reason> {
-        let (Some(expires_at), Some(issued_at)) = (self.expires_at, self.issued_at) else {
+    fn judge(&self, kind: IdentityKind, issuer: &Issuer, now: Micros) -> Result<(Micros, Micros), Reason> {
+        let Self { expires_at, not_before, issued_at, .. } = *self;
+        if kind == IdentityKind::Jwt && (expires_at.is_none() || issued_at.is_none()) {
             return Err(Reason::MissingClaim);
-        };
-        let until = expires_at + issuer.leeway;
+        }
+        let until = expires_at.map_or(Micros(u64::MAX), |at| at + issuer.leeway);
         if now >= until {
             return Err(Reason::Expired);
         }
-        let from = self.not_before.unwrap_or(issued_at).max(issued_at).since(issuer.leeway);
+        let from = not_before.max(issued_at).unwrap_or_default().since(issuer.leeway);
         if now < from {
             return Err(Reason::NotYetValid);
         }
-        if self.not_before.is_some_and(|not_before| expires_at < not_before) {
+        if expires_at.zip(not_before).is_some_and(|(expires_at, not_before)| expires_at < not_before) {
             return Err(Reason::MalformedToken);
         }
-        if expires_at.since(issued_at) > issuer.max_token_lifetime {
+        if expires_at.zip(issued_at).is_some_and(|(to, from)| to.since(from) > issuer.max_token_lifetime) {
             return Err(Reason::LifetimeTooLong);
         }
         Ok((from, until))

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use super::Tokens;
 use crate::decide::ports::{Answer, Away, AwayCause, Clock, ProofLog, ProofUse, Shown, TokenInspector as _, Verdict};
+use crate::domain::connection::Connection;
 use crate::domain::decision::Reason;
 use crate::domain::issuer::{Algorithm, BindingDemand, ClaimPath, Issuer, KeySource};
 use crate::domain::question::Mode;
@@ -183,6 +184,8 @@ pub(super) fn issuer(keys: KeySource) -> Issuer {
         role_claims: vec![path(&["roles"]), path(&["realm_access", "roles"]), path(&["resource_access", "*", "roles"])],
         keys,
         stale_for: Micros::from_secs(86_400),
+        introspection: None,
+        connection: Connection::default(),
         refresh_cooldown: Micros::from_secs(30),
     }
 }

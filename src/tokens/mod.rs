@@ -1,4 +1,5 @@
-//! Whose a token is: JSON Web Tokens, verified with the keys of the issuers that are configured.
+//! Whose a token is: JSON Web Tokens, verified with the keys of the issuers that are configured, and opaque tokens, about
+//! which their issuer is asked ([`opaque`]).
 //!
 //! A remembered verdict ([`remembered`]), else the token is read ([`jwt`]), its signature checked with the keys in hand
 //! ([`keys`], [`jwks`], [`jwk`]) and its claims judged ([`claims`]), all without waiting. Only a token whose key is not in hand
@@ -23,6 +24,7 @@ mod jwt;
 mod keys;
 #[cfg(test)]
 mod mint;
+mod opaque;
 mod proof;
 mod remembered;
 mod schedule;
@@ -39,14 +41,14 @@ use arc_swap::ArcSwap;
 
 use self::api_keys::ApiKeys;
 pub use self::api_keys::{Kept, KeyRing};
-use self::fetch::Fetcher;
 pub use self::issuers::Prepared;
 use self::issuers::{Issuers, Trusted};
 use self::jwks::KeySet;
 use self::jwt::{Compact, TOKEN_BYTES_MAX, Unverified};
 pub use self::keys::IssuerHealth;
+use self::opaque::Introspector;
 use self::proof::Prover;
-use self::remembered::{Fingerprint, Good, Remembered};
+use self::remembered::{Fingerprint, Good, REMEMBERED_FOR, Remembered};
 use crate::decide::ports::{Answer, Clock, Inspected, ProofLog, Proved, Shown, TokenInspector, Verdict};
 use crate::domain::api_key;
 use crate::domain::decision::Reason;
@@ -72,10 +74,9 @@ pub struct Tokens {
     clock: Arc<dyn Clock>,
     telemetry: Arc<Telemetry>,
     issuers: ArcSwap<Issuers>,
-    remembered: Remembered,
+    remembered: Arc<Remembered>,
     /// Names of certificates that are credentials by themselves; empty: none are.
     certificates: ArcSwap<Vec<NamePattern>>,
-    fetcher: Fetcher,
     prover: Prover,
     api_keys: ApiKeys,
     /// Held while the issuers are replaced, by one at a time.
@@ -86,6 +87,7 @@ pub struct Tokens {
 enum Outcome {
     Settled(Verdict),
     NoKey(Arc<Trusted>),
+    Ask(Arc<Introspector>, Fingerprint),
 }
 
 impl Tokens {
@@ -99,13 +101,12 @@ impl Tokens {
     ) -> Arc<Self> {
         Arc::new(Self {
             prover: Prover::new(proofs, &telemetry),
-            remembered: Remembered::new(verdicts_max, &telemetry),
+            remembered: Arc::new(Remembered::new(verdicts_max, &telemetry)),
             api_keys: ApiKeys::new(Arc::clone(&clock), Arc::clone(&telemetry)),
             clock,
             telemetry,
             issuers: ArcSwap::default(),
             certificates: ArcSwap::default(),
-            fetcher: Fetcher::default(),
             replacing: Mutex::new(()),
         })
     }
@@ -135,11 +136,17 @@ impl Tokens {
         let old = self.issuers.load_full();
         let next = Arc::new(Issuers::succeeding(prepared, &old));
         self.issuers.store(Arc::clone(&next));
+        for gone in old.asked_no_more(&next) {
+            gone.end();
+        }
         for gone in old.gone(&next) {
             gone.keys.end();
         }
         for trusted in next.iter() {
-            trusted.keys.start(&trusted.settings, &self.fetcher, &self.telemetry);
+            trusted.keys.start(&trusted.settings, &trusted.fetcher, &self.telemetry);
+            if let Some(introspector) = &trusted.introspector {
+                introspector.start(&self.telemetry);
+            }
         }
     }
 
@@ -156,7 +163,7 @@ impl Tokens {
     /// How each issuer's keys are, sorted by issuer.
     pub fn health(&self) -> Vec<IssuerHealth> {
         let now = self.clock.steady();
-        let mut health: Vec<_> = self.issuers.load().iter().map(|trusted| trusted.keys.health(now)).collect();
+        let mut health: Vec<_> = self.issuers.load().iter().map(|trusted| trusted.health(now)).collect();
         health.sort_by(|a, b| a.issuer.cmp(&b.issuer));
         health
     }
@@ -182,6 +189,7 @@ impl Tokens {
             }
             Err(Refusal::Final(reason)) => Outcome::Settled(Err(reason)),
             Err(Refusal::NoKey(trusted)) => Outcome::NoKey(trusted),
+            Err(Refusal::Ask(introspector)) => Outcome::Ask(introspector, fingerprint),
         }
     }
 
@@ -201,6 +209,9 @@ impl Tokens {
                 match self.verify_again(token, now) {
                     Outcome::Settled(verdict) => return verdict,
                     Outcome::NoKey(still) => trusted = still,
+                    Outcome::Ask(introspector, fingerprint) => {
+                        return introspector.ask(token, fingerprint, &self.remembered, now).get().await;
+                    }
                 }
                 if !refreshed {
                     break;
@@ -214,6 +225,8 @@ impl Tokens {
             Err(_) => match self.verify_again(token, now) {
                 Outcome::Settled(verdict) => verdict,
                 Outcome::NoKey(trusted) => Err(keyless(&trusted)),
+                // Since a moment ago its issuer is to be asked, and there is no time for that.
+                Outcome::Ask(..) => Err(Reason::IssuerAway),
             },
         }
     }
@@ -246,6 +259,9 @@ impl TokenInspector for Tokens {
                 Answer::later(async move { made(self.verify_later(token, trusted, now).await) })
             }
             Outcome::NoKey(trusted) => Answer::Now(made(Err(keyless(&trusted)))),
+            Outcome::Ask(introspector, fingerprint) => introspector
+                .ask(token, fingerprint, &self.remembered, now)
+                .then(move |verdict| Answer::Now(made(verdict))),
         }
     }
 
@@ -258,6 +274,8 @@ impl TokenInspector for Tokens {
 enum Refusal {
     Final(Reason),
     NoKey(Arc<Trusted>),
+    /// Its issuer has to be asked.
+    Ask(Arc<Introspector>),
 }
 
 impl From<Reason> for Refusal {
@@ -267,9 +285,13 @@ impl From<Reason> for Refusal {
 }
 
 fn verify(issuers: &Issuers, token: &str, now: Moment) -> Result<Good, Refusal> {
-    let decoded = Compact::split(token)?.decode()?;
-    let claimed = decoded.read()?;
+    let unread = |why| issuers.unread(token).map_or(Refusal::Final(why), Refusal::Ask);
+    let decoded = Compact::split(token).and_then(Compact::decode).map_err(unread)?;
+    let claimed = decoded.read().map_err(unread)?;
     let trusted = issuers.get(claimed.issuer()?).ok_or(Reason::UnknownIssuer)?;
+    if let Some(introspector) = trusted.introspector.as_ref().filter(|introspector| introspector.is_for_all()) {
+        return Err(Refusal::Ask(Arc::clone(introspector)));
+    }
     let keys = trusted.keys.current();
     let none = KeySet::default();
     let keys = keys.as_deref().unwrap_or(&none);
@@ -278,7 +300,8 @@ fn verify(issuers: &Issuers, token: &str, now: Moment) -> Result<Good, Refusal> 
         Unverified::NoKey => Refusal::NoKey(Arc::clone(trusted)),
     })?;
     let accepted = claims::judge(&verified, &trusted.settings, &trusted.name, now.wall)?;
-    Ok(Good { identity: Arc::new(accepted.identity), key: verified.key, from: accepted.from, until: accepted.until })
+    let (key, keep) = (Some(verified.key), REMEMBERED_FOR);
+    Ok(Good { identity: Arc::new(accepted.identity), key, keep, from: accepted.from, until: accepted.until })
 }
 
 /// The reason where no key fits: the token's fault if the issuer's keys are known, else nobody can tell.

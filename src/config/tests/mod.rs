@@ -10,7 +10,9 @@ mod texts;
 
 use super::*;
 use crate::domain::bucket::Flow;
+use crate::domain::connection::Connection;
 use crate::domain::fixed::Grid;
+use crate::domain::introspection::{ClientAuth, Introspection};
 use crate::domain::issuer::{Algorithm as Signing, BindingDemand, ClaimPath, KeySource};
 use crate::domain::limit::{Algorithm, Attribute, WhenAway};
 use crate::domain::policy::Caller;
@@ -80,10 +82,20 @@ issuers:
     jwks:
       keys:
         - { kty: OKP, crv: Ed25519, x: 11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo, key_ops: [verify], ext: true }
+    connection: { headers: { X-Api-Key: "${PASSWORD}" }, plain_http: true }
     stale_for: 2d
     refresh_cooldown: 1m
   - issuer: https://other.example.com
     audiences: [orders]
+    introspection:
+      url: https://other.example.com/introspect
+      client_id: tollgate
+      client_secret: ${PASSWORD}
+      auth: post
+      cache: 1m
+      deadline: 500ms
+      jwt: true
+      prefix: at_
     jwks: { url: "http://localhost:3000/jwks?x=y" }
 api_keys: { redis: true, operators: true }
 limits:
@@ -195,7 +207,40 @@ fn issuers_have_the_defaults_that_the_design_names() {
     let set: serde_json::Value = serde_json::from_str(set).unwrap();
     assert_eq!(set["keys"][0]["ext"], true);
     assert_eq!(set["keys"][0]["key_ops"][0], "verify");
+    assert_eq!(discovered.connection, Connection::default());
+    let headers = vec![("x-api-key".to_owned(), Secret::new("hunter2".to_owned()))];
+    assert_eq!(partner.connection, Connection { headers, plain_http: true, ..Connection::default() });
     assert_eq!(other.keys, KeySource::Url("http://localhost:3000/jwks?x=y".into()));
+}
+
+#[test]
+fn an_issuer_is_asked_as_its_section_says_and_needs_keys_only_where_they_are_used() {
+    let config = good(EVERYTHING);
+    let asked = config.issuers[2].introspection.clone();
+    let expected = Introspection {
+        url: Some("https://other.example.com/introspect".to_owned()),
+        client_id: "tollgate".to_owned(),
+        auth: ClientAuth::Post(Secret::new("hunter2".to_owned())),
+        cache: Micros::from_secs(60),
+        deadline: Micros::from_millis(500),
+        signed: true,
+        prefix: Some("at_".to_owned()),
+        all: false,
+    };
+    assert_eq!(asked, Some(expected));
+    let issuer = |more: &str| {
+        let text =
+            "issuers: [{ issuer: https://a.example, audiences: [a], introspection: { client_id: t, client_secret: s";
+        good(&format!("{text}{more} }}]\nrules: [{{ match: {{ path: /** }} }}]")).issuers.remove(0)
+    };
+    let plain = issuer(" }");
+    let asked = plain.introspection.unwrap();
+    assert_eq!((plain.keys, asked.all, asked.signed, asked.prefix), (KeySource::Unneeded, true, false, None));
+    assert_eq!((asked.cache, asked.deadline), (Micros::from_secs(30), Micros::from_secs(2)));
+    assert_eq!(asked.auth, ClientAuth::Basic(Secret::new("s".to_owned())));
+    assert_eq!(issuer(", jwt: true }").keys, KeySource::Discovery, "signed answers need keys");
+    let both = issuer(" }, jwks: { url: https://a.example/keys }");
+    assert!(matches!(both.keys, KeySource::Url(_)) && !both.introspection.unwrap().all);
 }
 
 #[test]

@@ -194,6 +194,8 @@ fn reference() -> String {
         ("secretFile", "Secrets in files"),
         ("issuer", "An entry of `issuers`"),
         ("jwks", "`jwks` of an issuer"),
+        ("introspection", "`introspection` of an issuer"),
+        ("connection", "`connection` of an issuer"),
         ("apiKeys", "`api_keys`"),
         ("apiKey", "An entry of the file of `api_keys`"),
         ("certificates", "`certificates`"),
