@@ -14,6 +14,7 @@ use crate::domain::time::Micros;
 pub use problem::{Position, Problem, Problems, Severity};
 use reader::{Item, Reader};
 
+mod claims;
 mod issuers;
 mod limits;
 mod order;

@@ -24,12 +24,21 @@ pub struct Issuer {
     pub leeway: Micros,
     /// Bound on `exp − iat`, so that a revocation need not be remembered for longer.
     pub max_token_lifetime: Micros,
-    /// Claims that must be there besides `iss`, `aud` and `exp`.
+    /// How long ago a token may have been made (`iat`), leeway aside; none: as long as it lives.
+    pub max_age: Option<Micros>,
+    /// Whether they are held to SPIFFE's JWT-SVID: nothing in the header but `alg`, `kid` and `typ`, and a SPIFFE ID as
+    /// the subject.
+    pub svid: bool,
+    /// Claims that must be there besides `iss`, `aud`, `exp` and `iat`.
     pub required_claims: Vec<String>,
     /// Where scopes are found; the first that is there counts.
     pub scope_claims: Vec<ClaimPath>,
     /// Where roles are found; all that are there count.
     pub role_claims: Vec<ClaimPath>,
+    /// Where the caller's organisation is found.
+    pub tenant: Option<ClaimPath>,
+    /// Claims that identities carry, beside those that they have anyway; each name once.
+    pub claims: Vec<ChosenClaim>,
     /// Where the signing keys come from.
     pub keys: KeySource,
     /// How long the last good keys serve while the issuer is away.
@@ -41,6 +50,15 @@ pub struct Issuer {
 /// A claim's place: member names from the outside in, taken literally. `*` as a whole name stands for every member.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ClaimPath(pub Vec<String>);
+
+/// A claim that identities carry, as text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChosenClaim {
+    /// What it is called from here on.
+    pub name: String,
+    /// Where it is found; no `*`.
+    pub place: ClaimPath,
+}
 
 /// Where an issuer's keys come from.
 #[derive(Clone, Debug, PartialEq, Eq)]

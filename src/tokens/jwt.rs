@@ -51,6 +51,8 @@ pub(super) struct Header {
     algorithm: Algorithm,
     kid: Option<Box<str>>,
     typ: Option<Box<str>>,
+    /// Whether there is nothing else in it.
+    is_bare: bool,
 }
 
 /// A well-formed token that anybody may have written.
@@ -65,6 +67,8 @@ pub(super) struct Claimed<'d> {
 pub(super) struct Verified<'d> {
     /// `typ` of the header.
     pub typ: Option<Box<str>>,
+    /// Whether the header has nothing but `alg`, `kid` and `typ`.
+    pub has_bare_header: bool,
     /// The payload.
     pub claims: Object<'d>,
     /// What it was verified with.
@@ -142,7 +146,9 @@ impl Decoded<'_> {
         if kid.is_some_and(|kid| kid.len() > KID_BYTES_MAX) {
             return Err(Reason::MalformedToken);
         }
-        Ok(Header { algorithm, kid: kid.map(Into::into), typ: header.string("typ")?.map(Into::into) })
+        let typ = header.string("typ")?;
+        let is_bare = header.len() == 1 + usize::from(kid.is_some()) + usize::from(typ.is_some());
+        Ok(Header { algorithm, kid: kid.map(Into::into), typ: typ.map(Into::into), is_bare })
     }
 }
 
@@ -181,7 +187,7 @@ impl<'d> Claimed<'d> {
     /// Checks the signature with the issuer's keys; `allowed` are the algorithms that the issuer may use.
     pub(super) fn verify(self, allowed: &[Algorithm], keys: &KeySet) -> Result<Verified<'d>, Unverified> {
         let key = self.header.signer(self.signing_input, self.signature, allowed, keys)?;
-        Ok(Verified { typ: self.header.typ, claims: self.claims, key })
+        Ok(Verified { typ: self.header.typ, has_bare_header: self.header.is_bare, claims: self.claims, key })
     }
 }
 

@@ -7,10 +7,12 @@
 //! Signatures are checked with aws-lc-rs itself, with keys that were parsed when they were fetched. jsonwebtoken would
 //! parse the key anew for each token (an eighth of an RS256 check), and reads headers and claims leniently.
 
+mod actors;
 #[cfg(test)]
 mod attacks;
 mod binding;
 mod claims;
+mod dates;
 mod discovery;
 mod fetch;
 mod issuers;
@@ -21,6 +23,7 @@ mod jwt;
 mod keys;
 #[cfg(test)]
 mod mint;
+mod places;
 mod remembered;
 mod schedule;
 #[cfg(test)]

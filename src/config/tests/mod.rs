@@ -72,6 +72,9 @@ issuers:
     operators: true
     leeway: 0s
     max_token_lifetime: 1h
+    max_age: 15m
+    tenant_claim: [org, id]
+    claims: { namespace: [kubernetes.io, namespace], plan: plan }
     required_claims: [sub]
     scope_claims: [permissions]
     role_claims: [[resource_access, "*", roles], groups]
@@ -181,6 +184,10 @@ fn issuers_have_the_defaults_that_the_design_names() {
     assert_eq!(partner.algorithms, [Signing::ES256, Signing::EdDSA]);
     assert_eq!((partner.types.as_slice(), partner.untyped), (["at+jwt".into()].as_slice(), true));
     assert_eq!(partner.role_claims, [path(&["resource_access", "*", "roles"]), path(&["groups"])]);
+    assert_eq!(partner.max_age, Some(Micros::from_secs(900)));
+    assert_eq!(partner.tenant, Some(path(&["org", "id"])));
+    let chosen: Vec<_> = partner.claims.iter().map(|claim| (claim.name.as_str(), &claim.place)).collect();
+    assert_eq!(chosen, [("namespace", &path(&["kubernetes.io", "namespace"])), ("plan", &path(&["plan"]))]);
     let KeySource::Inline(set) = &partner.keys else { panic!() };
     let set: serde_json::Value = serde_json::from_str(set).unwrap();
     assert_eq!(set["keys"][0]["ext"], true);
@@ -194,6 +201,24 @@ fn whoever_lists_types_gets_no_untyped_tokens() {
         "issuers: [{ issuer: https://a.example, audiences: [a], types: [at+jwt] }]\nrules: [{ match: { path: /** } }]",
     );
     assert!(!config.issuers[0].untyped);
+}
+
+#[test]
+fn a_profile_settles_types_and_adds_to_what_is_demanded() {
+    let issuer = |settings: &str| {
+        let yaml = format!(
+            "issuers: [{{ issuer: https://a.example, audiences: [a], {settings} }}]\nrules: [{{ match: {{ path: /** }} }}]"
+        );
+        good(&yaml).issuers.remove(0)
+    };
+    let access = issuer("profile: rfc9068, required_claims: [email, sub]");
+    assert_eq!((access.types.as_slice(), access.untyped), (["at+jwt".to_owned()].as_slice(), false));
+    assert_eq!(access.required_claims, ["email", "sub", "client_id", "jti"]);
+    assert_eq!((access.algorithms.as_slice(), access.svid), (Signing::ALL.as_slice(), false));
+    let svid = issuer("profile: spiffe");
+    assert_eq!((svid.types.as_slice(), svid.untyped), (["jwt".to_owned(), "jose".to_owned()].as_slice(), true));
+    assert_eq!(svid.required_claims, ["sub"]);
+    assert!(svid.svid && !svid.algorithms.contains(&Signing::EdDSA) && svid.algorithms.contains(&Signing::ES256));
 }
 
 #[test]
