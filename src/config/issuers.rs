@@ -3,8 +3,10 @@
 use serde_json::{Map, Value as Json};
 
 use super::claims::{self, claim_paths, role_claims, scope_claims};
+use super::connection::connection;
 use super::reader::{Fields, Item, Reader};
 use super::values::{discoverable, duration, fetchable, word};
+use crate::domain::connection::Connection;
 use crate::domain::issuer::{Algorithm, Issuer, KeySource, NEVER_ACCESS_TOKENS};
 use crate::domain::time::Micros;
 
@@ -47,9 +49,12 @@ pub(super) fn issuers(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Vec<Is
 
 fn issuer(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Issuer> {
     let mut fields = reader.fields(item, "issuer")?;
-    let keys = fields.or(reader, "jwks", KeySource::Discovery, jwks);
+    let connection = fields.or(reader, "connection", Connection::default(), connection);
+    // Nothing is said of what may be right.
+    let plain_http = connection.as_ref().is_none_or(|connection| connection.plain_http);
+    let keys = fields.or(reader, "jwks", KeySource::Discovery, |reader, item| jwks(reader, item, plain_http));
     let name = fields.required(reader, "issuer", |reader, item| match keys {
-        Some(KeySource::Discovery) => reader.parse(item, discoverable),
+        Some(KeySource::Discovery) => reader.parse(item, |text| discoverable(text, plain_http)),
         _ => reader.parse(item, word("the tokens' `iss`", TEXT_BYTES_MAX)),
     });
     let audiences = fields.required(reader, "audiences", |reader, item| words(reader, item, "an audience"));
@@ -93,6 +98,7 @@ fn issuer(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Issuer> {
         tenant: tenant?,
         claims: chosen?,
         keys: keys?,
+        connection: connection?,
         stale_for: stale_for?,
         refresh_cooldown: refresh_cooldown?,
     })
@@ -221,10 +227,10 @@ fn token_type(text: &str) -> Result<String, String> {
     Err("must be the value of a `typ` header, such as at+jwt or JWT".to_owned())
 }
 
-fn jwks(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<KeySource> {
+fn jwks(reader: &mut Reader<'_>, item: &Item<'_>, plain_http: bool) -> Option<KeySource> {
     let mut fields = reader.fields(item, "jwks")?;
     let url = fields.optional(reader, "url", |reader, item| {
-        reader.parse(item, |text| fetchable(text).map(|_| KeySource::Url(text.to_owned())))
+        reader.parse(item, |text| fetchable(text, plain_http).map(|_| KeySource::Url(text.to_owned())))
     });
     let file = fields.optional(reader, "file", key_file);
     let keys = fields.optional(reader, "keys", inline_keys);

@@ -3,7 +3,6 @@
 //! `yaml` makes a tree with positions of the text, `reader` has the words in which the sections read it, and each
 //! section makes checked values of its part. Nothing unchecked leaves this module.
 
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -11,10 +10,12 @@ use crate::domain::issuer::Issuer;
 use crate::domain::policy::{Demand, Policy};
 use crate::domain::time::Micros;
 
+pub use crate::domain::secret::Secret;
 pub use problem::{Position, Problem, Problems, Severity};
 use reader::{Item, Reader};
 
 mod claims;
+mod connection;
 mod issuers;
 mod limits;
 mod order;
@@ -108,10 +109,6 @@ pub struct Bounds {
     /// How long calls in flight may go on after a stop was asked for; 10 s by default.
     pub drain: Micros,
 }
-
-/// A value that never reaches a log.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
 
 /// The JSON Schema (draft 2020-12) of the configuration, for editors.
 pub const SCHEMA: &str = include_str!("schema.json");
@@ -220,23 +217,5 @@ impl Default for Listen {
 impl Default for Bounds {
     fn default() -> Self {
         Self { calls_in_flight: 10_000, drain: Micros::from_secs(10) }
-    }
-}
-
-impl Secret {
-    /// Hides `value`.
-    pub const fn new(value: String) -> Self {
-        Self(value)
-    }
-
-    /// The value itself, for whoever has to show it to someone else.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(secret)")
     }
 }

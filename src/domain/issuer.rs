@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::connection::Connection;
 use super::time::Micros;
 
 /// How tokens of one authorization server are recognised and judged.
@@ -41,6 +42,8 @@ pub struct Issuer {
     pub claims: Vec<ChosenClaim>,
     /// Where the signing keys come from.
     pub keys: KeySource,
+    /// How its servers are reached.
+    pub connection: Connection,
     /// How long the last good keys serve while the issuer is away.
     pub stale_for: Micros,
     /// The least time between two refreshes that unknown `kid`s lead to.

@@ -5,6 +5,7 @@
 
 pub mod admitted;
 pub mod bucket;
+pub mod connection;
 pub mod counter;
 pub mod decision;
 pub mod demand;
@@ -19,6 +20,7 @@ pub mod limit;
 pub mod path;
 pub mod policy;
 pub mod question;
+pub mod secret;
 #[cfg(test)]
 mod simulation;
 pub mod slots;

@@ -4,6 +4,7 @@ use url::Url;
 
 use super::fetch::{self, FetchError, Fetched, Fetcher};
 use super::json::{self, Bounds};
+use crate::domain::connection::Connection;
 use crate::domain::time::Micros;
 
 /// How long an address that was found is used before the issuer is asked for it again.
@@ -16,6 +17,7 @@ pub(super) struct Discovery {
     issuer: String,
     openid: Url,
     oauth: Url,
+    connection: Connection,
     found: Option<Found>,
 }
 
@@ -26,8 +28,8 @@ struct Found {
 
 impl Discovery {
     /// For the issuer of that name, which must be an address.
-    pub(super) fn of(issuer: &str) -> Result<Self, String> {
-        let base = fetch::address(issuer)?;
+    pub(super) fn of(issuer: &str, connection: &Connection) -> Result<Self, String> {
+        let base = fetch::address(issuer, connection)?;
         if base.query().is_some() {
             return Err(format!("`{issuer}` must have no query, for its metadata to have a place"));
         }
@@ -39,7 +41,7 @@ impl Discovery {
         };
         let openid = below(&format!("{path}/.well-known/openid-configuration"));
         let oauth = below(&format!("/.well-known/oauth-authorization-server{path}"));
-        Ok(Self { issuer: issuer.to_owned(), openid, oauth, found: None })
+        Ok(Self { issuer: issuer.to_owned(), openid, oauth, connection: connection.clone(), found: None })
     }
 
     /// Fetches the key set from where the issuer says it is.
@@ -56,10 +58,10 @@ impl Discovery {
 
     async fn ask(&self, fetcher: &Fetcher) -> Result<Url, FetchError> {
         let answer = match fetcher.fetch(&self.openid).await {
-            Err(absent) if absent.is_absent => fetcher.fetch(&self.oauth).await?,
+            Err(absent) if absent.is_absent() => fetcher.fetch(&self.oauth).await?,
             answer => answer?,
         };
-        self.read(&answer.body).map_err(|sentence| FetchError { sentence, is_absent: false })
+        self.read(&answer.body).map_err(FetchError::new)
     }
 
     /// The address in a metadata document. That must be about this very issuer (RFC 8414 §3.3): else whoever can place
@@ -77,8 +79,8 @@ impl Discovery {
         let Ok(Some(keys)) = document.string("jwks_uri") else {
             return Err("its metadata has no `jwks_uri`".to_owned());
         };
-        let keys =
-            fetch::address(keys).map_err(|why| format!("its metadata has a `jwks_uri` that cannot be used: {why}"))?;
+        let keys = fetch::address(keys, &self.connection)
+            .map_err(|why| format!("its metadata has a `jwks_uri` that cannot be used: {why}"))?;
         if fetch::is_loopback(&keys) && !fetch::is_loopback(&self.openid) {
             return Err("its metadata has a `jwks_uri` on this machine, which is not where the issuer is".to_owned());
         }
@@ -111,16 +113,16 @@ mod tests {
                 "https://a.example/.well-known/oauth-authorization-server/realms/x",
             ),
         ] {
-            let discovery = Discovery::of(issuer).unwrap();
+            let discovery = Discovery::of(issuer, &Connection::default()).unwrap();
             assert_eq!((discovery.openid.as_str(), discovery.oauth.as_str()), (openid, oauth));
         }
-        assert!(Discovery::of("https://a.example/?x=y").is_err());
-        assert!(Discovery::of("a.example").is_err());
+        assert!(Discovery::of("https://a.example/?x=y", &Connection::default()).is_err());
+        assert!(Discovery::of("a.example", &Connection::default()).is_err());
     }
 
     #[test]
     fn metadata_must_be_about_the_very_issuer_and_name_a_safe_place() {
-        let discovery = Discovery::of("https://a.example/x").unwrap();
+        let discovery = Discovery::of("https://a.example/x", &Connection::default()).unwrap();
         let read = |issuer: &str, keys: &str| {
             discovery.read(format!(r#"{{"issuer":"{issuer}","jwks_uri":"{keys}"}}"#).as_bytes())
         };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
+use super::fetch::Fetcher;
 use super::keys::Keys;
 use crate::decide::ports::Clock;
 use crate::domain::issuer::Issuer;
@@ -25,6 +26,8 @@ pub(super) struct Trusted {
     pub name: Arc<str>,
     /// Its keys. They outlive a change of the other settings.
     pub keys: Arc<Keys>,
+    /// Reaches its servers.
+    pub fetcher: Fetcher,
 }
 
 /// Issuers that were checked, and whose files were read, but that are not in force yet.
@@ -57,11 +60,7 @@ impl Issuers {
                 problems.push(format!("issuer `{}`: is configured twice", settings.issuer));
                 continue;
             }
-            let trusted = match self.get(&settings.issuer).filter(|old| old.keys.serve(&settings)) {
-                Some(old) => Ok(Trusted { settings, name: Arc::clone(&old.name), keys: Arc::clone(&old.keys) }),
-                None => Trusted::prepare(settings, clock),
-            };
-            match trusted {
+            match Trusted::prepare(settings, self, clock) {
                 Ok(trusted) => drop(next.by_name.insert(Arc::clone(&trusted.name), Arc::new(trusted))),
                 Err(problem) => problems.push(problem),
             }
@@ -85,10 +84,19 @@ impl Issuers {
 }
 
 impl Trusted {
-    fn prepare(settings: Issuer, clock: &Arc<dyn Clock>) -> Result<Self, String> {
+    /// Its name and keys stay where `old` has them. An error is a sentence that names the issuer.
+    fn prepare(settings: Issuer, old: &Issuers, clock: &Arc<dyn Clock>) -> Result<Self, String> {
+        let named = |why| format!("issuer `{}`: {why}", settings.issuer);
+        let old = old.get(&settings.issuer);
+        let fetcher = match old.filter(|old| old.settings == settings) {
+            Some(same) => same.fetcher.clone(),
+            None => Fetcher::of(&settings).map_err(named)?,
+        };
+        if let Some(old) = old.filter(|old| old.keys.serve(&settings)) {
+            return Ok(Self { name: Arc::clone(&old.name), keys: Arc::clone(&old.keys), settings, fetcher });
+        }
         let name: Arc<str> = settings.issuer.as_str().into();
-        let keys =
-            Keys::prepare(&settings, &name, clock).map_err(|why| format!("issuer `{}`: {why}", settings.issuer))?;
-        Ok(Self { settings, name, keys: Arc::new(keys) })
+        let keys = Keys::prepare(&settings, &name, clock).map_err(named)?;
+        Ok(Self { settings, name, keys: Arc::new(keys), fetcher })
     }
 }

@@ -58,6 +58,8 @@ struct Shared {
     /// In µs, as the configuration in force has them: neither is a reason to fetch keys anew.
     stale_for: AtomicU64,
     cooldown: AtomicU64,
+    /// None until they are started.
+    fetcher: ArcSwapOption<Fetcher>,
     clock: Arc<dyn Clock>,
     current: ArcSwapOption<KeySet>,
     /// Never held across anything that waits.
@@ -111,8 +113,8 @@ impl Keys {
     /// [started](Self::start). An error is a sentence.
     pub(super) fn prepare(issuer: &Issuer, name: &Arc<str>, clock: &Arc<dyn Clock>) -> Result<Self, String> {
         let origin = match &issuer.keys {
-            KeySource::Discovery => Origin::Discovery(Box::new(Discovery::of(&issuer.issuer)?)),
-            KeySource::Url(url) => Origin::Url(fetch::address(url)?),
+            KeySource::Discovery => Origin::Discovery(Box::new(Discovery::of(&issuer.issuer, &issuer.connection)?)),
+            KeySource::Url(url) => Origin::Url(fetch::address(url, &issuer.connection)?),
             KeySource::File(path) => Origin::File(path.clone()),
             KeySource::Inline(_) => Origin::Inline,
         };
@@ -121,6 +123,7 @@ impl Keys {
             source: issuer.keys.clone(),
             stale_for: AtomicU64::new(issuer.stale_for.0),
             cooldown: AtomicU64::new(issuer.refresh_cooldown.0),
+            fetcher: ArcSwapOption::empty(),
             clock: Arc::clone(clock),
             current: ArcSwapOption::empty(),
             ledger: Mutex::default(),
@@ -146,6 +149,7 @@ impl Keys {
     pub(super) fn start(&self, issuer: &Issuer, fetcher: &Fetcher, telemetry: &Telemetry) {
         self.shared.stale_for.store(issuer.stale_for.0, Ordering::Relaxed);
         self.shared.cooldown.store(issuer.refresh_cooldown.0, Ordering::Relaxed);
+        self.shared.fetcher.store(Some(Arc::new(fetcher.clone())));
         self.shared.gauges.get_or_init(|| {
             let gauge = |name| telemetry.issuer_gauge(name, &self.shared.issuer);
             Gauges { keys: gauge(names::ISSUER_KEYS), up: gauge(names::ISSUER_UP) }
@@ -153,7 +157,7 @@ impl Keys {
         self.shared.show(!self.shared.ledger().schedule.is_failing());
         let origin = lock(&self.origin).take();
         let Some(origin) = origin.filter(|origin| !matches!(origin, Origin::Inline)) else { return };
-        let task = tokio::spawn(Arc::clone(&self.shared).keep_fresh(origin, fetcher.clone()));
+        let task = tokio::spawn(Arc::clone(&self.shared).keep_fresh(origin));
         // The origin was there, so nobody else has started.
         let _ = self.task.set(Task(task.abort_handle()));
     }
@@ -251,10 +255,12 @@ impl Shared {
         asked
     }
 
-    async fn keep_fresh(self: Arc<Self>, mut origin: Origin, fetcher: Fetcher) {
+    async fn keep_fresh(self: Arc<Self>, mut origin: Origin) {
         loop {
             self.wait_for_turn().await;
             self.progress.send_modify(|progress| progress.under_way = true);
+            // The one in force now: the connection may have changed.
+            let Some(fetcher) = self.fetcher.load_full() else { return };
             match origin.fetch(&fetcher, self.clock.steady()).await {
                 Ok((text, freshness)) => {
                     if let Err(why) = self.take(&text, freshness) {

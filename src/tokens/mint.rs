@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use super::Tokens;
 use crate::decide::ports::{Answer, Clock, Shown, TokenInspector as _, Verdict};
+use crate::domain::connection::Connection;
 use crate::domain::decision::Reason;
 use crate::domain::issuer::{Algorithm, ClaimPath, Issuer, KeySource};
 use crate::domain::time::{Micros, Moment};
@@ -185,6 +186,7 @@ pub(super) fn issuer(keys: KeySource) -> Issuer {
         claims: Vec::new(),
         keys,
         stale_for: Micros::from_secs(86_400),
+        connection: Connection::default(),
         refresh_cooldown: Micros::from_secs(30),
     }
 }

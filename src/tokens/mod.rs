@@ -37,7 +37,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use self::fetch::Fetcher;
 pub use self::issuers::Prepared;
 use self::issuers::{Issuers, Trusted};
 use self::jwks::KeySet;
@@ -68,7 +67,6 @@ pub struct Tokens {
     telemetry: Arc<Telemetry>,
     issuers: ArcSwap<Issuers>,
     remembered: Remembered,
-    fetcher: Fetcher,
     /// Held while the issuers are replaced, by one at a time.
     replacing: Mutex<()>,
 }
@@ -88,7 +86,6 @@ impl Tokens {
             clock,
             telemetry,
             issuers: ArcSwap::default(),
-            fetcher: Fetcher::default(),
             replacing: Mutex::new(()),
         })
     }
@@ -116,7 +113,7 @@ impl Tokens {
             gone.keys.end();
         }
         for trusted in next.iter() {
-            trusted.keys.start(&trusted.settings, &self.fetcher, &self.telemetry);
+            trusted.keys.start(&trusted.settings, &trusted.fetcher, &self.telemetry);
         }
     }
 

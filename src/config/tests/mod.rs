@@ -9,6 +9,7 @@ mod texts;
 
 use super::*;
 use crate::domain::bucket::Flow;
+use crate::domain::connection::Connection;
 use crate::domain::fixed::Grid;
 use crate::domain::issuer::{Algorithm as Signing, ClaimPath, KeySource};
 use crate::domain::limit::{Algorithm, Attribute, WhenAway};
@@ -81,6 +82,7 @@ issuers:
     jwks:
       keys:
         - { kty: OKP, crv: Ed25519, x: 11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo, key_ops: [verify], ext: true }
+    connection: { headers: { X-Api-Key: "${PASSWORD}" }, plain_http: true }
     stale_for: 2d
     refresh_cooldown: 1m
   - issuer: https://other.example.com
@@ -192,6 +194,9 @@ fn issuers_have_the_defaults_that_the_design_names() {
     let set: serde_json::Value = serde_json::from_str(set).unwrap();
     assert_eq!(set["keys"][0]["ext"], true);
     assert_eq!(set["keys"][0]["key_ops"][0], "verify");
+    assert_eq!(discovered.connection, Connection::default());
+    let headers = vec![("x-api-key".to_owned(), Secret::new("hunter2".to_owned()))];
+    assert_eq!(partner.connection, Connection { headers, plain_http: true, ..Connection::default() });
     assert_eq!(other.keys, KeySource::Url("http://localhost:3000/jwks?x=y".into()));
 }
 
