@@ -8,6 +8,7 @@ use super::reader::{Fields, Item, Reader};
 use super::values::{discoverable, duration, fetchable, word};
 use crate::domain::connection::Connection;
 use crate::domain::issuer::{Algorithm, Issuer, KeySource, NEVER_ACCESS_TOKENS};
+use crate::domain::secret::Secret;
 use crate::domain::time::Micros;
 
 /// The longest key set: what may be fetched, too.
@@ -53,13 +54,23 @@ fn issuer(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Issuer> {
     // Nothing is said of what may be right.
     let plain_http = connection.as_ref().is_none_or(|connection| connection.plain_http);
     let keys = fields.or(reader, "jwks", KeySource::Discovery, |reader, item| jwks(reader, item, plain_http));
+    let is_shared = fields.has("secret");
+    if is_shared && fields.has("jwks") {
+        reader.error(item, "has both `jwks` and `secret`; keep one: whoever verifies with a secret could forge");
+    }
     let name = fields.required(reader, "issuer", |reader, item| match keys {
-        Some(KeySource::Discovery) => reader.parse(item, |text| discoverable(text, plain_http)),
+        Some(KeySource::Discovery) if !is_shared => reader.parse(item, |text| discoverable(text, plain_http)),
         _ => reader.parse(item, word("the tokens' `iss`", TEXT_BYTES_MAX)),
     });
     let audiences = fields.required(reader, "audiences", |reader, item| words(reader, item, "an audience"));
     let profile = fields.optional(reader, "profile", |reader, item| reader.one_of(item, &PROFILES)).flatten();
-    let algorithms = algorithms(reader, &mut fields, profile);
+    let algorithms = algorithms(reader, &mut fields, profile, is_shared);
+    let secret = fields.optional(reader, "secret", |reader, item| secret(reader, item, algorithms.as_deref()));
+    let keys = match secret {
+        Some(Some(secret)) => Some(KeySource::Secret(secret)),
+        Some(None) => keys,
+        None => None,
+    };
     let operators = fields.or(reader, "operators", false, |reader, item| reader.flag(item));
     let (types, untyped) = types(reader, &mut fields, profile);
     let leeway = time(reader, &mut fields, "leeway", defaults::LEEWAY, (Micros::ZERO, Micros::from_secs(300)));
@@ -118,18 +129,43 @@ fn words(reader: &mut Reader<'_>, item: &Item<'_>, what: &'static str) -> Option
     reader.some(item, |reader, item| reader.parse(item, word(what, TEXT_BYTES_MAX)))
 }
 
-/// By default those that the profile allows.
-fn algorithms(reader: &mut Reader<'_>, fields: &mut Fields<'_>, profile: Option<Profile>) -> Option<Vec<Algorithm>> {
+/// By default those with public keys that the profile allows. Those with a secret are named, or there are none.
+fn algorithms(
+    reader: &mut Reader<'_>,
+    fields: &mut Fields<'_>,
+    profile: Option<Profile>,
+    is_shared: bool,
+) -> Option<Vec<Algorithm>> {
     let is_allowed = |algorithm: &Algorithm| profile.is_none_or(|profile| profile.allows(*algorithm));
-    let usual = Algorithm::ALL.into_iter().filter(is_allowed).collect();
-    fields.or(reader, "algorithms", usual, |reader, item| {
+    let read = |reader: &mut Reader<'_>, item: &Item<'_>| {
         reader.some(item, |reader, item| {
             let algorithm = reader.parse(item, algorithm)?;
-            if !is_allowed(&algorithm) {
-                reader.error(item, "is no algorithm of the `profile`; remove it");
+            match algorithm.secret_bytes_min() {
+                Some(_) if !is_shared => reader.error(item, "is for a `secret`, and there are public keys; remove it"),
+                None if is_shared => reader.error(item, "is for public keys, and there is a `secret`; remove it"),
+                Some(_) | None if !is_allowed(&algorithm) => {
+                    reader.error(item, "is no algorithm of the `profile`; remove it");
+                }
+                Some(_) | None => {}
             }
             Some(algorithm)
         })
+    };
+    if is_shared {
+        return fields.needed(reader, "algorithms", read);
+    }
+    let usual = Algorithm::ASYMMETRIC.into_iter().filter(is_allowed).collect();
+    fields.or(reader, "algorithms", usual, read)
+}
+
+/// A secret that is long enough for the algorithms (RFC 7518 §3.2): what is guessed offline is forged online.
+fn secret(reader: &mut Reader<'_>, item: &Item<'_>, algorithms: Option<&[Algorithm]>) -> Option<Secret> {
+    let least = algorithms.unwrap_or_default().iter().filter_map(|algorithm| algorithm.secret_bytes_min()).max();
+    reader.parse_secret(item, |text| match least {
+        Some(least) if text.len() < least => {
+            Err(format!("must have {least} bytes or more, as its algorithms need; make it of random ones"))
+        }
+        _ => Ok(Secret::new(text)),
     })
 }
 
@@ -145,10 +181,8 @@ fn with_those_of(mut claims: Vec<String>, profile: Option<Profile>) -> Vec<Strin
 
 fn algorithm(text: &str) -> Result<Algorithm, String> {
     Algorithm::from_name(text).ok_or_else(|| {
-        let names = Algorithm::ALL.map(Algorithm::name).join(", ");
-        format!(
-            "must be one of {names}; symmetric algorithms and `none` are refused, since whoever verifies could forge"
-        )
+        let names = Algorithm::ASYMMETRIC.map(Algorithm::name).join(", ");
+        format!("must be one of {names}, or, with a `secret`, of HS256, HS384, HS512; `none` is refused")
     })
 }
 
@@ -183,7 +217,7 @@ impl Profile {
 
     /// RFC 9068 §2.1 names none; JWT-SVID §2.1 leaves `EdDSA` out.
     fn allows(self, algorithm: Algorithm) -> bool {
-        self == Self::AccessToken || algorithm != Algorithm::EdDSA
+        self == Self::AccessToken || (algorithm != Algorithm::EdDSA && algorithm.secret_bytes_min().is_none())
     }
 }
 

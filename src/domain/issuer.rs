@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::connection::Connection;
+use super::secret::Secret;
 use super::time::Micros;
 
 /// How tokens of one authorization server are recognised and judged.
@@ -12,7 +13,8 @@ pub struct Issuer {
     pub issuer: String,
     /// A token must be meant for one of these. Never empty.
     pub audiences: Vec<String>,
-    /// Signature algorithms that are accepted (RFC 7518 §3.1, RFC 8037). Never empty, asymmetric only.
+    /// Signature algorithms that are accepted (RFC 7518 §3.1, RFC 8037). Never empty; symmetric ones with
+    /// [`KeySource::Secret`] and no others with it.
     pub algorithms: Vec<Algorithm>,
     /// Whether its tokens may hold administrative scopes. An issuer that is trusted to say who its users are need not be
     /// trusted to say who runs Tollgate.
@@ -74,6 +76,8 @@ pub enum KeySource {
     File(PathBuf),
     /// A JWK Set in the configuration, as JSON text.
     Inline(String),
+    /// A secret that the issuer and we share: whoever verifies could forge.
+    Secret(Secret),
 }
 
 /// `typ`s of tokens that are something else than access tokens, whatever an issuer is said to accept: RFC 9449 §4.2,
@@ -94,11 +98,22 @@ pub enum Algorithm {
     ES256,
     ES384,
     EdDSA,
+    HS256,
+    HS384,
+    HS512,
+}
+
+impl Issuer {
+    /// Whether its algorithms are for the keys that it has: public keys for some, a secret for others, never both.
+    pub fn has_fitting_algorithms(&self) -> bool {
+        let is_shared = matches!(self.keys, KeySource::Secret(_));
+        self.algorithms.iter().all(|algorithm| algorithm.secret_bytes_min().is_some() == is_shared)
+    }
 }
 
 impl Algorithm {
-    /// Every algorithm, in the order of the documentation.
-    pub const ALL: [Self; 9] = [
+    /// Those with public keys, in the order of the documentation.
+    pub const ASYMMETRIC: [Self; 9] = [
         Self::RS256,
         Self::RS384,
         Self::RS512,
@@ -109,6 +124,28 @@ impl Algorithm {
         Self::ES384,
         Self::EdDSA,
     ];
+
+    /// Those with a shared secret.
+    pub const SYMMETRIC: [Self; 3] = [Self::HS256, Self::HS384, Self::HS512];
+
+    /// The least secret that it may be used with, in bytes: as long as its hash (RFC 7518 §3.2); none where keys are
+    /// public.
+    pub const fn secret_bytes_min(self) -> Option<usize> {
+        match self {
+            Self::HS256 => Some(32),
+            Self::HS384 => Some(48),
+            Self::HS512 => Some(64),
+            Self::RS256
+            | Self::RS384
+            | Self::RS512
+            | Self::PS256
+            | Self::PS384
+            | Self::PS512
+            | Self::ES256
+            | Self::ES384
+            | Self::EdDSA => None,
+        }
+    }
 
     /// The registered name, as it stands in `alg`.
     pub const fn name(self) -> &'static str {
@@ -122,6 +159,9 @@ impl Algorithm {
             Self::ES256 => "ES256",
             Self::ES384 => "ES384",
             Self::EdDSA => "EdDSA",
+            Self::HS256 => "HS256",
+            Self::HS384 => "HS384",
+            Self::HS512 => "HS512",
         }
     }
 
@@ -131,6 +171,6 @@ impl Algorithm {
         if name == "Ed25519" {
             return Some(Self::EdDSA);
         }
-        Self::ALL.into_iter().find(|algorithm| algorithm.name() == name)
+        Self::ASYMMETRIC.into_iter().chain(Self::SYMMETRIC).find(|algorithm| algorithm.name() == name)
     }
 }

@@ -103,7 +103,7 @@ impl Fetcher {
     pub(super) fn of(issuer: &Issuer) -> Result<Self, String> {
         let keys = match &issuer.keys {
             KeySource::Url(url) => Some(url),
-            KeySource::Discovery | KeySource::File(_) | KeySource::Inline(_) => None,
+            KeySource::Discovery | KeySource::File(_) | KeySource::Inline(_) | KeySource::Secret(_) => None,
         };
         Self::new(&issuer.connection, [Some(&issuer.issuer), keys].into_iter().flatten().map(String::as_str))
     }

@@ -172,7 +172,7 @@ pub(super) fn issuer(keys: KeySource) -> Issuer {
         issuer: ISSUER.to_owned(),
         audiences: vec!["orders".to_owned()],
         operators: false,
-        algorithms: Algorithm::ALL.to_vec(),
+        algorithms: Algorithm::ASYMMETRIC.to_vec(),
         types: vec!["at+jwt".to_owned(), "jwt".to_owned()],
         untyped: true,
         leeway: Micros::from_secs(60),

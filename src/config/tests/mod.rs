@@ -85,6 +85,10 @@ issuers:
     connection: { headers: { X-Api-Key: "${PASSWORD}" }, plain_http: true }
     stale_for: 2d
     refresh_cooldown: 1m
+  - issuer: shared
+    audiences: [orders]
+    algorithms: [HS256]
+    secret: ${PASSWORD}-of-thirty-two-bytes-or-more
   - issuer: https://other.example.com
     audiences: [orders]
     jwks: { url: "http://localhost:3000/jwks?x=y" }
@@ -164,9 +168,9 @@ fn everything_that_can_be_said_is_heard() {
 #[test]
 fn issuers_have_the_defaults_that_the_design_names() {
     let config = good(EVERYTHING);
-    let [discovered, partner, other] = config.issuers.as_slice() else { panic!() };
+    let [discovered, partner, shared, other] = config.issuers.as_slice() else { panic!() };
     assert_eq!(discovered.audiences, ["orders", "orders-orders"]);
-    assert_eq!(discovered.algorithms, Signing::ALL);
+    assert_eq!(discovered.algorithms, Signing::ASYMMETRIC);
     assert_eq!((discovered.types.as_slice(), discovered.untyped), (["at+jwt".into(), "jwt".into()].as_slice(), true));
     assert_eq!(discovered.leeway, Micros::from_secs(60));
     assert_eq!(discovered.max_token_lifetime, Micros::from_secs(86_400));
@@ -197,6 +201,8 @@ fn issuers_have_the_defaults_that_the_design_names() {
     assert_eq!(discovered.connection, Connection::default());
     let headers = vec![("x-api-key".to_owned(), Secret::new("hunter2".to_owned()))];
     assert_eq!(partner.connection, Connection { headers, plain_http: true, ..Connection::default() });
+    assert_eq!(shared.keys, KeySource::Secret(Secret::new("hunter2-of-thirty-two-bytes-or-more".to_owned())));
+    assert_eq!(shared.algorithms, [Signing::HS256]);
     assert_eq!(other.keys, KeySource::Url("http://localhost:3000/jwks?x=y".into()));
 }
 
@@ -219,7 +225,7 @@ fn a_profile_settles_types_and_adds_to_what_is_demanded() {
     let access = issuer("profile: rfc9068, required_claims: [email, sub]");
     assert_eq!((access.types.as_slice(), access.untyped), (["at+jwt".to_owned()].as_slice(), false));
     assert_eq!(access.required_claims, ["email", "sub", "client_id", "jti"]);
-    assert_eq!((access.algorithms.as_slice(), access.svid), (Signing::ALL.as_slice(), false));
+    assert_eq!((access.algorithms.as_slice(), access.svid), (Signing::ASYMMETRIC.as_slice(), false));
     let svid = issuer("profile: spiffe");
     assert_eq!((svid.types.as_slice(), svid.untyped), (["jwt".to_owned(), "jose".to_owned()].as_slice(), true));
     assert_eq!(svid.required_claims, ["sub"]);
