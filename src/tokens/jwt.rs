@@ -80,8 +80,8 @@ pub(super) struct Verified<'d> {
 pub(super) enum Unverified {
     /// It is refused, and newer keys would change nothing about that.
     Refused(Reason),
-    /// No key in hand may have signed it; newer ones may.
-    NoKey,
+    /// No key in hand has signed it, as far as can be told; newer ones may have. With the reason where there are none.
+    NoKey(Reason),
 }
 
 impl<'t> Compact<'t> {
@@ -204,15 +204,16 @@ impl Header {
             return Err(Unverified::Refused(Reason::BadAlgorithm));
         }
         let candidates = keys.candidates(self.kid.as_deref(), self.algorithm).map_err(|none| match none {
-            NoKey::Unknown => Unverified::NoKey,
+            NoKey::Unknown => Unverified::NoKey(Reason::UnknownKey),
             NoKey::Unfit => Unverified::Refused(Reason::BadAlgorithm),
         })?;
         let signer = candidates.iter().find(|(_, check)| check.verify_sig(signing_input, signature).is_ok());
         // Where several keys might have signed it, nobody can say that this one's signature is bad.
         let none = if candidates.len() > 1 { Reason::UnknownKey } else { Reason::BadSignature };
-        // Refused, not "no key": a known key whose signature is bad never leads to a refresh, else floods of garbage
-        // would cost the issuer.
-        signer.map(|(key, _)| Arc::clone(key)).ok_or(Unverified::Refused(none))
+        // A key that is known by its name never leads to a refresh, else floods of garbage would cost the issuer. Where
+        // tokens name none, a bad signature is all that a new key shows of itself.
+        let why = if self.kid.is_some() { Unverified::Refused(none) } else { Unverified::NoKey(none) };
+        signer.map(|(key, _)| Arc::clone(key)).ok_or(why)
     }
 }
 
