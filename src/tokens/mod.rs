@@ -12,6 +12,8 @@ mod actors;
 mod attacks;
 mod binding;
 mod claims;
+#[cfg(test)]
+mod cluster;
 mod dates;
 mod discovery;
 mod fetch;
