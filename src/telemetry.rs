@@ -68,6 +68,10 @@ pub mod names {
     pub const ISSUER_KEYS: &str = "tollgate_issuer_keys";
     /// Whether the issuer's last key refresh succeeded: 1 or 0.
     pub const ISSUER_UP: &str = "tollgate_issuer_up";
+    /// Questions to issuers about their tokens, by outcome.
+    pub const INTROSPECTIONS: &str = "tollgate_introspections_total";
+    /// Whether the issuer can be asked about its tokens: 1 or 0.
+    pub const INTROSPECTION_UP: &str = "tollgate_introspection_up";
     /// Configurations that were read, by outcome.
     pub const RELOADS: &str = "tollgate_config_reloads_total";
     /// The version that runs; always 1.
@@ -139,6 +143,7 @@ impl Telemetry {
             (names::PAYMENTS, Unit::Count, "Payments: from leases, at the store, or refused from memory."),
             (names::VERDICT_LOOKUPS, Unit::Count, "Look-ups of remembered verdicts, by outcome."),
             (names::VERDICT_EVICTIONS, Unit::Count, "Verdicts that were forgotten to make room."),
+            (names::INTROSPECTIONS, Unit::Count, "Questions to issuers about their tokens, by outcome."),
             (names::RELOADS, Unit::Count, "Configurations that were read, by outcome."),
         ] {
             let name = KeyName::from_const_str(name);
@@ -155,6 +160,10 @@ impl Telemetry {
             (names::VERDICTS, "Verdicts that are remembered."),
             (names::ISSUER_KEYS, "Keys in hand, by issuer; NaN once it is no longer configured."),
             (names::ISSUER_UP, "Whether the issuer's last key refresh succeeded; NaN once it is no longer configured."),
+            (
+                names::INTROSPECTION_UP,
+                "Whether the issuer can be asked about its tokens; NaN once it is not to be asked.",
+            ),
             (names::BUILD, "The version that runs."),
         ] {
             recorder.describe_gauge(KeyName::from_const_str(name), None, text.into());

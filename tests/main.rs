@@ -16,6 +16,7 @@ mod counters;
 mod deploy;
 mod flood;
 mod held;
+mod opaque;
 mod picture;
 mod program;
 mod provider;

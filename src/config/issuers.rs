@@ -4,9 +4,11 @@ use serde_json::{Map, Value as Json};
 
 use super::claims::{self, claim_paths, role_claims, scope_claims};
 use super::connection::connection;
+use super::introspection::introspection;
 use super::reader::{Fields, Item, Reader};
 use super::values::{discoverable, duration, fetchable, word};
 use crate::domain::connection::Connection;
+use crate::domain::introspection::Introspection;
 use crate::domain::issuer::{Algorithm, Issuer, KeySource, NEVER_ACCESS_TOKENS};
 use crate::domain::secret::Secret;
 use crate::domain::time::Micros;
@@ -45,6 +47,7 @@ pub(super) fn issuers(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Vec<Is
         }
         issuers.push(issuer);
     }
+    super::introspection::check_prefixes(reader, item, &issuers);
     (issuers.len() == items.len()).then_some(issuers)
 }
 
@@ -53,12 +56,22 @@ fn issuer(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Issuer> {
     let connection = fields.or(reader, "connection", Connection::default(), connection);
     // Nothing is said of what may be right.
     let plain_http = connection.as_ref().is_none_or(|connection| connection.plain_http);
-    let keys = fields.or(reader, "jwks", KeySource::Discovery, |reader, item| jwks(reader, item, plain_http));
+    let shows_certificate = connection.as_ref().is_none_or(|connection| connection.certificate.is_some());
     let is_shared = fields.has("secret");
     if is_shared && fields.has("jwks") {
         reader.error(item, "has both `jwks` and `secret`; keep one: whoever verifies with a secret could forge");
     }
+    let has_keys = is_shared || fields.has("jwks");
+    let introspection = fields.optional(reader, "introspection", |reader, item| {
+        introspection(reader, item, plain_http, shows_certificate).map(|read| Introspection { all: !has_keys, ..read })
+    });
+    // Whoever is asked about every token needs no keys, but for signed answers.
+    let keyless = introspection.iter().flatten().any(|introspection| !introspection.signed);
+    let unsaid = if keyless { KeySource::Unneeded } else { KeySource::Discovery };
+    let is_found = introspection.iter().flatten().any(|introspection| introspection.url.is_none());
+    let keys = fields.or(reader, "jwks", unsaid, |reader, item| jwks(reader, item, plain_http));
     let name = fields.required(reader, "issuer", |reader, item| match keys {
+        _ if is_found => reader.parse(item, |text| discoverable(text, plain_http)),
         Some(KeySource::Discovery) if !is_shared => reader.parse(item, |text| discoverable(text, plain_http)),
         _ => reader.parse(item, word("the tokens' `iss`", TEXT_BYTES_MAX)),
     });
@@ -109,6 +122,7 @@ fn issuer(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Issuer> {
         tenant: tenant?,
         claims: chosen?,
         keys: keys?,
+        introspection: introspection?,
         connection: connection?,
         stale_for: stale_for?,
         refresh_cooldown: refresh_cooldown?,

@@ -16,6 +16,7 @@ use reader::{Item, Reader};
 
 mod claims;
 mod connection;
+mod introspection;
 mod issuers;
 mod limits;
 mod order;

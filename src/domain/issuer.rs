@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::connection::Connection;
+use super::introspection::Introspection;
 use super::secret::Secret;
 use super::time::Micros;
 
@@ -44,6 +45,8 @@ pub struct Issuer {
     pub claims: Vec<ChosenClaim>,
     /// Where the signing keys come from.
     pub keys: KeySource,
+    /// How it is asked about its tokens, where it is.
+    pub introspection: Option<Introspection>,
     /// How its servers are reached.
     pub connection: Connection,
     /// How long the last good keys serve while the issuer is away.
@@ -78,6 +81,8 @@ pub enum KeySource {
     Inline(String),
     /// A secret that the issuer and we share: whoever verifies could forge.
     Secret(Secret),
+    /// None are needed: the issuer itself is asked about its tokens.
+    Unneeded,
 }
 
 /// `typ`s of tokens that are something else than access tokens, whatever an issuer is said to accept: RFC 9449 §4.2,

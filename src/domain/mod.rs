@@ -13,6 +13,7 @@ pub mod demand;
 pub(crate) mod exact_log;
 pub mod fixed;
 pub mod identity;
+pub mod introspection;
 pub mod issuer;
 pub mod lease;
 pub mod leases;

@@ -27,15 +27,47 @@ pub(super) struct Accepted {
 
 /// Judges a token at `now`, by the wall clock. `name` is the issuer's, shared by all of its identities.
 pub(super) fn judge(token: &Verified<'_>, issuer: &Issuer, name: &Arc<str>, now: Micros) -> Result<Accepted, Reason> {
-    let claims = &token.claims;
     check_kind(token, issuer)?;
     if issuer.svid && !is_svid(token) {
         return Err(Reason::WrongType);
     }
+    judge_claims(&token.claims, IdentityKind::Jwt, issuer, name, now)
+}
+
+/// Judges what an issuer answered about an active token (RFC 7662 §2.2), as a JWT's claims are judged. Times may be left
+/// out: the issuer itself has been asked just now.
+pub(super) fn judge_answer(
+    answer: &Object<'_>,
+    issuer: &Issuer,
+    name: &Arc<str>,
+    now: Micros,
+) -> Result<Accepted, Reason> {
+    if answer.string("iss")?.is_some_and(|given| given != issuer.issuer) {
+        return Err(Reason::UnknownIssuer);
+    }
+    let is_access = |name, kinds: &[&str]| {
+        let kind = answer.string(name)?;
+        Ok::<_, Reason>(kind.is_none_or(|kind| kinds.iter().any(|access| access.eq_ignore_ascii_case(kind))))
+    };
+    let is_access = is_access("token_type", &["bearer", "dpop", "access_token"])?
+        && is_access("token_use", &["access", "access_token"])?;
+    if !is_access || is_other_kind(answer) {
+        return Err(Reason::WrongType);
+    }
+    judge_claims(answer, IdentityKind::Opaque, issuer, name, now)
+}
+
+fn judge_claims(
+    claims: &Object<'_>,
+    kind: IdentityKind,
+    issuer: &Issuer,
+    name: &Arc<str>,
+    now: Micros,
+) -> Result<Accepted, Reason> {
     let dates = Dates::read(claims)?;
     let audiences = list(claims.get("aud"))?;
     let identity = Identity {
-        kind: IdentityKind::Jwt,
+        kind,
         issuer: Arc::clone(name),
         subject: text(claims, "sub")?,
         client: first_text(claims, ["client_id", "azp"])?,
@@ -56,7 +88,7 @@ pub(super) fn judge(token: &Verified<'_>, issuer: &Issuer, name: &Arc<str>, now:
         issued_at: dates.issued_at,
         logged_in_at: dates.logged_in_at,
     };
-    let (from, until) = dates.judge(issuer, now)?;
+    let (from, until) = dates.judge(kind, issuer, now)?;
     if !identity.audiences.iter().any(|audience| issuer.audiences.iter().any(|own| **own == **audience)) {
         return Err(Reason::WrongAudience);
     }

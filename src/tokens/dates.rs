@@ -2,6 +2,7 @@
 
 use super::json::{Number, Object, Value};
 use crate::domain::decision::Reason;
+use crate::domain::identity::IdentityKind;
 use crate::domain::issuer::Issuer;
 use crate::domain::time::Micros;
 
@@ -28,29 +29,34 @@ impl Dates {
         })
     }
 
-    /// From when until when the token is accepted, where that is now. `iat` must be there: without it there is no
+    /// From when until when the token is accepted, where that is now. A JWT's `iat` must be there: without it there is no
     /// telling how long the token has lived, and a revocation could be forgotten before the token ends. (RFC 9068 §2.2
     /// demands it too. `nbf` cannot stand in for it: a token can lie idle until then, and so outlive its revocation.)
-    pub(super) fn judge(&self, issuer: &Issuer, now: Micros) -> Result<(Micros, Micros), Reason> {
-        let (Some(expires_at), Some(issued_at)) = (self.expires_at, self.issued_at) else {
+    pub(super) fn judge(&self, kind: IdentityKind, issuer: &Issuer, now: Micros) -> Result<(Micros, Micros), Reason> {
+        let Self { expires_at, not_before, issued_at, logged_in_at: _ } = *self;
+        if kind == IdentityKind::Jwt && (expires_at.is_none() || issued_at.is_none()) {
             return Err(Reason::MissingClaim);
-        };
-        let until = expires_at + issuer.leeway;
+        }
+        let until = expires_at.map_or(Micros(u64::MAX), |at| at + issuer.leeway);
         if now >= until {
             return Err(Reason::Expired);
         }
-        let old_at = issuer.max_age.map_or(until, |age| issued_at + age + issuer.leeway);
+        let old_at = match (issuer.max_age, issued_at) {
+            (None, _) => until,
+            (Some(age), Some(issued_at)) => issued_at + age + issuer.leeway,
+            (Some(_), None) => return Err(Reason::MissingClaim),
+        };
         if now >= old_at {
             return Err(Reason::TokenTooOld);
         }
-        let from = self.not_before.unwrap_or(issued_at).max(issued_at).since(issuer.leeway);
+        let from = not_before.max(issued_at).unwrap_or_default().since(issuer.leeway);
         if now < from {
             return Err(Reason::NotYetValid);
         }
-        if self.not_before.is_some_and(|not_before| expires_at < not_before) {
+        if expires_at.zip(not_before).is_some_and(|(expires_at, not_before)| expires_at < not_before) {
             return Err(Reason::MalformedToken);
         }
-        if expires_at.since(issued_at) > issuer.max_token_lifetime {
+        if expires_at.zip(issued_at).is_some_and(|(to, from)| to.since(from) > issuer.max_token_lifetime) {
             return Err(Reason::LifetimeTooLong);
         }
         Ok((from, until.min(old_at)))

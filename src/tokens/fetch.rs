@@ -103,9 +103,17 @@ impl Fetcher {
     pub(super) fn of(issuer: &Issuer) -> Result<Self, String> {
         let keys = match &issuer.keys {
             KeySource::Url(url) => Some(url),
-            KeySource::Discovery | KeySource::File(_) | KeySource::Inline(_) | KeySource::Secret(_) => None,
+            KeySource::Discovery
+            | KeySource::File(_)
+            | KeySource::Inline(_)
+            | KeySource::Secret(_)
+            | KeySource::Unneeded => None,
         };
-        Self::new(&issuer.connection, [Some(&issuer.issuer), keys].into_iter().flatten().map(String::as_str))
+        let introspection = issuer.introspection.as_ref().and_then(|introspection| introspection.url.as_ref());
+        Self::new(
+            &issuer.connection,
+            [Some(&issuer.issuer), keys, introspection].into_iter().flatten().map(String::as_str),
+        )
     }
 
     /// `homes` are addresses of the configuration; what is none counts for nothing.
@@ -403,6 +411,108 @@ mod tests {
         assert_eq!(age("max-age=-1"), None);
         assert_eq!(age("max-age=99999999999999999999999"), None);
         assert_eq!(age("private"), None);
+    }
+
+    /// A server for one TLS connection after another, which answers each with the certificates that it was shown and the
+    /// request's head.
+    fn tls_server(server: rustls::ServerConfig) -> u16 {
+        use std::io::{Read as _, Write as _};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = Arc::new(server);
+        std::thread::spawn(move || {
+            for mut socket in listener.incoming().flatten() {
+                let mut tls = rustls::ServerConnection::new(Arc::clone(&server)).unwrap();
+                let mut head = Vec::new();
+                let mut stream = rustls::Stream::new(&mut tls, &mut socket);
+                let mut byte = [0];
+                while !head.ends_with(b"\r\n\r\n") && matches!(stream.read(&mut byte), Ok(1)) {
+                    head.push(byte[0]);
+                }
+                let shown = tls.peer_certificates().map_or(0, <[_]>::len);
+                let body = format!("{shown} {}", String::from_utf8_lossy(&head));
+                let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+                let _ = rustls::Stream::new(&mut tls, &mut socket).write_all(answer.as_bytes());
+                tls.send_close_notify();
+                let _ = tls.complete_io(&mut socket);
+            }
+        });
+        port
+    }
+
+    #[tokio::test]
+    async fn a_private_authority_a_client_certificate_a_token_and_headers_are_used_where_the_configuration_leads() {
+        use crate::domain::secret::Secret;
+        use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+        let names = vec!["localhost".to_owned()];
+        let own = rcgen::generate_simple_self_signed(names.clone()).unwrap();
+        let client = rcgen::generate_simple_self_signed(names).unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from(client.cert.der().to_vec())).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier =
+            rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+        let server = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(verifier.allow_unauthenticated().build().unwrap())
+            .with_single_cert(
+                vec![own.cert.der().clone()],
+                PrivateKeyDer::try_from(own.signing_key.serialize_der()).unwrap(),
+            )
+            .unwrap();
+        let url = Url::parse(&format!("https://localhost:{}/keys", tls_server(server))).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let token = folder.path().join("token");
+        std::fs::write(&token, "first\n").unwrap();
+        let trusting = Connection { ca: Some(own.cert.pem()), ..Connection::default() };
+        let whole = Connection {
+            certificate: Some(ClientCertificate {
+                chain: client.cert.pem(),
+                key: Secret::new(client.signing_key.serialize_pem()),
+            }),
+            token: Some(token.clone()),
+            headers: vec![("x-api-key".to_owned(), Secret::new("k1".to_owned()))],
+            ..trusting.clone()
+        };
+        let answer = async |connection: &Connection, home: &str| {
+            let fetched = Fetcher::new(connection, [home].into_iter()).unwrap().fetch(&url).await;
+            fetched.map(|fetched| String::from_utf8(fetched.body).unwrap()).map_err(|error| error.sentence)
+        };
+        let stranger = answer(&Connection::default(), url.as_str()).await;
+        assert!(stranger.unwrap_err().contains("cannot be read"), "the system's authorities do not know it");
+        let plain = answer(&trusting, url.as_str()).await.unwrap();
+        assert!(plain.starts_with("0 GET") && !plain.contains("authorization"), "{plain}");
+        let shown = answer(&whole, url.as_str()).await.unwrap();
+        assert!(shown.starts_with("1 GET") && shown.contains("x-api-key: k1"), "{shown}");
+        assert!(shown.contains("authorization: Bearer first\r\n"), "{shown}");
+        let elsewhere = answer(&whole, "https://other.example").await.unwrap();
+        assert!(!elsewhere.contains("first") && !elsewhere.contains("k1"), "metadata may name any place: {elsewhere}");
+        // Renewed in place, by the same client.
+        let fetcher = Fetcher::new(&whole, [url.as_str()].into_iter()).unwrap();
+        std::fs::write(&token, "second").unwrap();
+        assert!(String::from_utf8(fetcher.fetch(&url).await.unwrap().body).unwrap().contains("Bearer second\r\n"));
+        std::fs::write(&token, "\n").unwrap();
+        assert!(fetcher.fetch(&url).await.unwrap_err().sentence.contains("holds no token"));
+        std::fs::remove_file(&token).unwrap();
+        assert!(fetcher.fetch(&url).await.unwrap_err().sentence.contains("cannot be read"));
+    }
+
+    #[test]
+    fn certificates_and_headers_that_cannot_be_used_are_named_at_once_without_their_secrets() {
+        use crate::domain::secret::Secret;
+        let connection = Connection::default;
+        let secret = || Secret::new("hunter2\n".to_owned());
+        let certificate = Some(ClientCertificate { chain: "x".to_owned(), key: secret() });
+        for bad in [
+            Connection { ca: Some("nothing".to_owned()), ..connection() },
+            Connection { certificate, ..connection() },
+            Connection { headers: vec![("a b".to_owned(), secret())], ..connection() },
+            Connection { headers: vec![("a".to_owned(), secret())], ..connection() },
+        ] {
+            let why = Fetcher::new(&bad, std::iter::empty()).err().unwrap();
+            assert!(!why.contains("hunter2"), "{why}");
+        }
     }
 
     #[tokio::test]

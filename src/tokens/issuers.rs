@@ -6,9 +6,11 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 
 use super::fetch::Fetcher;
-use super::keys::Keys;
+use super::keys::{IssuerHealth, Keys};
+use super::opaque::{self, Introspector};
 use crate::decide::ports::Clock;
 use crate::domain::issuer::{Issuer, KeySource};
+use crate::domain::time::Micros;
 
 /// The issuers of one configuration. Replaced whole, never changed.
 #[derive(Default)]
@@ -19,6 +21,7 @@ pub(super) struct Issuers {
 }
 
 /// An issuer whose tokens are accepted.
+#[derive(Clone)]
 pub(super) struct Trusted {
     /// What is demanded of its tokens.
     pub settings: Issuer,
@@ -28,6 +31,8 @@ pub(super) struct Trusted {
     pub keys: Arc<Keys>,
     /// Reaches its servers.
     pub fetcher: Fetcher,
+    /// Asks it about its tokens, where it is to be asked.
+    pub introspector: Option<Arc<Introspector>>,
 }
 
 /// Issuers that were checked, and whose files were read, but that are not in force yet.
@@ -38,6 +43,13 @@ impl Issuers {
     /// The issuer of that name. Bytes are compared: no folding, no trailing slash forgiven.
     pub(super) fn get(&self, name: &str) -> Option<&Arc<Trusted>> {
         self.by_name.get(name)
+    }
+
+    /// Who is to be asked about a token that cannot be read; none where nobody is, or where it is a JWT, if a bad one: no
+    /// token is tried both ways.
+    pub(super) fn unread(&self, token: &str) -> Option<Arc<Introspector>> {
+        let mut introspectors = self.iter().filter_map(|trusted| trusted.introspector.as_ref());
+        introspectors.find(|introspector| introspector.is_for(token) && opaque::may_be(token)).cloned()
     }
 
     /// Which configuration this is.
@@ -81,6 +93,12 @@ impl Issuers {
         next
     }
 
+    /// Those who are asked no more under `next`, and whom nobody follows.
+    pub(super) fn asked_no_more(&self, next: &Self) -> impl Iterator<Item = &Arc<Introspector>> {
+        let followed = |name: &str| next.get(name).is_some_and(|new| new.introspector.is_some());
+        self.iter().filter(move |old| !followed(&old.name)).filter_map(|old| old.introspector.as_ref())
+    }
+
     /// Those whose keys `next` no longer uses.
     pub(super) fn gone(&self, next: &Self) -> impl Iterator<Item = &Arc<Trusted>> {
         self.iter().filter(|old| !next.get(&old.name).is_some_and(|new| Arc::ptr_eq(&new.keys, &old.keys)))
@@ -98,7 +116,12 @@ fn misfit(settings: &Issuer) -> Option<String> {
         KeySource::Secret(secret) if secret.reveal().len() < least => {
             format!("has a secret of less than the {least} bytes that its algorithms need")
         }
-        KeySource::Discovery | KeySource::Url(_) | KeySource::File(_) | KeySource::Inline(_) | KeySource::Secret(_) => {
+        KeySource::Discovery
+        | KeySource::Url(_)
+        | KeySource::File(_)
+        | KeySource::Inline(_)
+        | KeySource::Secret(_)
+        | KeySource::Unneeded => {
             return None;
         }
     };
@@ -110,15 +133,24 @@ impl Trusted {
     fn prepare(settings: Issuer, old: &Issuers, clock: &Arc<dyn Clock>) -> Result<Self, String> {
         let named = |why| format!("issuer `{}`: {why}", settings.issuer);
         let old = old.get(&settings.issuer);
-        let fetcher = match old.filter(|old| old.settings == settings) {
-            Some(same) => same.fetcher.clone(),
-            None => Fetcher::of(&settings).map_err(named)?,
-        };
-        if let Some(old) = old.filter(|old| old.keys.serve(&settings)) {
-            return Ok(Self { name: Arc::clone(&old.name), keys: Arc::clone(&old.keys), settings, fetcher });
+        if let Some(same) = old.filter(|old| old.settings == settings) {
+            return Ok(Self { settings, ..same.as_ref().clone() });
         }
-        let name: Arc<str> = settings.issuer.as_str().into();
-        let keys = Keys::prepare(&settings, &name, clock).map_err(named)?;
-        Ok(Self { settings, name, keys: Arc::new(keys), fetcher })
+        let fetcher = Fetcher::of(&settings).map_err(named)?;
+        let (name, keys) = if let Some(old) = old.filter(|old| old.keys.serve(&settings)) {
+            (Arc::clone(&old.name), Arc::clone(&old.keys))
+        } else {
+            let name: Arc<str> = settings.issuer.as_str().into();
+            let keys = Keys::prepare(&settings, &name, clock).map_err(named)?;
+            (name, Arc::new(keys))
+        };
+        let introspector = Introspector::prepare(&settings, &name, &keys, &fetcher, clock).map_err(named)?;
+        Ok(Self { settings, name, keys, fetcher, introspector })
+    }
+
+    /// How its keys are, and whether it can be asked.
+    pub(super) fn health(&self, now: Micros) -> IssuerHealth {
+        let introspection = self.introspector.as_ref().map(|introspector| introspector.problem());
+        IssuerHealth { introspection, ..self.keys.health(now) }
     }
 }

@@ -39,7 +39,7 @@ pub(super) struct Key {
 /// A key, ready to check one algorithm's signatures.
 pub(super) enum Check {
     Public(ParsedPublicKey),
-    Shared(hmac::Key),
+    Shared(Box<hmac::Key>),
 }
 
 impl Check {
@@ -112,7 +112,7 @@ impl Key {
                 48 => hmac::HMAC_SHA384,
                 _ => hmac::HMAC_SHA512,
             };
-            Some((algorithm, Check::Shared(hmac::Key::new(hash, secret))))
+            Some((algorithm, Check::Shared(Box::new(hmac::Key::new(hash, secret)))))
         });
         // RFC 7638 §3.2.
         let canonical = format!(r#"{{"k":"{}","kty":"oct"}}"#, URL_SAFE_NO_PAD.encode(secret));

@@ -49,6 +49,8 @@ pub struct IssuerHealth {
     pub last_error: Option<String>,
     /// Whether two or more refreshes in a row have failed, so that the keys in hand may be out of date.
     pub is_stale: bool,
+    /// Why it cannot be asked about its tokens, if so; none where it need not be.
+    pub introspection: Option<Option<String>>,
 }
 
 /// What questions and the task share.
@@ -116,7 +118,7 @@ impl Keys {
             KeySource::Discovery => Origin::Discovery(Box::new(Discovery::of(&issuer.issuer, &issuer.connection)?)),
             KeySource::Url(url) => Origin::Url(fetch::address(url, &issuer.connection)?),
             KeySource::File(path) => Origin::File(path.clone()),
-            KeySource::Inline(_) | KeySource::Secret(_) => Origin::Inline,
+            KeySource::Inline(_) | KeySource::Secret(_) | KeySource::Unneeded => Origin::Inline,
         };
         let shared = Shared {
             issuer: Arc::clone(name),
@@ -133,7 +135,7 @@ impl Keys {
             gauges: OnceLock::new(),
         };
         let at_once = match &issuer.keys {
-            KeySource::Discovery | KeySource::Url(_) | KeySource::Secret(_) => None,
+            KeySource::Discovery | KeySource::Url(_) | KeySource::Secret(_) | KeySource::Unneeded => None,
             KeySource::File(path) => Some(read_file(path)?),
             KeySource::Inline(text) => Some(text.clone().into_bytes()),
         };
@@ -146,6 +148,8 @@ impl Keys {
         if let Some(text) = at_once {
             shared.take(&text, Freshness::File)?;
             shared.progress.send_modify(|progress| progress.ended = 1);
+        } else if issuer.keys == KeySource::Unneeded {
+            shared.progress.send_modify(|progress| progress.ended = 1);
         }
         Ok(Self { shared: Arc::new(shared), origin: Mutex::new(Some(origin)), task: OnceLock::new() })
     }
@@ -155,6 +159,10 @@ impl Keys {
     pub(super) fn start(&self, issuer: &Issuer, fetcher: &Fetcher, telemetry: &Telemetry) {
         self.shared.stale_for.store(issuer.stale_for.0, Ordering::Relaxed);
         self.shared.cooldown.store(issuer.refresh_cooldown.0, Ordering::Relaxed);
+        // Keys that nobody needs are not missed.
+        if self.shared.source == KeySource::Unneeded {
+            return;
+        }
         self.shared.fetcher.store(Some(Arc::new(fetcher.clone())));
         self.shared.gauges.get_or_init(|| {
             let gauge = |name| telemetry.issuer_gauge(name, &self.shared.issuer);
@@ -218,6 +226,7 @@ impl Keys {
             age: ledger.schedule.refreshed_at().map(|at| now.since(at)),
             last_error: ledger.error.clone(),
             is_stale: ledger.schedule.is_stale(),
+            introspection: None,
         }
     }
 
@@ -241,7 +250,7 @@ impl Shared {
     }
 
     const fn source_can_change(&self) -> bool {
-        !matches!(self.source, KeySource::Inline(_) | KeySource::Secret(_))
+        !matches!(self.source, KeySource::Inline(_) | KeySource::Secret(_) | KeySource::Unneeded)
     }
 
     /// Asks the task for a refresh, unless the cool-down forbids it.

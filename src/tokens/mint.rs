@@ -186,6 +186,7 @@ pub(super) fn issuer(keys: KeySource) -> Issuer {
         claims: Vec::new(),
         keys,
         stale_for: Micros::from_secs(86_400),
+        introspection: None,
         connection: Connection::default(),
         refresh_cooldown: Micros::from_secs(30),
     }

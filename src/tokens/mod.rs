@@ -1,4 +1,5 @@
-//! Whose a token is: JSON Web Tokens, verified with the keys of the issuers that are configured.
+//! Whose a token is: JSON Web Tokens, verified with the keys of the issuers that are configured, and opaque tokens, about
+//! which their issuer is asked ([`opaque`]).
 //!
 //! A remembered verdict ([`remembered`]), else the token is read ([`jwt`]), its signature checked with the keys in hand
 //! ([`keys`], [`jwks`], [`jwk`]) and its claims judged ([`claims`]), all without waiting. Only a token whose key is not in hand
@@ -25,6 +26,7 @@ mod jwt;
 mod keys;
 #[cfg(test)]
 mod mint;
+mod opaque;
 mod places;
 mod remembered;
 mod schedule;
@@ -44,7 +46,8 @@ use self::issuers::{Issuers, Trusted};
 use self::jwks::KeySet;
 use self::jwt::{Compact, TOKEN_BYTES_MAX, Unverified};
 pub use self::keys::IssuerHealth;
-use self::remembered::{Fingerprint, Good, Remembered};
+use self::opaque::Introspector;
+use self::remembered::{Fingerprint, Good, REMEMBERED_FOR, Remembered};
 use crate::decide::ports::{Answer, Clock, Inspected, Shown, TokenInspector, Verdict};
 use crate::domain::decision::Reason;
 use crate::domain::identity::Identity;
@@ -68,7 +71,7 @@ pub struct Tokens {
     clock: Arc<dyn Clock>,
     telemetry: Arc<Telemetry>,
     issuers: ArcSwap<Issuers>,
-    remembered: Remembered,
+    remembered: Arc<Remembered>,
     /// Held while the issuers are replaced, by one at a time.
     replacing: Mutex<()>,
 }
@@ -78,6 +81,7 @@ enum Outcome {
     Settled(Verdict),
     /// With the reason where no newer key comes.
     NoKey(Arc<Trusted>, Reason),
+    Ask(Arc<Introspector>, Fingerprint),
 }
 
 impl Tokens {
@@ -85,7 +89,7 @@ impl Tokens {
     /// [`VERDICTS_MAX_DEFAULT`].
     pub fn new(clock: Arc<dyn Clock>, telemetry: Arc<Telemetry>, verdicts_max: usize) -> Arc<Self> {
         Arc::new(Self {
-            remembered: Remembered::new(verdicts_max, &telemetry),
+            remembered: Arc::new(Remembered::new(verdicts_max, &telemetry)),
             clock,
             telemetry,
             issuers: ArcSwap::default(),
@@ -112,18 +116,24 @@ impl Tokens {
         let old = self.issuers.load_full();
         let next = Arc::new(Issuers::succeeding(prepared, &old));
         self.issuers.store(Arc::clone(&next));
+        for gone in old.asked_no_more(&next) {
+            gone.end();
+        }
         for gone in old.gone(&next) {
             gone.keys.end();
         }
         for trusted in next.iter() {
             trusted.keys.start(&trusted.settings, &trusted.fetcher, &self.telemetry);
+            if let Some(introspector) = &trusted.introspector {
+                introspector.start(&self.telemetry);
+            }
         }
     }
 
     /// How each issuer's keys are, sorted by issuer.
     pub fn health(&self) -> Vec<IssuerHealth> {
         let now = self.clock.steady();
-        let mut health: Vec<_> = self.issuers.load().iter().map(|trusted| trusted.keys.health(now)).collect();
+        let mut health: Vec<_> = self.issuers.load().iter().map(|trusted| trusted.health(now)).collect();
         health.sort_by(|a, b| a.issuer.cmp(&b.issuer));
         health
     }
@@ -149,6 +159,7 @@ impl Tokens {
             }
             Err(Refusal::Final(reason)) => Outcome::Settled(Err(reason)),
             Err(Refusal::NoKey(trusted, reason)) => Outcome::NoKey(trusted, reason),
+            Err(Refusal::Ask(introspector)) => Outcome::Ask(introspector, fingerprint),
         }
     }
 
@@ -168,6 +179,9 @@ impl Tokens {
                 match self.verify_again(token, now) {
                     Outcome::Settled(verdict) => return verdict,
                     Outcome::NoKey(still, why) => (trusted, reason) = (still, why),
+                    Outcome::Ask(introspector, fingerprint) => {
+                        return introspector.ask(token, fingerprint, &self.remembered, now).get().await;
+                    }
                 }
                 if !refreshed {
                     break;
@@ -181,6 +195,8 @@ impl Tokens {
             Err(_) => match self.verify_again(token, now) {
                 Outcome::Settled(verdict) => verdict,
                 Outcome::NoKey(trusted, reason) => Err(keyless(&trusted, reason)),
+                // Since a moment ago its issuer is to be asked, and there is no time for that.
+                Outcome::Ask(..) => Err(Reason::IssuerAway),
             },
         }
     }
@@ -209,6 +225,9 @@ impl TokenInspector for Tokens {
                 Answer::later(async move { made(self.verify_later(token, trusted, now).await) })
             }
             Outcome::NoKey(trusted, reason) => Answer::Now(made(Err(keyless(&trusted, reason)))),
+            Outcome::Ask(introspector, fingerprint) => introspector
+                .ask(token, fingerprint, &self.remembered, now)
+                .then(move |verdict| Answer::Now(made(verdict))),
         }
     }
 
@@ -228,6 +247,8 @@ impl TokenInspector for Tokens {
 enum Refusal {
     Final(Reason),
     NoKey(Arc<Trusted>, Reason),
+    /// Its issuer has to be asked.
+    Ask(Arc<Introspector>),
 }
 
 impl From<Reason> for Refusal {
@@ -237,9 +258,13 @@ impl From<Reason> for Refusal {
 }
 
 fn verify(issuers: &Issuers, token: &str, now: Moment) -> Result<Good, Refusal> {
-    let decoded = Compact::split(token)?.decode()?;
-    let claimed = decoded.read()?;
+    let unread = |why| issuers.unread(token).map_or(Refusal::Final(why), Refusal::Ask);
+    let decoded = Compact::split(token).and_then(Compact::decode).map_err(unread)?;
+    let claimed = decoded.read().map_err(unread)?;
     let trusted = issuers.get(claimed.issuer()?).ok_or(Reason::UnknownIssuer)?;
+    if let Some(introspector) = trusted.introspector.as_ref().filter(|introspector| introspector.is_for_all()) {
+        return Err(Refusal::Ask(Arc::clone(introspector)));
+    }
     let keys = trusted.keys.current();
     let none = KeySet::default();
     let keys = keys.as_deref().unwrap_or(&none);
@@ -248,7 +273,8 @@ fn verify(issuers: &Issuers, token: &str, now: Moment) -> Result<Good, Refusal> 
         Unverified::NoKey(reason) => Refusal::NoKey(Arc::clone(trusted), reason),
     })?;
     let accepted = claims::judge(&verified, &trusted.settings, &trusted.name, now.wall)?;
-    Ok(Good { identity: Arc::new(accepted.identity), key: verified.key, from: accepted.from, until: accepted.until })
+    let (key, keep) = (Some(verified.key), REMEMBERED_FOR);
+    Ok(Good { identity: Arc::new(accepted.identity), key, keep, from: accepted.from, until: accepted.until })
 }
 
 /// The reason where no key fits: the token's fault if the issuer's keys are known, else nobody can tell.

@@ -60,8 +60,11 @@ fn visit<'c, 'a>(
     object.get(name).map_or(Ok(()), &mut step)
 }
 
+/// Chosen claims, by name.
+type Chosen = Box<[(Box<str>, Box<str>)]>;
+
 /// The claims that were chosen, by the names that they were given; those that are there.
-pub(super) fn chosen(claims: &Object<'_>, choice: &[ChosenClaim]) -> Result<Box<[(Box<str>, Box<str>)]>, Reason> {
+pub(super) fn chosen(claims: &Object<'_>, choice: &[ChosenClaim]) -> Result<Chosen, Reason> {
     let found = choice.iter().filter_map(|chosen| {
         let text = text_at(claims, &chosen.place).transpose()?;
         Some(text.map(|text| (chosen.name.as_str().into(), text)))

@@ -149,20 +149,41 @@ impl Oidc {
 
     /// An access token for `audience`, which is `https://NAME.example`; `scopes` are separated by spaces.
     pub(crate) async fn token(&self, client: Client, audience: &str, signature: Signature, scopes: &str) -> String {
-        let mut form = Serializer::new(String::new());
-        form.append_pair("grant_type", "client_credentials");
-        form.append_pair("client_id", client.id());
-        form.append_pair("client_secret", &format!("secret of {}", client.id()));
-        form.append_pair("resource", &format!("{audience}/{}", signature.name()));
+        self.token_of_form(client, audience, signature.name(), scopes).await
+    }
+
+    /// The same as a token that only the provider can read.
+    pub(crate) async fn opaque_token(&self, client: Client, audience: &str, scopes: &str) -> String {
+        self.token_of_form(client, audience, "opaque", scopes).await
+    }
+
+    async fn token_of_form(&self, client: Client, audience: &str, form: &str, scopes: &str) -> String {
+        let resource = format!("{audience}/{form}");
+        let mut fields = vec![("grant_type", "client_credentials"), ("resource", &resource)];
         if !scopes.is_empty() {
-            form.append_pair("scope", scopes);
+            fields.push(("scope", scopes));
         }
-        let request = self.http.post(format!("{}/token", self.issuer)).body(form.finish());
-        let request = request.header("content-type", "application/x-www-form-urlencoded");
-        let answer = request.send().await.expect("the provider answers").text().await.expect("it answers in text");
+        let answer = self.post(client, "token", &fields).await;
         let fields: Value = serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error}: {answer}"));
         let token = fields["access_token"].as_str();
         token.unwrap_or_else(|| panic!("{client:?} gets no token for {audience}: {answer}")).to_owned()
+    }
+
+    /// Takes a token of that client's back (RFC 7009).
+    pub(crate) async fn take_back(&self, client: Client, token: &str) {
+        let answer = self.post(client, "token/revocation", &[("token", token)]).await;
+        assert_eq!(answer, "", "an error would be told");
+    }
+
+    /// What the provider answers when that client posts a form.
+    async fn post(&self, client: Client, place: &str, fields: &[(&str, &str)]) -> String {
+        let mut form = Serializer::new(String::new());
+        form.append_pair("client_id", client.id());
+        form.append_pair("client_secret", &format!("secret of {}", client.id()));
+        form.extend_pairs(fields);
+        let request = self.http.post(format!("{}/{place}", self.issuer)).body(form.finish());
+        let request = request.header("content-type", "application/x-www-form-urlencoded");
+        request.send().await.expect("the provider answers").text().await.expect("it answers in text")
     }
 
     /// Signs with new keys, with new key ids, from now on.

@@ -11,6 +11,7 @@ use super::*;
 use crate::domain::bucket::Flow;
 use crate::domain::connection::Connection;
 use crate::domain::fixed::Grid;
+use crate::domain::introspection::{ClientAuth, Introspection};
 use crate::domain::issuer::{Algorithm as Signing, ClaimPath, KeySource};
 use crate::domain::limit::{Algorithm, Attribute, WhenAway};
 use crate::domain::policy::Caller;
@@ -85,13 +86,22 @@ issuers:
     connection: { headers: { X-Api-Key: "${PASSWORD}" }, plain_http: true }
     stale_for: 2d
     refresh_cooldown: 1m
+  - issuer: https://other.example.com
+    audiences: [orders]
+    introspection:
+      url: https://other.example.com/introspect
+      client_id: tollgate
+      client_secret: ${PASSWORD}
+      auth: post
+      cache: 1m
+      deadline: 500ms
+      jwt: true
+      prefix: at_
+    jwks: { url: "http://localhost:3000/jwks?x=y" }
   - issuer: shared
     audiences: [orders]
     algorithms: [HS256]
     secret: ${PASSWORD}-of-thirty-two-bytes-or-more
-  - issuer: https://other.example.com
-    audiences: [orders]
-    jwks: { url: "http://localhost:3000/jwks?x=y" }
 limits:
   per-subject: { units: 1000000000000, window: 366d, by: [identity.subject, path.id], when_away: allow }
   all: { units: 1, window: 100ms }
@@ -168,7 +178,7 @@ fn everything_that_can_be_said_is_heard() {
 #[test]
 fn issuers_have_the_defaults_that_the_design_names() {
     let config = good(EVERYTHING);
-    let [discovered, partner, shared, other] = config.issuers.as_slice() else { panic!() };
+    let [discovered, partner, other, shared] = config.issuers.as_slice() else { panic!() };
     assert_eq!(discovered.audiences, ["orders", "orders-orders"]);
     assert_eq!(discovered.algorithms, Signing::ASYMMETRIC);
     assert_eq!((discovered.types.as_slice(), discovered.untyped), (["at+jwt".into(), "jwt".into()].as_slice(), true));
@@ -204,6 +214,36 @@ fn issuers_have_the_defaults_that_the_design_names() {
     assert_eq!(shared.keys, KeySource::Secret(Secret::new("hunter2-of-thirty-two-bytes-or-more".to_owned())));
     assert_eq!(shared.algorithms, [Signing::HS256]);
     assert_eq!(other.keys, KeySource::Url("http://localhost:3000/jwks?x=y".into()));
+}
+
+#[test]
+fn an_issuer_is_asked_as_its_section_says_and_needs_keys_only_where_they_are_used() {
+    let config = good(EVERYTHING);
+    let asked = config.issuers[2].introspection.clone();
+    let expected = Introspection {
+        url: Some("https://other.example.com/introspect".to_owned()),
+        client_id: "tollgate".to_owned(),
+        auth: ClientAuth::Post(Secret::new("hunter2".to_owned())),
+        cache: Micros::from_secs(60),
+        deadline: Micros::from_millis(500),
+        signed: true,
+        prefix: Some("at_".to_owned()),
+        all: false,
+    };
+    assert_eq!(asked, Some(expected));
+    let issuer = |more: &str| {
+        let text =
+            "issuers: [{ issuer: https://a.example, audiences: [a], introspection: { client_id: t, client_secret: s";
+        good(&format!("{text}{more} }}]\nrules: [{{ match: {{ path: /** }} }}]")).issuers.remove(0)
+    };
+    let plain = issuer(" }");
+    let asked = plain.introspection.unwrap();
+    assert_eq!((plain.keys, asked.all, asked.signed, asked.prefix), (KeySource::Unneeded, true, false, None));
+    assert_eq!((asked.cache, asked.deadline), (Micros::from_secs(30), Micros::from_secs(2)));
+    assert_eq!(asked.auth, ClientAuth::Basic(Secret::new("s".to_owned())));
+    assert_eq!(issuer(", jwt: true }").keys, KeySource::Discovery, "signed answers need keys");
+    let both = issuer(" }, jwks: { url: https://a.example/keys }");
+    assert!(matches!(both.keys, KeySource::Url(_)) && !both.introspection.unwrap().all);
 }
 
 #[test]

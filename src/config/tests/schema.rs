@@ -190,6 +190,7 @@ fn reference() -> String {
         ("secretFile", "Secrets in files"),
         ("issuer", "An entry of `issuers`"),
         ("jwks", "`jwks` of an issuer"),
+        ("introspection", "`introspection` of an issuer"),
         ("connection", "`connection` of an issuer"),
         ("limit", "An entry of `limits`"),
         ("rule", "An entry of `rules`"),
