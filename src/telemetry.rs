@@ -64,6 +64,10 @@ pub mod names {
     pub const VERDICT_EVICTIONS: &str = "tollgate_verdict_evictions_total";
     /// Verdicts that are remembered.
     pub const VERDICTS: &str = "tollgate_verdicts_remembered";
+    /// API keys in hand.
+    pub const API_KEYS: &str = "tollgate_api_keys";
+    /// Readings of API keys that replicas share, by outcome.
+    pub const API_KEY_READS: &str = "tollgate_api_key_reads_total";
     /// Keys in hand, by issuer.
     pub const ISSUER_KEYS: &str = "tollgate_issuer_keys";
     /// Whether the issuer's last key refresh succeeded: 1 or 0.
@@ -144,6 +148,7 @@ impl Telemetry {
             (names::VERDICT_LOOKUPS, Unit::Count, "Look-ups of remembered verdicts, by outcome."),
             (names::VERDICT_EVICTIONS, Unit::Count, "Verdicts that were forgotten to make room."),
             (names::INTROSPECTIONS, Unit::Count, "Questions to issuers about their tokens, by outcome."),
+            (names::API_KEY_READS, Unit::Count, "Readings of API keys that replicas share, by outcome."),
             (names::RELOADS, Unit::Count, "Configurations that were read, by outcome."),
         ] {
             let name = KeyName::from_const_str(name);
@@ -158,6 +163,7 @@ impl Telemetry {
             (names::REPLICAS, "Replicas that were last seen at the quota store, this one included."),
             (names::MEMORY_COUNTERS, "Counters in the memory store."),
             (names::VERDICTS, "Verdicts that are remembered."),
+            (names::API_KEYS, "API keys in hand: all that are listed, or those in use that replicas share."),
             (names::ISSUER_KEYS, "Keys in hand, by issuer; NaN once it is no longer configured."),
             (names::ISSUER_UP, "Whether the issuer's last key refresh succeeded; NaN once it is no longer configured."),
             (
@@ -361,6 +367,7 @@ impl DecisionMeter {
             rule = decision.rule_name(),
             issuer = identity.map(|identity| &*identity.issuer),
             subject = identity.and_then(|identity| identity.subject.as_deref()),
+            client = identity.and_then(|identity| identity.client.as_deref()),
             policy_version = decision.policy.version,
             "decided"
         );

@@ -410,6 +410,12 @@ fn forged(replica: u64, serial: u64, counter: &[u8]) -> String {
     bytes.extend(serial.to_le_bytes());
     bytes.extend([34, u8::try_from(counter.len()).expect("it is short")]);
     bytes.extend(counter);
+    let kind = match counter {
+        [b'b', b'u', ..] => b'c',
+        [b's', ..] => b'b',
+        _ => b'w',
+    };
+    bytes.extend([42, 1, kind]);
     let sum = digest(&SHA256, &bytes);
     bytes.extend(&sum.as_ref()[..8]);
     URL_SAFE_NO_PAD.encode(bytes)
@@ -474,11 +480,13 @@ async fn forging_a_reservation_leads_to_nothing_in_redis() {
 #[tokio::test]
 async fn a_limit_that_is_gone_is_told_and_the_others_are_settled() {
     let tollgate = Tollgate::start(&policy("")).await;
-    let reserved = reserve(&tollgate, &[("tokens", 60), ("spikes", 30), ("yearly", 60)], None).await.reservation;
+    let charges = [("tokens", 60), ("spikes", 30), ("yearly", 60), ("busy", 2)];
+    let reserved = reserve(&tollgate, &charges, None).await.reservation;
     let without = policy("").replace("  spikes:", "  renamed:");
     let without = without.replace("window: 365d, by: [source.address]", "window: 365d, by: []");
+    let without = without.replace("algorithm: concurrency, units: 3, hold", "units: 3, window");
     tollgate.server.reload(configuration(&without)).expect("it can be taken over");
-    assert_eq!(settle(&tollgate, &reserved, &[]).await.expect("it is well formed"), ["spikes", "yearly"]);
+    assert_eq!(settle(&tollgate, &reserved, &[]).await.expect("it is well formed"), ["spikes", "yearly", "busy"]);
     assert_eq!(peek(&tollgate, &["tokens"]).await, [100]);
 }
 

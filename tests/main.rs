@@ -10,6 +10,7 @@
 
 mod algorithms;
 mod api;
+mod api_keys;
 mod away;
 mod budgets;
 mod counters;

@@ -14,7 +14,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_tollgate");
 
 const REMEDY: &str = "cargo builds it";
 
-fn run(arguments: &[&str]) -> (i32, String, String) {
+pub(crate) fn run(arguments: &[&str]) -> (i32, String, String) {
     let Output { status, stdout, stderr } = Command::new(PROGRAM)
         .args(arguments)
         .env_remove("TOLLGATE_TOKEN")

@@ -6,6 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use crate::domain::api_key::{self, ApiKey};
 use crate::domain::issuer::Issuer;
 use crate::domain::policy::{Demand, Policy};
 use crate::domain::time::Micros;
@@ -14,6 +15,7 @@ pub use crate::domain::secret::Secret;
 pub use problem::{Position, Problem, Problems, Severity};
 use reader::{Item, Reader};
 
+pub mod api_keys;
 mod claims;
 mod connection;
 mod introspection;
@@ -38,6 +40,8 @@ pub struct Config {
     pub store: Store,
     /// Whose tokens are accepted; each issuer once.
     pub issuers: Vec<Issuer>,
+    /// Which API keys are accepted.
+    pub api_keys: ApiKeys,
     /// Rules and limits; its version is left at 0.
     pub policy: Policy,
     /// How much is accepted at a time.
@@ -63,6 +67,27 @@ pub enum Store {
     Memory,
     /// In Redis.
     Redis(Redis),
+}
+
+/// Which API keys are accepted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ApiKeys {
+    /// Where they are.
+    pub kept: KeptKeys,
+    /// Whether administrative scopes in them count.
+    pub operators: bool,
+}
+
+/// Where API keys are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum KeptKeys {
+    /// Nowhere: none is accepted.
+    #[default]
+    Nowhere,
+    /// In a file, which had these; each id once.
+    Listed(Vec<ApiKey>),
+    /// In Redis, which is the store then.
+    Redis,
 }
 
 /// How Redis is reached.
@@ -170,22 +195,33 @@ fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
     let store = fields.or(reader, "store", Store::Memory, server::store);
     let issuers = fields.or(reader, "issuers", Vec::new(), issuers::issuers);
     let limits = fields.or(reader, "limits", limits::Limits::new(), limits::limits).unwrap_or_default();
-    let names: Vec<&str> = issuers.iter().flatten().map(|issuer| issuer.issuer.as_str()).collect();
+    let own = std::iter::once(api_key::ISSUER);
+    let names: Vec<&str> = issuers.iter().flatten().map(|issuer| issuer.issuer.as_str()).chain(own).collect();
     let known = rules::Known { limits: &limits, issuers: &names };
+    let in_redis = !matches!(store, Some(Store::Memory));
+    let api_keys = fields
+        .or(reader, "api_keys", ApiKeys::default(), |reader, item| api_keys::api_keys(reader, item, &limits, in_redis));
     let rules = fields.or(reader, "rules", Vec::new(), |reader, item| rules::rules(reader, item, &known));
     let bounds = fields.or(reader, "bounds", Bounds::default(), server::bounds);
     fields.finish(reader);
     // By name, as a map of names is.
     let limits = limits.into_values().flatten().collect();
-    let (issuers, rules) = (issuers?, rules?);
+    let (issuers, api_keys, rules) = (issuers?, api_keys?, rules?);
+    if issuers.iter().any(|issuer| issuer.issuer == api_key::ISSUER) {
+        reader.error(
+            root,
+            format!("has an issuer named `{}`, as the holders of API keys have; name it otherwise", api_key::ISSUER),
+        );
+    }
+    let nobody = issuers.is_empty() && api_keys.kept == KeptKeys::Nowhere;
     if rules.is_empty() && !reader.failed() {
         reader.warning(root, "has no rule, so every call is denied; add `rules`");
     }
-    if issuers.is_empty() && !reader.failed() && rules.iter().any(|rule| rule.demand != Demand::Anyone) {
-        reader.warning(root, "has no issuer, so every call that needs a caller is denied; add `issuers`");
+    if nobody && !reader.failed() && rules.iter().any(|rule| rule.demand != Demand::Anyone) {
+        reader.warning(root, "has no issuer, so every call that needs a caller is denied; add `issuers` or `api_keys`");
     }
     let policy = Policy { version: 0, rules, limits };
-    Some(Config { listen: listen?, store: store?, issuers, policy, bounds: bounds?, files: Vec::new() })
+    Some(Config { listen: listen?, store: store?, issuers, api_keys, policy, bounds: bounds?, files: Vec::new() })
 }
 
 impl Config {

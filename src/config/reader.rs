@@ -69,8 +69,10 @@ impl<'e> Reader<'e> {
 
     /// What was read, with the warnings and the files that it depends on; or every problem.
     pub(super) fn end<T>(mut self, read: Option<T>) -> Result<(T, Vec<Problem>, Vec<PathBuf>), Problems> {
-        // Stable: problems of one place stay in the order in which they were found.
-        self.problems.sort_by_key(|problem| problem.position);
+        // Stable: problems of one place stay in the order in which they were found, and files in the order of their names
+        // behind the configuration's own.
+        let place = |problem: &Problem| (problem.file != self.file).then(|| problem.file.clone());
+        self.problems.sort_by_cached_key(|problem| (place(problem), problem.position));
         match read {
             Some(read) if !self.failed => {
                 self.files.sort();
@@ -357,6 +359,14 @@ impl<'e> Reader<'e> {
         read_file(path, bytes_max).map_err(|why| self.wrong(item, &wrong(why))).ok()
     }
 
+    /// Reads another file: problems are that one's meanwhile.
+    pub(super) fn within<T>(&mut self, path: &Path, read: impl FnOnce(&mut Self) -> T) -> T {
+        let outer = std::mem::replace(&mut self.file, path.display().to_string());
+        let read = read(self);
+        self.file = outer;
+        read
+    }
+
     /// The text of `{ file: path }`, without its last line break.
     fn secret_file(&mut self, item: &Item<'_>) -> Option<String> {
         /// Secrets are short; this is room for any.
@@ -416,6 +426,11 @@ impl<'n> Item<'n> {
     /// Whether it is a list.
     pub(super) const fn is_list(&self) -> bool {
         matches!(self.node.value, Value::List(_))
+    }
+
+    /// Where it is.
+    pub(super) const fn line(&self) -> usize {
+        self.at.line
     }
 
     /// The whole text.

@@ -178,6 +178,9 @@ fn redis_url(text: String) -> Result<(Secret, bool), String> {
     if !numbered || !clean || !url.has_host() || url.query().is_some() || url.fragment().is_some() {
         return Err(must.to_owned());
     }
+    if url.port() == Some(0) {
+        return Err("must have a port from 1 to 65535; no server can be reached at port 0".to_owned());
+    }
     Ok((Secret::new(text), encrypted))
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::ports::{Answer, Away, Charge, Charges, Payment, Refunds, Settlement, Settlements};
 use super::{Decider, Undecidable, Violation, unknown_limit};
-use crate::domain::decision::Held;
+use crate::domain::decision::{Held, HeldCounter};
 use crate::domain::limit::{CounterKey, Limit};
 use crate::domain::policy::Policy;
 use crate::domain::question::Mode;
@@ -34,14 +34,14 @@ pub struct Paid {
 
 /// What a payment holds, if it holds anything: that is known once it has a name.
 pub(super) struct Holding {
-    counters: Vec<CounterKey>,
+    counters: Vec<HeldCounter>,
     expires_after: Micros,
 }
 
 impl Holding {
     /// The slots among `charges`: each is held for its limit's own time. Other units are spent at once.
     pub(super) fn of_slots(charges: &Charges) -> Self {
-        let held = |charge: &Charge| charge.limit.hold().map(|hold| (charge.key.clone(), hold));
+        let held = |charge: &Charge| charge.limit.hold().map(|hold| (held_counter(charge), hold));
         let slots = charges.iter().filter_map(held);
         let (counters, holds): (_, Vec<_>) = slots.unzip();
         Self { counters, expires_after: holds.into_iter().min().unwrap_or_default() }
@@ -51,7 +51,7 @@ impl Holding {
     fn of_all(charges: &Charges, hold: Micros) -> Self {
         let holds = charges.iter().map(|charge| charge.limit.hold().unwrap_or(hold));
         let expires_after = holds.min().unwrap_or_default();
-        Self { counters: charges.iter().map(|charge| charge.key.clone()).collect(), expires_after }
+        Self { counters: charges.iter().map(held_counter).collect(), expires_after }
     }
 
     /// What is held under `lease`; nothing where the payment has no such name.
@@ -91,13 +91,14 @@ impl Decider {
     }
 
     /// Ends what is held under `lease`: of each counter so many units were used. Answers with the names of limits that
-    /// are no longer there, or count by something else now; the others are settled.
-    pub fn settle(&self, lease: LeaseId, used: Vec<(CounterKey, u64)>) -> Answer<'_, Result<Vec<String>, Away>> {
+    /// are no longer there, or count by something else or another algorithm now; the others are settled.
+    pub fn settle(&self, lease: LeaseId, used: Vec<(HeldCounter, u64)>) -> Answer<'_, Result<Vec<String>, Away>> {
         let now = self.clock.now();
         let policy = self.policy();
         let (mut settlements, mut gone) = (Settlements::new(), Vec::new());
-        for (key, used) in used {
-            match policy.limit(key.limit()).filter(|limit| limit.owns(&key)) {
+        for (HeldCounter { key, kind }, used) in used {
+            let counts_on = |limit: &&Arc<Limit>| limit.owns(&key) && limit.algorithm.kind() == kind;
+            match policy.limit(key.limit()).filter(counts_on) {
                 Some(limit) => settlements.push(Settlement { limit: Arc::clone(limit), key, lease, used }),
                 None => gone.push(key.limit().to_owned()),
             }
@@ -150,6 +151,10 @@ impl Decider {
         }
         if violations.is_empty() { Ok(named) } else { Err(Undecidable { violations }) }
     }
+}
+
+fn held_counter(charge: &Charge) -> HeldCounter {
+    HeldCounter { key: charge.key.clone(), kind: charge.limit.algorithm.kind() }
 }
 
 /// The counter of a named limit.

@@ -232,8 +232,12 @@ impl Decider {
 
     /// Whose a token is, revocations considered; what introspection answers from.
     pub fn introspect<'a>(&'a self, token: &'a str) -> Answer<'a, Verdict> {
+        self.stands_now(Shown::Token(token))
+    }
+
+    fn stands_now<'a>(&'a self, shown: Shown<'a>) -> Answer<'a, Verdict> {
         let now = self.clock.now();
-        self.tokens.inspect(Shown::Token(token), now).then(move |Inspected { verdict, .. }| match verdict {
+        self.tokens.inspect(shown, now).then(move |Inspected { verdict, .. }| match verdict {
             Ok(identity) => {
                 self.revocations.standing(&identity, now).then(move |standing| Answer::Now(stands(identity, standing)))
             }
@@ -243,14 +247,15 @@ impl Decider {
 
     /// Whether the caller of an administrative method has `scope`, from an issuer that may grant it.
     pub fn permit_operator<'a>(&'a self, credential: Credential<'a>, scope: &'a str) -> Answer<'a, Verdict> {
-        let token = match credential {
+        let shown = match credential {
             Credential::None => return Answer::Now(Err(Reason::NoCredential)),
-            Credential::Bearer(token) => token,
-            Credential::Dpop(_) | Credential::ApiKey(_) | Credential::Unreadable => {
+            Credential::Bearer(token) => Shown::Token(token),
+            Credential::ApiKey(key) => Shown::ApiKey(key),
+            Credential::Dpop(_) | Credential::Unreadable => {
                 return Answer::Now(Err(Reason::MalformedToken));
             }
         };
-        self.introspect(token).then(move |verdict| {
+        self.stands_now(shown).then(move |verdict| {
             Answer::Now(verdict.and_then(|identity| {
                 if !identity.binding.is_none() {
                     return Err(Reason::BindingRequired);
@@ -273,14 +278,23 @@ impl Journey<'_> {
         &self.plan.policy.rules[self.rule]
     }
 
-    /// What an allowed call consumes: the rule's limits, then the extra ones.
+    /// What an allowed call consumes: the rule's limits, then the caller's own, then the extra ones.
     fn charges(&self, identity: Option<&Identity>) -> Result<Charges, Unchargeable> {
         let rule = self.rule();
         let question = self.question;
-        let of_rule = rule.limits.iter().map(|limit| (limit, question.units));
-        let extra = self.extra.iter().zip(&question.extra).map(|(limit, extra)| (limit, extra.units));
+        let own = identity.map_or_else(Default::default, |identity| &*identity.limits);
+        // One that the rule names, too, is charged once.
+        let own = own.iter().filter(|name| !rule.limits.iter().any(|limit| limit.name == ***name));
+        let own = own.map(|name| match self.plan.policy.limit(name) {
+            Some(limit) => Ok((limit, question.units)),
+            // Its credential was read under another configuration, a moment ago; read again, it will say this itself.
+            None => Err(Unchargeable::Denied(Reason::UnknownApiKey)),
+        });
+        let of_rule = rule.limits.iter().map(|limit| Ok((limit, question.units)));
+        let extra = self.extra.iter().zip(&question.extra).map(|(limit, extra)| Ok((limit, extra.units)));
         let mut charges = Charges::new();
-        for (limit, units) in of_rule.chain(extra) {
+        for named in of_rule.chain(own).chain(extra) {
+            let (limit, units) = named?;
             let key = rule.counter(limit, question, identity).map_err(|unkeyed| match unkeyed {
                 // A shared counter for all tokens without the claim would let them lock each other out.
                 Unkeyed::Claim(_) => Unchargeable::Denied(match identity {

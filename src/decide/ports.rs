@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use crate::domain::api_key::{ApiKey, KeyId};
 use crate::domain::decision::{QuotaStates, Reason};
 use crate::domain::identity::Identity;
 use crate::domain::limit::{CounterKey, Limit};
@@ -105,6 +106,45 @@ pub struct Inspected {
 
 /// Whose a token is, or why it is refused.
 pub type Verdict = Result<Arc<Identity>, Reason>;
+
+/// Keeps API keys where several replicas find them. Each call is one round trip, within the store's deadline.
+pub trait ApiKeyRecords: Send + Sync {
+    /// What is kept of a key; none: there is no such key, or what is kept makes no sense, which the log says.
+    fn find(&self, id: KeyId) -> Answer<'_, Result<Option<ApiKey>, Away>>;
+
+    /// Keeps a new key. False: the id is taken, and nothing changed.
+    fn add(&self, key: ApiKey) -> Answer<'_, Result<bool, Away>>;
+
+    /// Ends a key. False: there is no such key.
+    fn end(&self, id: KeyId, ending: KeyEnding) -> Answer<'_, Result<bool, Away>>;
+
+    /// Notes that a key was used now. One that is gone stays gone.
+    fn note_use(&self, id: KeyId) -> Answer<'_, Result<(), Away>>;
+
+    /// Every key that is kept, by id, each read for itself.
+    fn list(&self) -> Answer<'_, Result<ListedKeys, Away>>;
+}
+
+/// Several keys, each with its id; none where what is kept makes no sense.
+pub type ListedKeys = Vec<(KeyId, Option<KeptKey>)>;
+
+/// When a key ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyEnding {
+    /// Now and for good: it is revoked.
+    Revoked,
+    /// Then, since the Unix epoch. One that ends sooner is left as it is.
+    At(Micros),
+}
+
+/// What is kept of a key, and when it was used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptKey {
+    /// The key.
+    pub key: ApiKey,
+    /// When it was used last, since the Unix epoch, give or take a minute; none: never.
+    pub used: Option<Micros>,
+}
 
 /// Knows what has been taken back.
 pub trait RevocationView: Send + Sync {
@@ -234,16 +274,32 @@ pub struct Pulse {
 }
 
 /// What a replica hears of the others and of the store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Beat {
     /// Which data the store has.
     pub epoch: Epoch,
-    /// Replicas that were there within the last few seconds, this one included. At least 1.
-    pub replicas: u32,
-    /// Those of them whose pulse named this epoch, or none.
-    pub told: u32,
-    /// Those of the latter that have known no other: they began with it, and had nothing to tell.
-    pub fresh: u32,
+    /// The replicas that were there within the last few seconds, each once: this one is among them.
+    pub there: Vec<Peer>,
+}
+
+/// A replica that was heard of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Who, as in its pulses.
+    pub replica: u64,
+    /// Whether the store's data knows what it admitted.
+    pub word: Word,
+}
+
+/// What a replica's latest pulse says of the data that the store has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// The data knows all that it admitted.
+    Told,
+    /// It has still to tell.
+    Owes,
+    /// It has not told a part of the store, and nothing was heard of it there.
+    Unheard,
 }
 
 /// Names the data of a store. Another one: what was charged before is lost.

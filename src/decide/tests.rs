@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures_util::FutureExt as _;
 
 use super::*;
-use crate::domain::decision::{QuotaState, QuotaVerdict};
+use crate::domain::decision::{HeldCounter, QuotaState, QuotaVerdict};
 use crate::domain::identity::Binding;
-use crate::domain::limit::{Algorithm, CounterKey, WhenAway};
+use crate::domain::limit::{Algorithm, CounterKey, Kind, WhenAway};
 use crate::domain::path::{Method, Target};
 use crate::domain::policy::{Caller, Match, PathPattern};
 use crate::domain::question::{Certificate, ExtraCharge, Pairs, Proofs};
@@ -345,6 +345,7 @@ fn operators_need_the_scope() {
     let bench = Bench::new();
     let ask = |credential| bench.decider.permit_operator(credential, "read").get().now_or_never().unwrap().err();
     assert_eq!(ask(Credential::Bearer("reader")), None);
+    assert_eq!(ask(Credential::ApiKey("reader")), None);
     assert_eq!(ask(Credential::Bearer("nobody")), Some(Reason::InsufficientScope));
     assert_eq!(ask(Credential::Bearer("partner")), Some(Reason::InsufficientScope), "its issuer may not grant it");
     assert_eq!(ask(Credential::Bearer("expired")), Some(Reason::Expired));
@@ -382,7 +383,8 @@ fn a_decision_names_the_slots_that_it_took_and_nothing_else() {
     let decide = |question: &Question<'_>| {
         bench.decider.decide(question, Facade::Unary).get().now_or_never().unwrap().unwrap().held
     };
-    let counters = vec![CounterKey::new("long"), CounterKey::new("short")];
+    let held = |name| HeldCounter { key: CounterKey::new(name), kind: Kind::Concurrency };
+    let counters = vec![held("long"), held("short")];
     let held = Held { lease: LEASE, counters, expires_after: Micros::from_secs(9) };
     assert_eq!(decide(&question("/busy", None)).as_deref(), Some(&held));
     assert_eq!(decide(&question("/orders/7", Some("reader"))), None);
@@ -421,9 +423,10 @@ fn what_is_settled_is_what_limits_of_today_own() {
         for value in values {
             key.push(value);
         }
-        key
+        let kind = if limit.starts_with("per-") { Kind::SlidingWindow } else { Kind::Concurrency };
+        HeldCounter { key, kind }
     };
-    let settle = |used: &[(CounterKey, u64)]| {
+    let settle = |used: &[(HeldCounter, u64)]| {
         let gone = bench.decider.settle(LEASE, used.to_vec()).get().now_or_never().unwrap().unwrap();
         (gone, std::mem::take(&mut *bench.world.asked.lock().unwrap()))
     };
@@ -433,6 +436,10 @@ fn what_is_settled_is_what_limits_of_today_own() {
     // It counts by another number of attributes now: that is another counter.
     let (gone, asked) = settle(&[(key("per-order", &[]), 1), (key("per-subject", &["ann"]), 1)]);
     assert_eq!((gone, asked.len()), (vec!["per-order".to_owned(), "per-subject".to_owned()], 0));
+    // So is one of another algorithm.
+    let other = HeldCounter { kind: Kind::FixedWindow, ..key("long", &[]) };
+    let (gone, asked) = settle(&[(other, 3), (key("short", &[]), 1)]);
+    assert_eq!((gone, asked), (vec!["long".to_owned()], vec!["settle 1 of \"short\"".to_owned()]));
 }
 
 /// The proof is asked for after the verdict and before revocations, each time: one is for one call.
@@ -449,6 +456,24 @@ fn a_bound_token_needs_its_proof_on_every_call() {
     }
     let (reason, asked) = bench.decide(&question("/anybody", Some("bound")));
     assert_eq!((reason, asked.join(", ").as_str()), (Reason::BindingRequired, "token bound, proof"));
+}
+
+/// Beside the rule's, and once where the rule names the same.
+#[test]
+fn a_callers_own_limits_are_charged_with_those_of_the_rule() {
+    let bench = Bench::new();
+    let own = |limits: &[&str]| {
+        let limits = limits.iter().map(|&name| name.into()).collect();
+        let caller = Identity { limits, ..Identity::clone(&identity(&["read"])) };
+        bench.world.verdicts.lock().unwrap().insert("own".to_owned(), Ok(Arc::new(caller)));
+        bench.decide(&Question { units: 2, ..question("/orders/7", Some("own")) })
+    };
+    let (reason, asked) = own(&["per-subject", "per-rule"]);
+    assert_eq!(reason, Reason::Allowed);
+    let paid = [PAID[0], PAID[1], "pay 1 of \"per-rule 12:/orders/{id}\""].map(|text| text.replace("1 of", "2 of"));
+    assert_eq!(asked[2..], paid);
+    let (reason, asked) = own(&["gone"]);
+    assert_eq!((reason, asked.len()), (Reason::UnknownApiKey, 2), "nothing is paid");
 }
 
 #[test]

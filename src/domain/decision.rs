@@ -5,7 +5,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::identity::Identity;
-use super::limit::{CounterKey, Limit};
+use super::limit::{CounterKey, Kind, Limit};
 use super::policy::Policy;
 use super::time::Micros;
 use super::window::LeaseId;
@@ -254,13 +254,22 @@ pub struct QuotaState {
     pub reset_after: Micros,
 }
 
+/// A counter of which something is held. The same key under another algorithm is another counter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldCounter {
+    /// Its key.
+    pub key: CounterKey,
+    /// The algorithm by which it counted then.
+    pub kind: Kind,
+}
+
 /// What is held until it is settled, or expires.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
     /// Its name, one for all counters.
     pub lease: LeaseId,
     /// Of which counters, in the order of the charges.
-    pub counters: Vec<CounterKey>,
+    pub counters: Vec<HeldCounter>,
     /// How long it is held when it is not settled, counted from the asking.
     pub expires_after: Micros,
 }

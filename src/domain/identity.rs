@@ -75,6 +75,9 @@ pub struct Identity {
     pub names: Box<[Box<str>]>,
     /// Which keys the caller must hold besides.
     pub binding: Binding,
+    /// Names of limits that the caller's calls consume besides those of the rule. One that the configuration does not have
+    /// denies them.
+    pub limits: Box<[Box<str>]>,
     /// `exp`, as the token says it, without leeway.
     pub expires_at: Option<Micros>,
     /// `nbf`.
@@ -112,6 +115,7 @@ impl Identity {
             claims: Box::default(),
             names: Box::default(),
             binding: Binding::default(),
+            limits: Box::default(),
             expires_at: None,
             not_before: None,
             issued_at: None,

@@ -75,6 +75,33 @@ pub enum Algorithm {
     Concurrency(Slots),
 }
 
+/// Which algorithm, whatever its numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "they are those of `Algorithm`")]
+pub enum Kind {
+    SlidingWindow,
+    TokenBucket,
+    FixedWindow,
+    Concurrency,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 4] = [Self::SlidingWindow, Self::TokenBucket, Self::FixedWindow, Self::Concurrency];
+}
+
+impl Algorithm {
+    /// Which one it is.
+    pub const fn kind(self) -> Kind {
+        match self {
+            Self::SlidingWindow { .. } => Kind::SlidingWindow,
+            Self::TokenBucket(_) => Kind::TokenBucket,
+            Self::FixedWindow(_) => Kind::FixedWindow,
+            Self::Concurrency(_) => Kind::Concurrency,
+        }
+    }
+}
+
 impl Limit {
     /// The most units that it ever holds: what the window admits, the burst, or what may be held at a time.
     pub const fn units(&self) -> u64 {

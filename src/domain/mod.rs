@@ -4,9 +4,11 @@
 //! limit algorithms, path matching, policy) is a function of its arguments, so it is tested and argued about in here.
 
 pub mod admitted;
+pub mod api_key;
 pub mod bucket;
 pub mod connection;
 pub mod counter;
+pub mod date;
 pub mod decision;
 pub mod demand;
 #[cfg(test)]

@@ -317,7 +317,7 @@ mod tests {
         }
 
         fn beat(&self, _: Pulse, _: Moment) -> Answer<'_, Result<Beat, Away>> {
-            Answer::Now(Ok(Beat { epoch: Epoch(NonZeroU64::MIN), replicas: 1, told: 1, fresh: 1 }))
+            Answer::Now(Ok(Beat { epoch: Epoch(NonZeroU64::MIN), there: Vec::new() }))
         }
     }
 

@@ -1,6 +1,7 @@
 //! The composition root: builds everything from a configuration, serves it, swaps what a reload changes, and drains.
 
 mod admin;
+mod api_keys;
 mod clock;
 pub mod dev;
 mod incoming;
@@ -22,12 +23,14 @@ use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+pub use self::api_keys::{api_key_records, draw_api_key};
 pub use self::clock::SystemClock;
 use self::layers::Admission;
 use crate::api::native::{Decisions, QuotaApi, TokenApi};
-use crate::config::{self, Config, Secret, Store};
+use crate::config::{self, Config, KeptKeys, Secret, Store};
 use crate::decide::Decider;
 use crate::decide::ports::{Clock, Quotas};
+use crate::domain::api_key;
 use crate::domain::policy::Policy;
 use crate::proto::DESCRIPTORS;
 use crate::proto::decision_service_server::DecisionServiceServer;
@@ -38,7 +41,7 @@ use crate::revocation::NothingRevoked;
 use crate::stores::memory::{self, MemoryStore};
 use crate::stores::redis::{self, RedisStore};
 use crate::telemetry::{Telemetry, names};
-use crate::tokens::{Tokens, VERDICTS_MAX_DEFAULT};
+use crate::tokens::{Kept, KeyRing, Tokens, VERDICTS_MAX_DEFAULT};
 
 /// The largest gRPC message that is read. A batch of 1,000 questions with tokens of 4 KiB fits.
 pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -189,6 +192,7 @@ impl Server {
             return Err(fixed.iter().map(|key| format!("{key}: can only be changed by a restart")).collect());
         }
         parts.tokens.adopt(config.issuers.clone())?;
+        parts.tokens.adopt_api_keys(key_ring(&config, parts.shared.as_ref().map(|shared| &shared.store)));
         parts.adopt_policy(config.policy.clone());
         parts.config.store(Arc::new(config));
         Ok(())
@@ -258,6 +262,7 @@ impl Parts {
         };
         let tokens = Tokens::new(Arc::clone(clock), Arc::clone(&telemetry), VERDICTS_MAX_DEFAULT);
         tokens.adopt(config.issuers.clone()).map_err(|problems| StartProblem::Configuration(problems.join("\n")))?;
+        tokens.adopt_api_keys(key_ring(&config, shared.as_ref().map(|shared| &shared.store)));
         let decider = Arc::new(Decider::new(
             Arc::clone(clock),
             Arc::clone(&tokens) as _,
@@ -306,6 +311,18 @@ impl Parts {
             self.health.set_service_status(service, status).await;
         }
     }
+}
+
+/// The API keys that `config` accepts; those that replicas share are in `store`.
+fn key_ring(config: &Config, store: Option<&Arc<RedisStore>>) -> KeyRing {
+    let kept = match (&config.api_keys.kept, store) {
+        (KeptKeys::Listed(keys), _) => Kept::Listed(keys.clone()),
+        (KeptKeys::Redis, Some(store)) => Kept::Shared(Arc::clone(store) as _),
+        (KeptKeys::Nowhere, _) | (KeptKeys::Redis, None) => Kept::Nowhere,
+    };
+    let suited = config.policy.limits.iter().filter(|limit| api_key::unsuited(limit).is_none());
+    let limits = suited.map(|limit| limit.name.clone()).collect();
+    KeyRing { kept, operators: config.api_keys.operators, limits }
 }
 
 fn redis_store(

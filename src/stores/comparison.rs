@@ -21,8 +21,8 @@ use super::algorithms::{bucket, fixed, slots};
 use super::redis_server::RedisServer;
 use super::suite::{START, WIDTH, WINDOW, at, key, limit, memory, redis, request};
 use crate::decide::ports::{
-    Answer, Away, Beat, Charge, Charges, Epoch, Grants, Pulse, QuotaStore, Refunds, Request, Requests, Settlement,
-    Settlements,
+    Answer, Away, Beat, Charge, Charges, Epoch, Grants, Peer, Pulse, QuotaStore, Refunds, Request, Requests,
+    Settlement, Settlements, Word,
 };
 use crate::domain::counter::Counter;
 use crate::domain::exact_log::at_once;
@@ -93,8 +93,9 @@ impl QuotaStore for Core {
         Answer::Now(Ok(()))
     }
 
-    fn beat(&self, _: Pulse, _: Moment) -> Answer<'_, Result<Beat, Away>> {
-        Answer::Now(Ok(Beat { epoch: Epoch(NonZeroU64::MIN), replicas: 1, told: 1, fresh: 1 }))
+    fn beat(&self, pulse: Pulse, _: Moment) -> Answer<'_, Result<Beat, Away>> {
+        let there = vec![Peer { replica: pulse.replica, word: Word::Told }];
+        Answer::Now(Ok(Beat { epoch: Epoch(NonZeroU64::MIN), there }))
     }
 }
 

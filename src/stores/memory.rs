@@ -24,8 +24,8 @@ use smallvec::SmallVec;
 use tracing::{info, warn};
 
 use crate::decide::ports::{
-    Answer, Away, AwayCause, Beat, Charge, Charges, Epoch, Grants, Pulse, QuotaStore, Refunds, Request, Requests,
-    Settlements, all_away,
+    Answer, Away, AwayCause, Beat, Charge, Charges, Epoch, Grants, Peer, Pulse, QuotaStore, Refunds, Request, Requests,
+    Settlements, Word, all_away,
 };
 use crate::domain::counter::Counter;
 use crate::domain::limit::{Algorithm, CounterKey, Limit};
@@ -208,8 +208,9 @@ impl QuotaStore for MemoryStore {
     }
 
     /// Nobody else counts here, and what is in memory is lost with whoever admitted it.
-    fn beat(&self, _: Pulse, _: Moment) -> Answer<'_, Result<Beat, Away>> {
-        Answer::Now(Ok(Beat { epoch: Epoch(NonZeroU64::MIN), replicas: 1, told: 1, fresh: 1 }))
+    fn beat(&self, pulse: Pulse, _: Moment) -> Answer<'_, Result<Beat, Away>> {
+        let there = vec![Peer { replica: pulse.replica, word: Word::Told }];
+        Answer::Now(Ok(Beat { epoch: Epoch(NonZeroU64::MIN), there }))
     }
 }
 

@@ -13,6 +13,8 @@ mod redis_faults;
 #[cfg(test)]
 mod redis_held;
 #[cfg(test)]
+mod redis_keys;
+#[cfg(test)]
 #[path = "../../tests/support/redis.rs"]
 mod redis_server;
 #[cfg(test)]

@@ -305,7 +305,7 @@ async fn a_wrong_password_is_told_and_a_changed_one_is_noticed() {
 }
 
 /// The rights that the documentation says are needed there.
-fn rights(place: &str) -> Vec<&'static str> {
+pub(super) fn rights(place: &str) -> Vec<&'static str> {
     let page = include_str!("../../docs/quotas.md");
     let row = page.lines().find_map(|line| line.strip_prefix(&format!("| {place} | "))).unwrap();
     row.split('`').nth(1).unwrap().split(' ').collect()
@@ -314,6 +314,16 @@ fn rights(place: &str) -> Vec<&'static str> {
 /// What all limits together need of a server.
 pub(super) fn rights_of_all_limits() -> Vec<&'static str> {
     [rights("each server"), rights("for `concurrency` limits")].concat()
+}
+
+/// What a replica needs besides where API keys are shared.
+pub(super) fn rights_of_api_keys() -> Vec<&'static str> {
+    rights("for [API keys](api-keys.md) that replicas share")
+}
+
+/// What the commands that change them need besides.
+pub(super) fn rights_to_change_api_keys() -> Vec<&'static str> {
+    rights("for the commands that change them")
 }
 
 #[test]
@@ -330,7 +340,7 @@ fn the_documented_rights_are_those_that_are_used_and_no_others() {
     assert_eq!(rights("servers behind Sentinels"), ["+role"]);
     assert_eq!(rights("nodes of a cluster"), [r"+cluster\|slots", "+asking"]);
     assert_eq!(rights("Sentinels"), [r"+sentinel\|get-master-addr-by-name"]);
-    let documented = rights_of_all_limits();
+    let documented = [rights_of_all_limits(), rights_of_api_keys(), rights_to_change_api_keys()].concat();
     assert_eq!(documented[0], "~tollgate:*");
     assert_eq!(documented[1..].iter().map(|right| right[1..].to_owned()).collect::<BTreeSet<_>>(), used);
 }
@@ -445,8 +455,17 @@ async fn settings_that_cannot_work_are_refused_at_once() {
     let connect = |url: &str, ca: Option<PathBuf>| {
         RedisStore::connect(&Settings { ca, ..at(url) }, gates(&clock(), DEADLINE)).map(|_| ()).unwrap_err()
     };
-    for url in ["", "redis", "http://h:1", "redis://", "redis://:hunter2@h:99999", "redis://h/x", "rediss://h#insecure"]
-    {
+    for url in [
+        "",
+        "redis",
+        "http://h:1",
+        "redis://",
+        "redis://:hunter2@h:99999",
+        "redis://:hunter2@h:0",
+        "rediss://h:0",
+        "redis://h/x",
+        "rediss://h#insecure",
+    ] {
         let problem = connect(url, None);
         assert!(matches!(problem, ConnectProblem::Url), "{url}");
         assert!(!problem.to_string().contains("hunter2"));

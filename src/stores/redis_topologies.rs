@@ -132,16 +132,37 @@ async fn several_servers_that_are_no_cluster_are_told() {
     assert_eq!(guarded.health(), Err(Away { because: AwayCause::Mistaken }));
 }
 
+/// The Sentinels and the master that they name, whichever it is.
+#[tokio::test]
+async fn sentinels_and_their_master_are_reached_by_tls() {
+    let folder = certificates();
+    let Some(mut all) = with_tls(&folder, Sentinels::with_tls) else { return };
+    let trusting = |ca: &str| {
+        Guarded::new(&Settings { ca: Some(folder.path().join(ca)), ..watched(all.tls_urls(), Sentinels::service()) })
+    };
+    let guarded = trusting("ca.pem");
+    guarded.serves().await;
+    trusting("other.pem").is_away(AwayCause::Unreachable).await;
+    all.servers[0].kill();
+    guarded.is_away(AwayCause::Unreachable).await;
+    guarded.serves().await;
+    assert_eq!(all.servers[1].command(&["EXISTS", "tollgate:{per-client 5:alice}"]), "1");
+}
+
+/// Starts servers with the options that name the certificates in `folder`.
+fn with_tls<T>(folder: &tempfile::TempDir, start: impl FnOnce(&[&str]) -> T) -> T {
+    let [certificate, key, ca] =
+        ["server.pem", "server.key", "ca.pem"].map(|name| folder.path().join(name).to_str().unwrap().to_owned());
+    let files = ["--tls-cert-file", &certificate, "--tls-key-file", &key, "--tls-ca-cert-file", &ca];
+    start(&[&files[..], &["--tls-auth-clients", "no"]].concat())
+}
+
 /// Each node is verified by the address that the cluster tells.
 #[tokio::test]
 async fn a_cluster_is_reached_by_tls() {
     let folder = certificates();
-    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    let (certificate, key, ca) = (path("server.pem"), path("server.key"), path("ca.pem"));
-    let files = ["--tls-cert-file", &certificate, "--tls-key-file", &key, "--tls-ca-cert-file", &ca];
-    let options = [&files[..], &["--tls-auth-clients", "no"]].concat();
-    let Some(cluster) = RedisCluster::with_tls(&options) else { return };
-    let trusting = |urls, ca: &str| Guarded::new(&Settings { ca: Some(path(ca).into()), ..servers(urls) });
+    let Some(cluster) = with_tls(&folder, RedisCluster::with_tls) else { return };
+    let trusting = |urls, ca: &str| Guarded::new(&Settings { ca: Some(folder.path().join(ca)), ..servers(urls) });
     for urls in [cluster.tls_urls(), vec![cluster.tls_urls().swap_remove(1)]] {
         let guarded = trusting(urls, "ca.pem");
         guarded.serves().await;

@@ -83,6 +83,7 @@ fn judge_claims(
         claims: chosen(claims, &issuer.claims)?,
         names: Box::default(),
         binding: binding::read(claims)?,
+        limits: Box::default(),
         expires_at: dates.expires_at,
         not_before: dates.not_before,
         issued_at: dates.issued_at,

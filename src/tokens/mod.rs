@@ -9,6 +9,7 @@
 //! parse the key anew for each token (an eighth of an RS256 check), and reads headers and claims leniently.
 
 mod actors;
+mod api_keys;
 #[cfg(test)]
 mod attacks;
 mod binding;
@@ -41,6 +42,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use self::api_keys::ApiKeys;
+pub use self::api_keys::{Kept, KeyRing};
 pub use self::issuers::Prepared;
 use self::issuers::{Issuers, Trusted};
 use self::jwks::KeySet;
@@ -49,6 +52,7 @@ pub use self::keys::IssuerHealth;
 use self::opaque::Introspector;
 use self::remembered::{Fingerprint, Good, REMEMBERED_FOR, Remembered};
 use crate::decide::ports::{Answer, Clock, Inspected, Shown, TokenInspector, Verdict};
+use crate::domain::api_key;
 use crate::domain::decision::Reason;
 use crate::domain::identity::Identity;
 use crate::domain::issuer::Issuer;
@@ -72,6 +76,7 @@ pub struct Tokens {
     telemetry: Arc<Telemetry>,
     issuers: ArcSwap<Issuers>,
     remembered: Arc<Remembered>,
+    api_keys: ApiKeys,
     /// Held while the issuers are replaced, by one at a time.
     replacing: Mutex<()>,
 }
@@ -90,6 +95,7 @@ impl Tokens {
     pub fn new(clock: Arc<dyn Clock>, telemetry: Arc<Telemetry>, verdicts_max: usize) -> Arc<Self> {
         Arc::new(Self {
             remembered: Arc::new(Remembered::new(verdicts_max, &telemetry)),
+            api_keys: ApiKeys::new(Arc::clone(&clock), Arc::clone(&telemetry)),
             clock,
             telemetry,
             issuers: ArcSwap::default(),
@@ -128,6 +134,11 @@ impl Tokens {
                 introspector.start(&self.telemetry);
             }
         }
+    }
+
+    /// Accepts these API keys from now on, and no others.
+    pub fn adopt_api_keys(&self, ring: KeyRing) {
+        self.api_keys.adopt(ring);
     }
 
     /// How each issuer's keys are, sorted by issuer.
@@ -206,8 +217,10 @@ impl TokenInspector for Tokens {
     fn inspect<'a>(&'a self, shown: Shown<'a>, now: Moment) -> Answer<'a, Inspected> {
         let made = |verdict| Inspected { verdict, remembered: false };
         let token = match shown {
+            // People paste keys where tokens go. Whatever begins like one is shown to nobody else.
+            Shown::Token(key) if key.starts_with(api_key::PREFIX) => return self.api_keys.inspect(key, now),
             Shown::Token(token) => token,
-            Shown::ApiKey(_) => return Answer::Now(made(Err(Reason::UnknownApiKey))),
+            Shown::ApiKey(key) => return self.api_keys.inspect(key, now),
             Shown::Certificate(_) => return Answer::Now(made(Err(Reason::NoCredential))),
         };
         // Before anything looks at all of it.

@@ -6,7 +6,8 @@ use std::net::IpAddr;
 
 use super::reservation::{self, Reservation};
 use crate::decide::{CounterCharge, Undecidable, Violation};
-use crate::domain::limit::{CounterKey, HOLD_MAX, HOLD_MIN, UNITS_MAX};
+use crate::domain::decision::HeldCounter;
+use crate::domain::limit::{HOLD_MAX, HOLD_MIN, UNITS_MAX};
 use crate::domain::path::{Host, Method, Target};
 use crate::domain::question::{Credential, ExtraCharge, Mode, Proofs, Question};
 use crate::domain::time::Micros;
@@ -202,7 +203,7 @@ pub(super) fn estimate(wire: &pb::ReserveRequest) -> Result<(Vec<CounterCharge<'
 }
 
 /// Reads what is to be settled: under which name, and how much was used of each counter.
-pub(super) fn settlement(wire: &pb::SettleRequest) -> Result<(LeaseId, Vec<(CounterKey, u64)>), Undecidable> {
+pub(super) fn settlement(wire: &pb::SettleRequest) -> Result<(LeaseId, Vec<(HeldCounter, u64)>), Undecidable> {
     let pb::SettleRequest { reservation, used } = wire;
     let mut violations = Violations::default();
     for (index, _) in used.iter().enumerate().filter(|(_, units)| **units > UNITS_MAX).take(CHARGES_MAX) {
@@ -216,7 +217,7 @@ pub(super) fn settlement(wire: &pb::SettleRequest) -> Result<(LeaseId, Vec<(Coun
             return None;
         }
         let all = used.first().copied().unwrap_or(0);
-        let each = |(index, key)| (key, used.get(index).copied().unwrap_or(all));
+        let each = |(index, counter)| (counter, used.get(index).copied().unwrap_or(all));
         Some((lease, counters.into_iter().enumerate().map(each).collect()))
     });
     violations.or(settled)
@@ -264,6 +265,7 @@ mod tests {
 
     use super::*;
     use crate::domain::decision::Held;
+    use crate::domain::limit::{CounterKey, Kind};
 
     fn good() -> pb::DecideRequest {
         pb::DecideRequest {
@@ -377,7 +379,8 @@ mod tests {
 
     #[test]
     fn what_was_used_is_said_for_each_counter_for_all_or_not_at_all() {
-        let counters = vec![CounterKey::new("a"), CounterKey::new("b"), CounterKey::new("c")];
+        let held = |name| HeldCounter { key: CounterKey::new(name), kind: Kind::SlidingWindow };
+        let counters = vec![held("a"), held("b"), held("c")];
         let lease = LeaseId { replica: 1, serial: 2 };
         let held = Held { lease, counters, expires_after: HOLD_MIN };
         let wire = |used: &[u64]| pb::SettleRequest { reservation: reservation::written(&held), used: used.to_vec() };

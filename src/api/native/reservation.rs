@@ -10,8 +10,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use prost::Message;
 
 use super::question::CHARGES_MAX;
-use crate::domain::decision::Held;
-use crate::domain::limit::CounterKey;
+use crate::domain::decision::{Held, HeldCounter};
+use crate::domain::limit::{CounterKey, Kind};
 use crate::domain::policy::LIMITS_MAX;
 use crate::domain::window::LeaseId;
 
@@ -40,6 +40,9 @@ struct Content {
     /// Each begins with its limit's name.
     #[prost(bytes = "vec", repeated, tag = "4")]
     counters: Vec<Vec<u8>>,
+    /// The letter of each one's algorithm.
+    #[prost(bytes = "vec", tag = "5")]
+    kinds: Vec<u8>,
 }
 
 /// What is to be settled.
@@ -48,13 +51,13 @@ pub(super) struct Reservation {
     /// Its name.
     pub(super) lease: LeaseId,
     /// Its counters, at least one, each once.
-    pub(super) counters: Vec<CounterKey>,
+    pub(super) counters: Vec<HeldCounter>,
 }
 
 /// The text that stands for what is held.
 pub(super) fn written(Held { lease, counters, expires_after: _ }: &Held) -> String {
-    let counters = counters.iter().map(|key| key.as_bytes().to_vec()).collect();
-    let content = Content { version: VERSION, replica: lease.replica, serial: lease.serial, counters };
+    let (counters, kinds) = counters.iter().map(|held| (held.key.as_bytes().to_vec(), letter(held.kind))).collect();
+    let content = Content { version: VERSION, replica: lease.replica, serial: lease.serial, counters, kinds };
     sealed(content.encode_to_vec())
 }
 
@@ -67,16 +70,20 @@ pub(super) fn read(text: &str) -> Result<Reservation, &'static str> {
         return Err("is needed");
     }
     let content = opened(text).and_then(|bytes| Content::decode(bytes.as_slice()).ok());
-    let Content { version, replica, serial, counters } = content.ok_or(NONE)?;
+    let Content { version, replica, serial, counters, kinds } = content.ok_or(NONE)?;
     if version != VERSION {
         return Err("is of another version than this replica knows; it expires by itself");
     }
-    if !(1..=COUNTERS_MAX).contains(&counters.len()) {
+    if !(1..=COUNTERS_MAX).contains(&counters.len()) || kinds.len() != counters.len() {
         return Err(NONE);
     }
-    let counters: Vec<CounterKey> =
-        counters.iter().map(|bytes| CounterKey::from_bytes(bytes)).collect::<Option<_>>().ok_or(NONE)?;
-    let twice = counters.iter().enumerate().any(|(index, key)| counters[..index].contains(key));
+    let held = |(bytes, by): (&Vec<u8>, &u8)| {
+        let kind = Kind::ALL.into_iter().find(|kind| letter(*kind) == *by)?;
+        Some(HeldCounter { key: CounterKey::from_bytes(bytes)?, kind })
+    };
+    let counters: Vec<HeldCounter> = counters.iter().zip(&kinds).map(held).collect::<Option<_>>().ok_or(NONE)?;
+    let twice =
+        counters.iter().enumerate().any(|(index, held)| counters[..index].iter().any(|other| other.key == held.key));
     if twice {
         return Err(NONE);
     }
@@ -85,6 +92,16 @@ pub(super) fn read(text: &str) -> Result<Reservation, &'static str> {
 
 /// What is said of a text that was never handed out.
 const NONE: &str = "is no reservation: it must be passed on as it came";
+
+/// How an algorithm is written.
+const fn letter(kind: Kind) -> u8 {
+    match kind {
+        Kind::SlidingWindow => b'w',
+        Kind::TokenBucket => b'b',
+        Kind::FixedWindow => b'f',
+        Kind::Concurrency => b'c',
+    }
+}
 
 fn sealed(mut bytes: Vec<u8>) -> String {
     let sum = digest(&SHA256, &bytes);
@@ -112,9 +129,15 @@ mod tests {
         key
     }
 
+    /// Under one algorithm after the other.
+    fn each(counters: &[CounterKey]) -> Vec<HeldCounter> {
+        let kinds = Kind::ALL.into_iter().cycle();
+        counters.iter().cloned().zip(kinds).map(|(key, kind)| HeldCounter { key, kind }).collect()
+    }
+
     fn held(counters: &[CounterKey]) -> Held {
         let lease = LeaseId { replica: u64::MAX, serial: 7 };
-        Held { lease, counters: counters.to_vec(), expires_after: Micros::from_secs(1) }
+        Held { lease, counters: each(counters), expires_after: Micros::from_secs(1) }
     }
 
     #[test]
@@ -135,7 +158,7 @@ mod tests {
         };
         let counters: Vec<_> = (0..COUNTERS_MAX).map(counter).collect();
         let held = held(&counters);
-        assert_eq!(read(&written(&held)).map(|read| read.counters), Ok(counters));
+        assert_eq!(read(&written(&held)).map(|read| read.counters), Ok(each(&counters)));
     }
 
     #[test]
@@ -155,6 +178,7 @@ mod tests {
         let content = |counters: &[&[u8]]| Content {
             version: 1,
             counters: counters.iter().map(|&key| key.into()).collect(),
+            kinds: vec![b'w'; counters.len()],
             ..Content::default()
         };
         assert!(read(&sealed(content(&[b"a 1:x"]).encode_to_vec())).is_ok());
@@ -165,6 +189,10 @@ mod tests {
             assert_eq!(read(&sealed(content(counters).encode_to_vec())), Err(NONE), "{counters:?}");
         }
         assert_eq!(read(&sealed(Vec::new())), read(&sealed(Content::default().encode_to_vec())));
+        for kinds in [&b""[..], b"ww", b"x"] {
+            let unknown = Content { kinds: kinds.into(), ..content(&[b"a 1:x"]) };
+            assert_eq!(read(&sealed(unknown.encode_to_vec())), Err(NONE), "{kinds:?}");
+        }
         let later = Content { version: 2, ..content(&[b"a 1:x"]) };
         assert!(read(&sealed(later.encode_to_vec())).is_err_and(|why| why.contains("version")));
         assert_eq!(read(&"A".repeat(TEXT_BYTES_MAX + 4)), Err(NONE));

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod files;
+mod keys;
 mod problems;
 mod schema;
 mod texts;
@@ -102,6 +103,7 @@ issuers:
     audiences: [orders]
     algorithms: [HS256]
     secret: ${PASSWORD}-of-thirty-two-bytes-or-more
+api_keys: { redis: true, operators: true }
 limits:
   per-subject: { units: 1000000000000, window: 366d, by: [identity.subject, path.id], when_away: allow }
   all: { units: 1, window: 100ms }
@@ -130,6 +132,7 @@ fn everything_that_can_be_said_is_heard() {
     assert_eq!(redis.username.as_deref(), Some("tollgate"));
     assert_eq!(redis.password.as_ref().map(Secret::reveal), Some("hunter2"));
     assert_eq!(redis.deadline, Micros::from_millis(8));
+    assert_eq!(config.api_keys, ApiKeys { kept: KeptKeys::Redis, operators: true });
     assert_eq!(config.bounds, Bounds { calls_in_flight: 5, drain: Micros::from_secs(60) });
 
     let limits: Vec<_> = config.policy.limits.iter().map(|limit| (limit.name.as_str(), limit.units())).collect();

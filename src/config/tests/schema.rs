@@ -57,6 +57,8 @@ fn known() -> BTreeMap<&'static str, BTreeMap<&'static str, bool>> {
         let root = yaml::read(yaml).unwrap();
         config(&mut reader, &Item::root(&root));
     }
+    let keys = yaml::read("[{ id: x }]").unwrap();
+    api_keys::keys(&mut reader, &Item::root(&keys), &limits::Limits::new());
     reader.known
 }
 
@@ -192,6 +194,8 @@ fn reference() -> String {
         ("jwks", "`jwks` of an issuer"),
         ("introspection", "`introspection` of an issuer"),
         ("connection", "`connection` of an issuer"),
+        ("apiKeys", "`api_keys`"),
+        ("apiKey", "An entry of the file of `api_keys`"),
         ("limit", "An entry of `limits`"),
         ("rule", "An entry of `rules`"),
         ("match", "`match` of a rule"),

@@ -8,15 +8,20 @@ use tracing::{info, warn};
 use super::super::standing::Heard;
 use super::LeaseDesk;
 use crate::decide::ports::{Away, Charge, Charges, Pulse};
+use crate::domain::time::Micros;
 
 /// How often a replica says that it is there.
 const BEAT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The same, while the others' word is waited for.
+/// The same, while nothing may be charged: before the first beat, while the store is told, and while the others' word is
+/// waited for.
 const WAIT_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How often in a row a store may be found to have lost its data before it is given a pause.
 const LOSSES_IN_A_ROW_MAX: usize = 3;
+
+/// A replica that has much to tell says that it is there as often as any.
+const TELLING_MAX: Micros = Micros::from_secs(1);
 
 /// Charges in one call of the store: well within its deadline.
 const TOLD_PER_CALL: usize = 128;
@@ -26,9 +31,9 @@ impl LeaseDesk {
     pub async fn pulse(&self) {
         loop {
             // The store logs and counts what becomes of it.
-            let told = self.beat().await;
-            let waits = told.is_ok() && self.standing.is_telling();
-            let _ = timeout(if waits { WAIT_INTERVAL } else { BEAT_INTERVAL }, self.lost.notified()).await;
+            let _ = self.beat().await;
+            let pause = if self.standing.is_telling() { WAIT_INTERVAL } else { BEAT_INTERVAL };
+            let _ = timeout(pause, self.lost.notified()).await;
         }
     }
 
@@ -39,31 +44,37 @@ impl LeaseDesk {
     /// Why the store could not be asked, or told.
     pub async fn beat(&self) -> Result<(), Away> {
         let _one_at_a_time = self.beating.lock().await;
-        for _ in 0..LOSSES_IN_A_ROW_MAX {
+        let mut losses = 0;
+        while losses < LOSSES_IN_A_ROW_MAX {
             let (telling, pulse) = (self.standing.is_telling(), self.own_pulse());
             let beat = self.store.beat(pulse, self.clock.now()).get().await.inspect_err(|_| self.standing.miss())?;
             let now = self.clock.steady();
-            let epoch = match self.standing.hear(beat, now) {
+            let untold = match self.standing.hear(&beat, now) {
                 Heard::Waiting => return Ok(()),
                 Heard::Intact => {
                     self.metrics.replicas(self.standing.replicas());
-                    if telling {
+                    if telling && self.standing.losses() > 0 {
                         info!("the quota store knows again what was admitted");
                     }
-                    return self.tell().await;
+                    None
                 }
                 Heard::Lost(epoch) => {
+                    losses += 1;
                     warn!("the quota store has lost its data; it is told what was admitted within the last window");
                     self.table.lose(now, |ended| {
                         self.metrics.spent(ended.used);
                         self.metrics.stranded(ended.left);
                     });
-                    epoch
+                    Some(epoch)
                 }
-                Heard::Untold(epoch) => epoch,
+                Heard::Untold(epoch) => Some(epoch),
             };
-            self.tell().await?;
-            self.standing.told(epoch);
+            match (self.tell().await?, untold) {
+                (Told::All, Some(epoch)) => self.standing.told(epoch),
+                (Told::All, None) => return Ok(()),
+                // First it says again that it is there.
+                (Told::Part, _) => {}
+            }
         }
         Ok(())
     }
@@ -74,10 +85,14 @@ impl LeaseDesk {
 
     /// Charges to the store what was admitted and is not charged there. What it may not have heard is told again: then
     /// less is admitted than could be, never more.
-    pub(super) async fn tell(&self) -> Result<(), Away> {
+    pub(super) async fn tell(&self) -> Result<Told, Away> {
+        let began = self.clock.steady();
         for owed in self.table.owed() {
             let mut untold = Untold { desk: self, charges: owed };
             while !untold.charges.is_empty() {
+                if self.clock.steady().since(began) >= TELLING_MAX {
+                    return Ok(Told::Part);
+                }
                 let part = untold.charges.len().saturating_sub(TOLD_PER_CALL);
                 let charges: Charges = untold.charges[part..].iter().cloned().collect();
                 let units = charges.iter().map(|Charge { units, .. }| units).sum();
@@ -86,8 +101,16 @@ impl LeaseDesk {
                 self.metrics.told(units);
             }
         }
-        Ok(())
+        Ok(Told::All)
     }
+}
+
+/// How much of what is owed was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    All,
+    /// It takes long.
+    Part,
 }
 
 /// What the store has still to be told, whatever ends the telling.

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod bereft;
 mod flood;
 mod loss;
 mod reload;
@@ -17,13 +18,16 @@ use tokio::sync::Semaphore;
 
 use super::super::{NOBODY, at_once};
 use super::*;
-use crate::decide::ports::{Beat, Charge, Epoch, Pulse};
+use crate::decide::ports::{Beat, Charge, Epoch, Peer, Pulse, Word};
 use crate::domain::counter::Counter;
 use crate::domain::decision::{QuotaVerdict, Reason};
 use crate::domain::fixed::Grid;
 use crate::domain::limit::{Algorithm, WhenAway};
 use crate::domain::slots::Slots;
 use crate::domain::window::LeaseId;
+
+/// For how long the store takes a replica for being there.
+const SEEN_FOR: Micros = Micros::from_secs(5);
 
 #[derive(Default)]
 struct Hands(AtomicU64);
@@ -48,8 +52,8 @@ struct Core {
     calls: AtomicUsize,
     /// Goes up when all is lost.
     epoch: AtomicU64,
-    /// The epoch that each replica has named, and whether it began with that.
-    pulses: Mutex<Vec<(Pulse, bool)>>,
+    /// The latest of each replica, and the epoch that it named.
+    pulses: Mutex<Vec<(Pulse, Micros)>>,
 }
 
 impl Core {
@@ -72,6 +76,10 @@ impl Core {
         self.counters.lock().unwrap().clear();
         self.pulses.lock().unwrap().clear();
         self.epoch.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn epoch(&self) -> Epoch {
+        Epoch(NonZeroU64::new(self.epoch.load(Ordering::Relaxed)).unwrap())
     }
 
     fn with<T>(&self, limit: &Limit, key: &CounterKey, act: impl FnOnce(&mut Counter) -> T) -> T {
@@ -166,18 +174,19 @@ impl QuotaStore for Core {
         })
     }
 
-    fn beat(&self, pulse: Pulse, _: Moment) -> Answer<'_, Result<Beat, Away>> {
+    /// As the script of Redis does.
+    fn beat(&self, pulse: Pulse, now: Moment) -> Answer<'_, Result<Beat, Away>> {
         Answer::later(async move {
             self.enter().await?;
-            let epoch = Epoch(NonZeroU64::new(self.epoch.load(Ordering::Relaxed)).unwrap());
+            let epoch = self.epoch();
             let mut pulses = self.pulses.lock().unwrap();
-            let known = pulses.iter().position(|(known, _)| known.replica == pulse.replica);
-            let fresh = known.is_some_and(|place| pulses.swap_remove(place).1) || pulse.epoch.is_none();
-            pulses.push((pulse, fresh));
-            let told = pulses.iter().filter(|(pulse, _)| pulse.epoch.is_none_or(|told| told == epoch)).count();
-            let fresh = pulses.iter().filter(|(_, fresh)| *fresh).count();
-            let count = |number: usize| u32::try_from(number).unwrap();
-            Ok(Beat { epoch, replicas: count(pulses.len()), told: count(told), fresh: count(fresh) })
+            pulses.retain(|(known, at)| known.replica != pulse.replica && now.steady.since(*at) < SEEN_FOR);
+            pulses.push((Pulse { epoch: Some(pulse.epoch.unwrap_or(epoch)), ..pulse }, now.steady));
+            let peer = |&(Pulse { replica, epoch: named }, _): &(Pulse, Micros)| {
+                let word = if named == Some(epoch) { Word::Told } else { Word::Owes };
+                Peer { replica, word }
+            };
+            Ok(Beat { epoch, there: pulses.iter().map(peer).collect() })
         })
     }
 }
@@ -207,8 +216,16 @@ fn charges(charges: &[(&Arc<Limit>, u64)]) -> Charges {
 }
 
 impl World {
-    /// A replica at a store that it may share with others.
+    /// A replica that has just reached its store, which it may share with others.
     fn at(core: Arc<Core>, clock: Arc<Hands>, holdings_max: usize) -> Self {
+        let world = Self::before(core, clock, holdings_max);
+        world.desk.beat().now_or_never().unwrap().unwrap();
+        world.core.calls.fetch_sub(1, Ordering::Relaxed);
+        world
+    }
+
+    /// One that has not reached it yet.
+    fn before(core: Arc<Core>, clock: Arc<Hands>, holdings_max: usize) -> Self {
         let (store, local, hands) = (Arc::clone(&core) as _, Core::new(), Arc::clone(&clock) as _);
         let desk = LeaseDesk::with_room_for(holdings_max, store, local, hands, &Telemetry::new().unwrap());
         Self { core, clock, desk }

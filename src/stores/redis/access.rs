@@ -187,6 +187,8 @@ fn info(url: &str) -> Result<ConnectionInfo, ConnectProblem> {
 /// Whether it is reached by TLS, and where.
 fn place(info: &ConnectionInfo) -> Result<(bool, Address), ConnectProblem> {
     match info.addr() {
+        // Nobody can be reached there.
+        ConnectionAddr::Tcp(_, 0) | ConnectionAddr::TcpTls { port: 0, .. } => Err(ConnectProblem::Url),
         ConnectionAddr::Tcp(host, port) => Ok((false, Address { host: host.clone(), port: *port })),
         ConnectionAddr::TcpTls { host, port, .. } => Ok((true, Address { host: host.clone(), port: *port })),
         _ => Err(ConnectProblem::Url),

@@ -8,9 +8,8 @@
 -- ARGV[5]  for how long a replica counts as there, in microseconds.
 -- ARGV[6]  the most replicas that are counted.
 --
--- The replicas are a string: for each its name, the moment of its latest pulse, n or o, and the epoch that it named, the
--- latest pulse first; n are those that have known no other epoch. The answer is the number of replicas, the number of those
--- that named this epoch, of n among these, and the epoch.
+-- The replicas are a string: for each its name, the moment of its latest pulse and the epoch that it named, the latest pulse
+-- first. The answer is the epoch, and for each replica its name and t when it named this epoch, else o.
 local call, pack, unpack, sub = redis.call, struct.pack, struct.unpack, string.sub
 
 local epoch = call('GET', KEYS[2])
@@ -19,27 +18,22 @@ if not epoch then
   call('SET', KEYS[2], epoch)
 end
 
-local replica, life = ARGV[2], tonumber(ARGV[5])
-local named, fresh = ARGV[3], ARGV[3] == ''
-if fresh then named = epoch end
-local size = 17 + #epoch
--- The first place is this replica's.
-local there, told, new = { '' }, 0, 0
+local replica, named, life, most = ARGV[2], ARGV[3], tonumber(ARGV[5]), tonumber(ARGV[6])
+local size = 16 + #epoch
+local there, heard = {}, {}
+local function note(who, at, state)
+  there[#there + 1] = who .. pack('<I8', at) .. state
+  heard[#heard + 1] = who .. (state == epoch and 't' or 'o')
+end
+
+note(replica, now, named == '' and epoch or named)
 local raw = call('GET', KEYS[1]) or ''
 for pos = 1, #raw - size + 1, size do
-  local other, at, state = sub(raw, pos, pos + 7), unpack('<I8', raw, pos + 8), sub(raw, pos + 16, pos + size - 1)
-  if other == replica then
-    fresh = fresh or state == 'n' .. named
-  -- One from a time that this server's clock has not reached was there as lately as any.
-  elseif at > now - life and #there < tonumber(ARGV[6]) then
-    there[#there + 1] = other .. pack('<I8', math.min(at, now)) .. state
-    if sub(state, 2) == epoch then told = told + 1 end
-    if state == 'n' .. epoch then new = new + 1 end
+  local other, at = sub(raw, pos, pos + 7), unpack('<I8', raw, pos + 8)
+  if other ~= replica and at > now - life and #there < most then
+    -- One from a time that this server's clock has not reached was there as lately as any.
+    note(other, math.min(at, now), sub(raw, pos + 16, pos + size - 1))
   end
 end
-local state = (fresh and 'n' or 'o') .. named
-if named == epoch then told = told + 1 end
-if state == 'n' .. epoch then new = new + 1 end
-there[1] = replica .. pack('<I8', now) .. state
 call('SET', KEYS[1], table.concat(there), 'PX', math.ceil(life / 1000))
-return pack('<I8I8I8', #there, told, new) .. epoch
+return epoch .. table.concat(heard)

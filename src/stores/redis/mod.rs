@@ -5,6 +5,7 @@
 //! hash tag, clean themselves up, and can be read: `tollgate:{per-client 5:alice}`.
 
 mod access;
+mod api_keys;
 mod gate;
 mod link;
 mod node;
@@ -55,6 +56,7 @@ struct Inner {
     reset: Code,
     assert: Code,
     beat: Code,
+    api_key: Code,
     taking_back: Arc<Semaphore>,
 }
 
@@ -82,6 +84,8 @@ impl RedisStore {
                 include_str!("assert.lua")
             )),
             beat: Code::telling(concat!(include_str!("now.lua"), include_str!("beat.lua"))),
+            // What was charged is nothing to API keys.
+            api_key: Code::telling(include_str!("api_key.lua")),
             taking_back: Arc::new(Semaphore::new(TAKING_BACK_MAX)),
         })))
     }

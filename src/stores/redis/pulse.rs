@@ -5,6 +5,7 @@
 //! over each new connection before anything is charged over it, and with each pulse. Units are charged only while every
 //! place has the epoch that knows what was admitted.
 
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +19,7 @@ use super::nodes::Outcome;
 use super::script::Call;
 use super::slots::{SLOTS, slot_of};
 use super::{Inner, nothing, packed, state_key, tag};
-use crate::decide::ports::{Away, AwayCause, Beat, Charge, Charges, Epoch, Pulse, Request};
+use crate::decide::ports::{Away, AwayCause, Beat, Charge, Charges, Epoch, Peer, Pulse, Request, Word};
 use crate::domain::limit::{Algorithm, CounterKey};
 use crate::domain::time::{Micros, Moment};
 use crate::domain::window::{LeaseId, Terms};
@@ -49,6 +50,8 @@ type Epochs = [u64; PLACES];
 pub(super) struct Trust {
     places: [Place; PLACES],
     found: Mutex<Found>,
+    /// Counts the looks at places, beats among them, in the order in which they set out.
+    looks: AtomicU64,
 }
 
 struct Place {
@@ -63,6 +66,8 @@ struct Place {
 #[derive(Default)]
 struct Found {
     epochs: Epochs,
+    /// Which look each of the places was last seen by.
+    looks: [u64; PLACES],
     name: Option<Epoch>,
     /// The name of those that are trusted.
     trusted: Option<Epoch>,
@@ -71,7 +76,7 @@ struct Found {
 impl Trust {
     pub(super) fn new() -> Self {
         let place = |index| Place { name: name_of(index), seen: AtomicU64::default(), trusted: AtomicU64::default() };
-        Self { places: std::array::from_fn(place), found: Mutex::default() }
+        Self { places: std::array::from_fn(place), found: Mutex::default(), looks: AtomicU64::new(0) }
     }
 
     /// Whether units may be charged.
@@ -85,9 +90,10 @@ impl Trust {
 
     /// Looks which epochs are behind a new connection, of those that are trusted.
     pub(super) async fn look(&self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
-        for place in self.places.iter().filter(|place| place.trusted() != 0) {
+        for (index, place) in self.places.iter().enumerate().filter(|(_, place)| place.trusted() != 0) {
+            let look = self.set_out();
             match cmd("GET").arg(place.epoch_key()).query_async::<Option<Vec<u8>>>(connection).await {
-                Ok(epoch) => place.see(epoch.as_deref().and_then(read)),
+                Ok(epoch) => self.see(&mut self.found(), index, epoch.as_deref().and_then(read), look),
                 Err(error) if is_elsewhere(&error) => {}
                 Err(error) => return Err(error),
             }
@@ -105,14 +111,27 @@ impl Trust {
         (found.trusted == Some(epoch)).then(|| self.places.each_ref().map(Place::trusted))
     }
 
-    /// Takes over what was found at some of the places, and answers with the name of it all. A place that was out of reach
+    /// A look is about to set out.
+    fn set_out(&self) -> u64 {
+        self.looks.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Takes over what a look found, unless one that set out later was back before it: that may have come to other data.
+    fn see(&self, found: &mut Found, index: usize, epoch: Option<Epoch>, look: u64) {
+        if look > found.looks[index] {
+            found.looks[index] = look;
+            self.places[index].seen.store(epoch.map_or(0, |epoch| epoch.0.get()), Ordering::Release);
+        }
+    }
+
+    /// Takes over what a beat found at some of the places, and answers with the name of it all. A place that was out of reach
     /// until now has lost nothing; and whoever has admitted nothing trusts all that it finds.
-    fn find(&self, beats: &[(usize, Beat)], begins: bool) -> Option<Epoch> {
+    fn find(&self, beats: &[(usize, Beat)], begins: bool, look: u64) -> Option<Epoch> {
         let mut found = self.found();
-        for &(index, Beat { epoch, .. }) in beats {
+        for &(index, Beat { epoch, there: _ }) in beats {
             let place = &self.places[index];
             let known = std::mem::replace(&mut found.epochs[index], epoch.0.get());
-            place.see(Some(epoch));
+            self.see(&mut found, index, Some(epoch), look);
             if known == 0 {
                 place.trusted.store(epoch.0.get(), Ordering::Release);
             }
@@ -150,15 +169,11 @@ impl Place {
     fn trusted(&self) -> u64 {
         self.trusted.load(Ordering::Acquire)
     }
-
-    fn see(&self, epoch: Option<Epoch>) {
-        self.seen.store(epoch.map_or(0, |epoch| epoch.0.get()), Ordering::Release);
-    }
 }
 
 impl Inner {
     pub(super) async fn beat_later(&self, pulse: Pulse, now: Moment) -> Result<Beat, Away> {
-        let named = self.trust.named(pulse.epoch);
+        let (named, look) = (self.trust.named(pulse.epoch), self.trust.set_out());
         let places = if self.nodes.are_one() { 1 } else { PLACES };
         let calls: Vec<Call> = (0..places).map(|place| self.beat_call(place, pulse, named.as_ref(), now)).collect();
         let answers = join_all(calls.iter().map(|call| self.nodes.run(&self.beat, call))).await;
@@ -174,13 +189,9 @@ impl Inner {
                 Err(because) => away = because,
             }
         }
-        let epoch = self.trust.find(&beats, pulse.epoch.is_none());
         // A node that is away has nothing to say; the others' word counts.
-        let replicas = beats.iter().map(|(_, beat)| beat.replicas).max().ok_or(away)?;
-        let told = beats.iter().map(|(_, beat)| beat.told).min().ok_or(away)?;
-        // Where nothing was lost, nobody had anything to tell.
-        let fresh = beats.iter().map(|(_, beat)| beat.fresh).min().ok_or(away)?;
-        Ok(Beat { epoch: epoch.ok_or(away)?, replicas, told, fresh })
+        let epoch = self.trust.find(&beats, pulse.epoch.is_none(), look).filter(|_| !beats.is_empty()).ok_or(away)?;
+        Ok(Beat { epoch, there: all_there(&beats) })
     }
 
     fn beat_call(&self, place: usize, pulse: Pulse, named: Option<&Epochs>, now: Moment) -> Call {
@@ -255,41 +266,100 @@ fn read(text: &[u8]) -> Option<Epoch> {
     u64::from_str_radix(text, 16).ok().and_then(NonZeroU64::new).map(Epoch)
 }
 
-/// Three numbers and an epoch; nothing where they make no sense.
+/// Whom the places heard of. Told is told at each of them: where one lost its data, the others know nothing of it.
+fn all_there(beats: &[(usize, Beat)]) -> Vec<Peer> {
+    let mut there: BTreeMap<u64, (usize, bool)> = BTreeMap::new();
+    for peer in beats.iter().flat_map(|(_, beat)| &beat.there) {
+        let (told, owes) = there.entry(peer.replica).or_default();
+        match peer.word {
+            Word::Told => *told += 1,
+            Word::Owes => *owes = true,
+            Word::Unheard => {}
+        }
+    }
+    let word = |(told, owes)| match () {
+        () if owes => Word::Owes,
+        () if told == beats.len() => Word::Told,
+        () => Word::Unheard,
+    };
+    there.into_iter().map(|(replica, heard)| Peer { replica, word: word(heard) }).collect()
+}
+
+/// An epoch and some replicas; nothing where they make no sense.
 fn beat(answer: &[u8]) -> Option<Beat> {
-    let (numbers, epoch) = answer.split_at_checked(24)?;
-    let (numbers, _) = numbers.as_chunks::<8>();
-    let &[replicas, told, fresh] = numbers else { return None };
-    let [replicas, told, fresh] = [replicas, told, fresh].map(|number| u32::try_from(u64::from_le_bytes(number)).ok());
-    let (replicas, told, fresh) = (replicas?, told?, fresh?);
-    let sound = replicas > 0 && told <= replicas && fresh <= told;
-    sound.then_some(Beat { epoch: read(epoch)?, replicas, told, fresh })
+    let (epoch, there) = answer.split_at_checked(EPOCH_DIGITS)?;
+    let (there, rest) = there.as_chunks::<9>();
+    let peer = |&[a, b, c, d, e, f, g, h, word]: &[u8; 9]| {
+        let replica = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+        match word {
+            b't' => Some(Peer { replica, word: Word::Told }),
+            b'o' => Some(Peer { replica, word: Word::Owes }),
+            _ => None,
+        }
+    };
+    let there: Vec<Peer> = there.iter().map(peer).collect::<Option<_>>()?;
+    let sound = rest.is_empty() && !there.is_empty();
+    sound.then_some(Beat { epoch: read(epoch)?, there })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const fn peer(replica: u64, word: Word) -> Peer {
+        Peer { replica, word }
+    }
+
     #[test]
     fn a_beat_that_makes_no_sense_is_not_taken_for_one() {
-        let counted = |numbers: [u64; 3], epoch: &[u8]| [numbers.map(u64::to_le_bytes).as_flattened(), epoch].concat();
-        let answer = |replicas, told, epoch: &[u8]| counted([replicas, told, 1], epoch);
         let good = b"00000000000000ff";
-        let heard = NonZeroU64::new(255).map(|epoch| Beat { epoch: Epoch(epoch), replicas: 3, told: 2, fresh: 1 });
-        assert_eq!(beat(&answer(3, 2, good)), heard);
-        for nonsense in [
-            counted([2, 1, 2], good),
-            answer(0, 0, good),
-            answer(1, 2, good),
-            answer(1 << 40, 2, good),
-            answer(3, 2, &good[1..]),
-        ] {
-            assert_eq!(beat(&nonsense), None);
+        let answer = |epoch: &[u8], there: &[&[u8]]| [epoch, &there.concat()].concat();
+        let (first, second): (&[u8], &[u8]) = (b"\x01\0\0\0\0\0\0\0t", b"\x02\0\0\0\0\0\0\0o");
+        let there = vec![peer(1, Word::Told), peer(2, Word::Owes)];
+        let heard = NonZeroU64::new(255).map(|epoch| Beat { epoch: Epoch(epoch), there });
+        assert_eq!(beat(&answer(good, &[first, second])), heard);
+        let garbled: &[u8] = b"\x01\0\0\0\0\0\0\0x";
+        for there in [&[][..], &[&first[1..]], &[first, &second[..4]], &[first, garbled]] {
+            assert_eq!(beat(&answer(good, there)), None);
         }
-        for epoch in [&NOWHERE[..], b"000000000000000g", b"\xff\xfe000000000000ff"] {
-            assert_eq!(beat(&answer(3, 2, epoch)), None);
+        for epoch in [&NOWHERE[..], &good[1..], b"000000000000000g", b"\xff\xfe000000000000ff"] {
+            assert_eq!(beat(&answer(epoch, &[first])), None);
         }
-        assert_eq!(beat(&answer(3, 2, good)[..9]), None);
+        assert_eq!(beat(&good[..9]), None);
+    }
+
+    #[test]
+    fn told_is_who_told_all_places_and_who_owes_one_place_owes() {
+        let epoch = Epoch(NonZeroU64::MIN);
+        let heard = |index, words: &[(u64, Word)]| {
+            (index, Beat { epoch, there: words.iter().map(|&(replica, word)| peer(replica, word)).collect() })
+        };
+        let beats = [
+            heard(0, &[(1, Word::Told), (2, Word::Told), (3, Word::Owes)]),
+            heard(7, &[(1, Word::Told), (3, Word::Told), (4, Word::Told)]),
+        ];
+        let words = [Word::Told, Word::Unheard, Word::Owes, Word::Unheard];
+        let all: Vec<Peer> = (1..).zip(words).map(|(replica, word)| peer(replica, word)).collect();
+        assert_eq!(all_there(&beats), all);
+    }
+
+    #[test]
+    fn an_answer_that_was_overtaken_says_nothing_of_the_data_that_is_there_now() {
+        let trust = Trust::new();
+        let [old, new] = [1, 2].map(|number| Epoch(NonZeroU64::new(number).unwrap_or(NonZeroU64::MIN)));
+        let beat = |epoch| [(0, Beat { epoch, there: vec![peer(1, Word::Told)] })];
+        assert_eq!(trust.find(&beat(old), true, trust.set_out()), Some(old));
+        assert!(trust.check().is_ok());
+        let beats = trust.set_out();
+        // Meanwhile a connection is made anew, to a server that has lost it all.
+        let look = trust.set_out();
+        trust.see(&mut trust.found(), 0, Some(new), look);
+        assert!(trust.check().is_err());
+        trust.find(&beat(old), false, beats);
+        assert!(trust.check().is_err());
+        trust.find(&beat(new), false, trust.set_out());
+        assert!(trust.check().is_err(), "nobody has told");
+        assert!(trust.named(Some(new)).is_some() && trust.check().is_ok());
     }
 
     #[test]

@@ -2,34 +2,65 @@
 
 use std::time::Duration;
 
-use super::{Kind, LOOKS_MAX, RedisServer};
+use super::{Kind, LOOKS_MAX, RedisServer, free_port};
 
 /// The name by which the Sentinels know the master.
 const SERVICE: &str = "tollgate";
 
 /// A master, its replica, and three Sentinels who watch them.
+#[expect(clippy::struct_field_names, reason = "it is theirs, beside the servers that they watch")]
 pub(crate) struct Sentinels {
     /// The first one begins as the master.
     pub(crate) servers: [RedisServer; 2],
     pub(crate) sentinels: [RedisServer; 3],
+    /// Where each Sentinel is reached by TLS; empty where there is none.
+    tls_ports: Vec<u16>,
 }
 
 impl Sentinels {
     /// All of them, knowing each other; a master counts as down after half a second.
     pub(crate) fn start() -> Option<Self> {
+        Self::start_with(&[])
+    }
+
+    /// All of them, who speak TLS, with each other, too: `options` name the certificates.
+    pub(crate) fn with_tls(options: &[&str]) -> Option<Self> {
+        Self::start_with(options)
+    }
+
+    fn start_with(tls: &[&str]) -> Option<Self> {
         const QUICK: [&str; 4] = ["--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"];
-        let master = RedisServer::start_with(&QUICK)?;
-        let follows = ["--replicaof".to_owned(), format!("127.0.0.1 {}", master.port())];
-        let options: Vec<&str> = QUICK.into_iter().chain(follows.iter().map(String::as_str)).collect();
-        let replica = RedisServer::start_with(&options)?;
+        // Where the others reach it, and the options for that.
+        let place = |options: &[&str]| {
+            let port = free_port().to_string();
+            let own = ["--tls-replication", "yes", "--tls-port", &port];
+            let own = if tls.is_empty() { Vec::new() } else { [tls, &own].concat() };
+            let options: Vec<String> = options.iter().chain(&own).map(|&option| option.to_owned()).collect();
+            (port, options)
+        };
+        let server = || {
+            let (tls_port, options) = place(&QUICK);
+            let server = RedisServer::start_with(&options.iter().map(String::as_str).collect::<Vec<_>>())?;
+            let port = if tls.is_empty() { server.port().to_string() } else { tls_port };
+            Some((server, port))
+        };
+        let ((master, port), (replica, _)) = (server()?, server()?);
+        good(&replica, &["REPLICAOF", "127.0.0.1", &port]);
         wait("the replica follows", || replica.command(&["INFO", "replication"]).contains("master_link_status:up"));
         let watch = format!(
-            "sentinel monitor {SERVICE} 127.0.0.1 {} 2\nsentinel down-after-milliseconds {SERVICE} 500\n\
-             sentinel failover-timeout {SERVICE} 3000",
-            master.port()
+            "sentinel monitor {SERVICE} 127.0.0.1 {port} 2\nsentinel down-after-milliseconds {SERVICE} 500\n\
+             sentinel failover-timeout {SERVICE} 3000"
         );
-        let sentinels = [(); 3].map(|()| RedisServer::start_as(&Kind::Sentinel(watch.clone())));
-        let all = Self { servers: [master, replica], sentinels };
+        let mut tls_ports = Vec::new();
+        let sentinels = [(); 3].map(|()| {
+            let (port, options) = place(&[]);
+            // Options as lines of a file.
+            let lines = options.chunks(2).map(|pair| format!("{}\n", pair.join(" ").trim_start_matches('-')));
+            let sentinel = RedisServer::start_as(&Kind::Sentinel(lines.chain([watch.clone()]).collect()));
+            tls_ports.extend(port.parse::<u16>().ok().filter(|_| !tls.is_empty()));
+            sentinel
+        });
+        let all = Self { servers: [master, replica], sentinels, tls_ports };
         for sentinel in &all.sentinels {
             wait("the Sentinels know each other", || {
                 let known = sentinel.command(&["SENTINEL", "MASTER", SERVICE]);
@@ -45,6 +76,11 @@ impl Sentinels {
 
     pub(crate) fn urls(&self) -> Vec<String> {
         self.sentinels.iter().map(RedisServer::url).collect()
+    }
+
+    /// How they are reached by TLS.
+    pub(crate) fn tls_urls(&self) -> Vec<String> {
+        tls_urls(&self.tls_ports)
     }
 }
 
@@ -138,7 +174,7 @@ impl RedisCluster {
 
     /// How nodes are reached by TLS.
     pub(crate) fn tls_urls(&self) -> Vec<String> {
-        self.tls_ports.iter().map(|port| format!("rediss://127.0.0.1:{port}")).collect()
+        tls_urls(&self.tls_ports)
     }
 
     /// The slots that a master has at first.
@@ -190,6 +226,10 @@ impl RedisCluster {
     fn id(&self, place: usize) -> String {
         self.nodes[place].command(&["CLUSTER", "MYID"])
     }
+}
+
+fn tls_urls(ports: &[u16]) -> Vec<String> {
+    ports.iter().map(|port| format!("rediss://127.0.0.1:{port}")).collect()
 }
 
 fn good(server: &RedisServer, words: &[&str]) {

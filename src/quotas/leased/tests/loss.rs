@@ -12,6 +12,14 @@ impl World {
         }
         admitted
     }
+
+    /// For so many seconds.
+    async fn beats_for(&self, secs: usize) {
+        for _ in 0..secs {
+            self.pass(Micros::from_secs(1));
+            self.desk.beat().await.unwrap();
+        }
+    }
 }
 
 #[tokio::test]
@@ -60,8 +68,9 @@ async fn a_replica_that_does_not_come_back_is_waited_for_a_few_seconds() {
     one.core.lose();
     one.desk.beat().await.unwrap();
     assert_eq!(one.pay(&[(&limit, 1)]).await.reason, Reason::StoreAway);
-    one.pass(Micros::from_secs(10));
-    one.desk.beat().await.unwrap();
+    one.beats_for(9).await;
+    assert_eq!(one.pay(&[(&limit, 1)]).await.reason, Reason::StoreAway);
+    one.beats_for(1).await;
     assert_eq!(one.pay(&[(&limit, 1)]).await.reason, Reason::Allowed);
 }
 
@@ -181,12 +190,15 @@ async fn a_replica_that_starts_waits_for_those_that_have_not_told_yet() {
     one.desk.beat().await.unwrap();
     assert_eq!(one.admitted(&limit, 30).await, 30);
     one.core.lose();
-    one.core.pulses.lock().unwrap().push((Pulse { replica: 7, epoch: Some(Epoch(NonZeroU64::MIN)) }, false));
+    let stale = Pulse { replica: 7, epoch: Some(Epoch(NonZeroU64::MIN)) };
+    one.core.pulses.lock().unwrap().push((stale, one.clock.steady()));
     let newcomer = one.other();
     newcomer.desk.beat().await.unwrap();
     assert_eq!(newcomer.pay(&[(&limit, 1)]).await.reason, Reason::StoreAway);
-    newcomer.pass(Micros::from_secs(10));
-    newcomer.desk.beat().await.unwrap();
+    // It is waited for as long as it is heard of, and then as any that is silent.
+    newcomer.beats_for(4).await;
+    assert_eq!(newcomer.pay(&[(&limit, 1)]).await.reason, Reason::StoreAway);
+    newcomer.beats_for(1).await;
     assert_eq!(newcomer.pay(&[(&limit, 1)]).await.reason, Reason::Allowed);
 }
 
