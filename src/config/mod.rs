@@ -19,6 +19,7 @@ pub use tls::{Clients, Tls};
 
 pub mod api_keys;
 mod certificates;
+mod claims;
 mod connection;
 mod introspection;
 mod issuers;

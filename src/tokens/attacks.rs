@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use proptest::prelude::*;
@@ -13,6 +14,7 @@ use crate::domain::decision::Reason;
 use crate::domain::decision::Reason::*;
 use crate::domain::identity::Binding;
 use crate::domain::issuer::{Algorithm, BindingDemand, Issuer, KeySource};
+use crate::domain::secret::Secret;
 
 fn b64(text: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(text)
@@ -173,6 +175,55 @@ fn the_algorithm_is_never_the_tokens_choice() {
         let tag = aws_lc_rs::hmac::sign(&key, input.as_bytes());
         assert_eq!(bench.reason(&format!("{input}.{}", b64(tag))), BadAlgorithm);
     }
+}
+
+/// A token with a code instead of a signature.
+fn coded(alg: &str, kid: Option<&str>, secret: &[u8]) -> String {
+    let hash = match alg {
+        "HS384" => hmac::HMAC_SHA384,
+        "HS512" => hmac::HMAC_SHA512,
+        _ => hmac::HMAC_SHA256,
+    };
+    let header = kid.map_or_else(|| json!({"alg": alg}), |kid| json!({"alg": alg, "kid": kid}));
+    let input = format!("{}.{}", b64(header.to_string()), b64(claims().to_string()));
+    let tag = hmac::sign(&hmac::Key::new(hash, secret), input.as_bytes());
+    format!("{input}.{}", b64(tag))
+}
+
+#[test]
+fn a_shared_secret_is_for_the_algorithms_that_its_issuer_names() {
+    let secret = "0123456789abcdef".repeat(4);
+    let mut shared = issuer(KeySource::Secret(Secret::new(secret.clone())));
+    shared.algorithms = vec![Algorithm::HS256, Algorithm::HS512];
+    let bench = Bench::new(vec![shared.clone()]);
+    let forged = "0123456789abcdef".repeat(3) + "0123456789abcdeF";
+    check(
+        &bench,
+        [
+            (coded("HS256", None, secret.as_bytes()), Allowed),
+            (coded("HS256", Some("any"), secret.as_bytes()), Allowed),
+            (coded("HS512", None, secret.as_bytes()), Allowed),
+            (coded("HS384", None, secret.as_bytes()), BadAlgorithm),
+            (coded("HS256", None, forged.as_bytes()), BadSignature),
+            (coded("HS256", None, b""), BadSignature),
+            (Signer::ec("k").token(&claims()), BadAlgorithm),
+        ],
+    );
+    let good = coded("HS256", None, secret.as_bytes());
+    assert_eq!(bench.reason(&good[..good.len() - 3]), BadSignature, "cut short");
+    assert!(bench.at_once(&good).1, "remembered");
+    shared.keys = KeySource::Secret(Secret::new(forged));
+    bench.tokens.adopt(vec![shared.clone()]).unwrap();
+    assert_eq!(bench.reason(&good), BadSignature, "another secret ends what the old one vouched for");
+    let refused = |change: &dyn Fn(&mut Issuer)| {
+        let mut issuer = shared.clone();
+        change(&mut issuer);
+        bench.tokens.adopt(vec![issuer]).is_err()
+    };
+    assert!(refused(&|issuer| issuer.algorithms.push(Algorithm::ES256)), "never together with public keys");
+    assert!(refused(&|issuer| issuer.keys = issuer_of([&Signer::ec("k")]).keys));
+    assert!(refused(&|issuer| issuer.keys = KeySource::Secret(Secret::new("x".repeat(63)))), "shorter than HS512");
+    assert!(!format!("{shared:?}").contains("0123456789abcdef"));
 }
 
 #[test]

@@ -103,7 +103,11 @@ impl Fetcher {
     pub(super) fn of(issuer: &Issuer) -> Result<Self, String> {
         let keys = match &issuer.keys {
             KeySource::Url(url) => Some(url),
-            KeySource::Discovery | KeySource::File(_) | KeySource::Inline(_) | KeySource::Unneeded => None,
+            KeySource::Discovery
+            | KeySource::File(_)
+            | KeySource::Inline(_)
+            | KeySource::Secret(_)
+            | KeySource::Unneeded => None,
         };
         let introspection = issuer.introspection.as_ref().and_then(|introspection| introspection.url.as_ref());
         Self::new(

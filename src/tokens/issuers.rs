@@ -9,7 +9,7 @@ use super::fetch::Fetcher;
 use super::keys::{IssuerHealth, Keys};
 use super::opaque::{self, Introspector};
 use crate::decide::ports::Clock;
-use crate::domain::issuer::Issuer;
+use crate::domain::issuer::{Issuer, KeySource};
 use crate::domain::time::Micros;
 
 /// The issuers of one configuration. Replaced whole, never changed.
@@ -72,6 +72,10 @@ impl Issuers {
                 problems.push(format!("issuer `{}`: is configured twice", settings.issuer));
                 continue;
             }
+            if let Some(problem) = misfit(&settings) {
+                problems.push(problem);
+                continue;
+            }
             match Trusted::prepare(settings, self, clock) {
                 Ok(trusted) => drop(next.by_name.insert(Arc::clone(&trusted.name), Arc::new(trusted))),
                 Err(problem) => problems.push(problem),
@@ -99,6 +103,29 @@ impl Issuers {
     pub(super) fn gone(&self, next: &Self) -> impl Iterator<Item = &Arc<Trusted>> {
         self.iter().filter(|old| !next.get(&old.name).is_some_and(|new| Arc::ptr_eq(&new.keys, &old.keys)))
     }
+}
+
+/// Why the algorithms of an issuer do not fit its keys. The configuration says so with a line; this is for whoever does
+/// not come from there.
+fn misfit(settings: &Issuer) -> Option<String> {
+    let least = settings.algorithms.iter().filter_map(|algorithm| algorithm.secret_bytes_min()).max().unwrap_or(0);
+    let why = match &settings.keys {
+        _ if !settings.has_fitting_algorithms() => {
+            "has public keys and a secret's algorithms, or the reverse".to_owned()
+        }
+        KeySource::Secret(secret) if secret.reveal().len() < least => {
+            format!("has a secret of less than the {least} bytes that its algorithms need")
+        }
+        KeySource::Discovery
+        | KeySource::Url(_)
+        | KeySource::File(_)
+        | KeySource::Inline(_)
+        | KeySource::Secret(_)
+        | KeySource::Unneeded => {
+            return None;
+        }
+    };
+    Some(format!("issuer `{}`: {why}", settings.issuer))
 }
 
 impl Trusted {

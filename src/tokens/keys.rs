@@ -118,7 +118,7 @@ impl Keys {
             KeySource::Discovery => Origin::Discovery(Box::new(Discovery::of(&issuer.issuer, &issuer.connection)?)),
             KeySource::Url(url) => Origin::Url(fetch::address(url, &issuer.connection)?),
             KeySource::File(path) => Origin::File(path.clone()),
-            KeySource::Inline(_) | KeySource::Unneeded => Origin::Inline,
+            KeySource::Inline(_) | KeySource::Secret(_) | KeySource::Unneeded => Origin::Inline,
         };
         let shared = Shared {
             issuer: Arc::clone(name),
@@ -135,10 +135,16 @@ impl Keys {
             gauges: OnceLock::new(),
         };
         let at_once = match &issuer.keys {
-            KeySource::Discovery | KeySource::Url(_) | KeySource::Unneeded => None,
+            KeySource::Discovery | KeySource::Url(_) | KeySource::Secret(_) | KeySource::Unneeded => None,
             KeySource::File(path) => Some(read_file(path)?),
             KeySource::Inline(text) => Some(text.clone().into_bytes()),
         };
+        if let KeySource::Secret(secret) = &issuer.keys {
+            let keys = Arc::new(KeySet::secret(secret.reveal().as_bytes()));
+            shared.ledger().schedule.succeed(clock.steady(), Freshness::File, 0.0);
+            shared.replace(Some(&keys));
+            shared.progress.send_modify(|progress| progress.ended = 1);
+        }
         if let Some(text) = at_once {
             shared.take(&text, Freshness::File)?;
             shared.progress.send_modify(|progress| progress.ended = 1);
@@ -244,7 +250,7 @@ impl Shared {
     }
 
     const fn source_can_change(&self) -> bool {
-        !matches!(self.source, KeySource::Inline(_) | KeySource::Unneeded)
+        !matches!(self.source, KeySource::Inline(_) | KeySource::Secret(_) | KeySource::Unneeded)
     }
 
     /// Asks the task for a refresh, unless the cool-down forbids it.

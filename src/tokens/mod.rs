@@ -9,11 +9,15 @@
 //! Signatures are checked with aws-lc-rs itself, with keys that were parsed when they were fetched. jsonwebtoken would
 //! parse the key anew for each token (an eighth of an RS256 check), and reads headers and claims leniently.
 
+mod actors;
 mod api_keys;
 #[cfg(test)]
 mod attacks;
 mod binding;
 mod claims;
+#[cfg(test)]
+mod cluster;
+mod dates;
 mod discovery;
 mod fetch;
 mod issuers;
@@ -25,6 +29,7 @@ mod keys;
 #[cfg(test)]
 mod mint;
 mod opaque;
+mod places;
 mod proof;
 mod remembered;
 mod schedule;
@@ -86,7 +91,8 @@ pub struct Tokens {
 /// How far a token got with the keys in hand.
 enum Outcome {
     Settled(Verdict),
-    NoKey(Arc<Trusted>),
+    /// With the reason where no newer key comes.
+    NoKey(Arc<Trusted>, Reason),
     Ask(Arc<Introspector>, Fingerprint),
 }
 
@@ -188,7 +194,7 @@ impl Tokens {
                 Outcome::Settled(Ok(identity))
             }
             Err(Refusal::Final(reason)) => Outcome::Settled(Err(reason)),
-            Err(Refusal::NoKey(trusted)) => Outcome::NoKey(trusted),
+            Err(Refusal::NoKey(trusted, reason)) => Outcome::NoKey(trusted, reason),
             Err(Refusal::Ask(introspector)) => Outcome::Ask(introspector, fingerprint),
         }
     }
@@ -202,13 +208,13 @@ impl Tokens {
     /// Waits for refreshes of the issuer's keys, as long as that is allowed and may help.
     async fn verify_later(&self, token: &str, trusted: Arc<Trusted>, now: Moment) -> Verdict {
         let waiting = async {
-            let mut trusted = trusted;
+            let (mut trusted, mut reason) = (trusted, Reason::UnknownKey);
             for _ in 0..REFRESHES_MAX {
                 let refreshed = trusted.keys.refreshed(now.steady).await;
                 // Even where there was nothing to wait for: a refresh may have ended a moment ago.
                 match self.verify_again(token, now) {
                     Outcome::Settled(verdict) => return verdict,
-                    Outcome::NoKey(still) => trusted = still,
+                    Outcome::NoKey(still, why) => (trusted, reason) = (still, why),
                     Outcome::Ask(introspector, fingerprint) => {
                         return introspector.ask(token, fingerprint, &self.remembered, now).get().await;
                     }
@@ -217,14 +223,14 @@ impl Tokens {
                     break;
                 }
             }
-            Err(keyless(&trusted))
+            Err(keyless(&trusted, reason))
         };
         match tokio::time::timeout(KEY_WAIT, waiting).await {
             Ok(verdict) => verdict,
             // Time is up: whatever has come in the meantime counts.
             Err(_) => match self.verify_again(token, now) {
                 Outcome::Settled(verdict) => verdict,
-                Outcome::NoKey(trusted) => Err(keyless(&trusted)),
+                Outcome::NoKey(trusted, reason) => Err(keyless(&trusted, reason)),
                 // Since a moment ago its issuer is to be asked, and there is no time for that.
                 Outcome::Ask(..) => Err(Reason::IssuerAway),
             },
@@ -255,10 +261,10 @@ impl TokenInspector for Tokens {
         }
         match self.verify(&issuers, token, fingerprint, now) {
             Outcome::Settled(verdict) => Answer::Now(made(verdict)),
-            Outcome::NoKey(trusted) if trusted.keys.may_come(now.steady) => {
+            Outcome::NoKey(trusted, _) if trusted.keys.may_come(now.steady) => {
                 Answer::later(async move { made(self.verify_later(token, trusted, now).await) })
             }
-            Outcome::NoKey(trusted) => Answer::Now(made(Err(keyless(&trusted)))),
+            Outcome::NoKey(trusted, reason) => Answer::Now(made(Err(keyless(&trusted, reason)))),
             Outcome::Ask(introspector, fingerprint) => introspector
                 .ask(token, fingerprint, &self.remembered, now)
                 .then(move |verdict| Answer::Now(made(verdict))),
@@ -273,7 +279,7 @@ impl TokenInspector for Tokens {
 /// Why a token was not accepted.
 enum Refusal {
     Final(Reason),
-    NoKey(Arc<Trusted>),
+    NoKey(Arc<Trusted>, Reason),
     /// Its issuer has to be asked.
     Ask(Arc<Introspector>),
 }
@@ -297,7 +303,7 @@ fn verify(issuers: &Issuers, token: &str, now: Moment) -> Result<Good, Refusal> 
     let keys = keys.as_deref().unwrap_or(&none);
     let verified = claimed.verify(&trusted.settings.algorithms, keys).map_err(|why| match why {
         Unverified::Refused(reason) => Refusal::Final(reason),
-        Unverified::NoKey => Refusal::NoKey(Arc::clone(trusted)),
+        Unverified::NoKey(reason) => Refusal::NoKey(Arc::clone(trusted), reason),
     })?;
     let accepted = claims::judge(&verified, &trusted.settings, &trusted.name, now.wall)?;
     let (key, keep) = (Some(verified.key), REMEMBERED_FOR);
@@ -305,6 +311,6 @@ fn verify(issuers: &Issuers, token: &str, now: Moment) -> Result<Good, Refusal> 
 }
 
 /// The reason where no key fits: the token's fault if the issuer's keys are known, else nobody can tell.
-fn keyless(trusted: &Trusted) -> Reason {
-    if trusted.keys.current().is_some() { Reason::UnknownKey } else { Reason::KeysAway }
+fn keyless(trusted: &Trusted, reason: Reason) -> Reason {
+    if trusted.keys.current().is_some() { reason } else { Reason::KeysAway }
 }

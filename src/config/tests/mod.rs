@@ -76,6 +76,9 @@ issuers:
     leeway: 0s
     max_token_lifetime: 1h
     binding: dpop
+    max_age: 15m
+    tenant_claim: [org, id]
+    claims: { namespace: [kubernetes.io, namespace], plan: plan }
     required_claims: [sub]
     scope_claims: [permissions]
     role_claims: [[resource_access, "*", roles], groups]
@@ -97,6 +100,10 @@ issuers:
       jwt: true
       prefix: at_
     jwks: { url: "http://localhost:3000/jwks?x=y" }
+  - issuer: shared
+    audiences: [orders]
+    algorithms: [HS256]
+    secret: ${PASSWORD}-of-thirty-two-bytes-or-more
 api_keys: { redis: true, operators: true }
 limits:
   per-subject: { units: 1000000000000, window: 366d, by: [identity.subject, path.id], when_away: allow }
@@ -180,9 +187,9 @@ fn everything_that_can_be_said_is_heard() {
 #[test]
 fn issuers_have_the_defaults_that_the_design_names() {
     let config = good(EVERYTHING);
-    let [discovered, partner, other] = config.issuers.as_slice() else { panic!() };
+    let [discovered, partner, other, shared] = config.issuers.as_slice() else { panic!() };
     assert_eq!(discovered.audiences, ["orders", "orders-orders"]);
-    assert_eq!(discovered.algorithms, Signing::ALL);
+    assert_eq!(discovered.algorithms, Signing::ASYMMETRIC);
     assert_eq!((discovered.types.as_slice(), discovered.untyped), (["at+jwt".into(), "jwt".into()].as_slice(), true));
     assert_eq!(discovered.leeway, Micros::from_secs(60));
     assert_eq!(discovered.max_token_lifetime, Micros::from_secs(86_400));
@@ -203,6 +210,10 @@ fn issuers_have_the_defaults_that_the_design_names() {
     assert_eq!(partner.algorithms, [Signing::ES256, Signing::EdDSA]);
     assert_eq!((partner.types.as_slice(), partner.untyped), (["at+jwt".into()].as_slice(), true));
     assert_eq!(partner.role_claims, [path(&["resource_access", "*", "roles"]), path(&["groups"])]);
+    assert_eq!(partner.max_age, Some(Micros::from_secs(900)));
+    assert_eq!(partner.tenant, Some(path(&["org", "id"])));
+    let chosen: Vec<_> = partner.claims.iter().map(|claim| (claim.name.as_str(), &claim.place)).collect();
+    assert_eq!(chosen, [("namespace", &path(&["kubernetes.io", "namespace"])), ("plan", &path(&["plan"]))]);
     let KeySource::Inline(set) = &partner.keys else { panic!() };
     let set: serde_json::Value = serde_json::from_str(set).unwrap();
     assert_eq!(set["keys"][0]["ext"], true);
@@ -210,6 +221,8 @@ fn issuers_have_the_defaults_that_the_design_names() {
     assert_eq!(discovered.connection, Connection::default());
     let headers = vec![("x-api-key".to_owned(), Secret::new("hunter2".to_owned()))];
     assert_eq!(partner.connection, Connection { headers, plain_http: true, ..Connection::default() });
+    assert_eq!(shared.keys, KeySource::Secret(Secret::new("hunter2-of-thirty-two-bytes-or-more".to_owned())));
+    assert_eq!(shared.algorithms, [Signing::HS256]);
     assert_eq!(other.keys, KeySource::Url("http://localhost:3000/jwks?x=y".into()));
 }
 
@@ -249,6 +262,24 @@ fn whoever_lists_types_gets_no_untyped_tokens() {
         "issuers: [{ issuer: https://a.example, audiences: [a], types: [at+jwt] }]\nrules: [{ match: { path: /** } }]",
     );
     assert!(!config.issuers[0].untyped);
+}
+
+#[test]
+fn a_profile_settles_types_and_adds_to_what_is_demanded() {
+    let issuer = |settings: &str| {
+        let yaml = format!(
+            "issuers: [{{ issuer: https://a.example, audiences: [a], {settings} }}]\nrules: [{{ match: {{ path: /** }} }}]"
+        );
+        good(&yaml).issuers.remove(0)
+    };
+    let access = issuer("profile: rfc9068, required_claims: [email, sub]");
+    assert_eq!((access.types.as_slice(), access.untyped), (["at+jwt".to_owned()].as_slice(), false));
+    assert_eq!(access.required_claims, ["email", "sub", "client_id", "jti"]);
+    assert_eq!((access.algorithms.as_slice(), access.svid), (Signing::ASYMMETRIC.as_slice(), false));
+    let svid = issuer("profile: spiffe");
+    assert_eq!((svid.types.as_slice(), svid.untyped), (["jwt".to_owned(), "jose".to_owned()].as_slice(), true));
+    assert_eq!(svid.required_claims, ["sub"]);
+    assert!(svid.svid && !svid.algorithms.contains(&Signing::EdDSA) && svid.algorithms.contains(&Signing::ES256));
 }
 
 #[test]

@@ -128,7 +128,7 @@ pub(super) fn read_signed(
         return Err(broken("gave an answer of another issuer"));
     }
     let verified = claimed.verify(&issuer.algorithms, keys).map_err(|why| match why {
-        Unverified::NoKey => Unread::NoKey,
+        Unverified::NoKey(_) => Unread::NoKey,
         Unverified::Refused(reason) => broken(&format!("gave an answer whose signature is refused: {}", reason.name())),
     })?;
     let typ = verified.typ.as_deref().unwrap_or_default().to_ascii_lowercase();

@@ -15,7 +15,7 @@ use crate::domain::identity::Thumbprint;
 use crate::domain::issuer::Algorithm;
 use crate::domain::question::Question;
 use crate::domain::time::Micros;
-use crate::tokens::claims::numeric_date;
+use crate::tokens::dates::numeric_date;
 use crate::tokens::json::{self, Bounds, Object, Value};
 use crate::tokens::jwk::{self, Key};
 use crate::tokens::jwt::{Compact, check_critical};
@@ -198,7 +198,7 @@ fn algorithm(header: &Object<'_>) -> Result<Algorithm, Flaw> {
     if typ.strip_prefix("application/").unwrap_or(&typ) != "dpop+jwt" {
         return Err(Flaw::Type);
     }
-    Algorithm::from_name(text(header, "alg")?).ok_or(Flaw::Algorithm)
+    Algorithm::asymmetric(text(header, "alg")?).ok_or(Flaw::Algorithm)
 }
 
 /// The one place where a key comes from whoever is to be verified: good for nothing but having the thumbprint that the
