@@ -2,7 +2,7 @@
 //!
 //! Allocations are counted, with the server's allocator underneath; counting makes each some nanoseconds dearer.
 
-#![expect(clippy::unwrap_used, reason = "a bench fails by panicking")]
+#![expect(clippy::print_stderr, clippy::unwrap_used, reason = "a bench says what it finds, and fails by panicking")]
 
 mod asked;
 mod decision;

@@ -81,7 +81,7 @@ impl Signer {
         jwk
     }
 
-    /// The key's thumbprint (RFC 7638 §3): serde_json sorts members as it demands.
+    /// The key's thumbprint (RFC 7638 §3): `serde_json` sorts members as it demands.
     pub(crate) fn thumbprint(&self) -> String {
         URL_SAFE_NO_PAD.encode(digest(&SHA256, self.bare_jwk().to_string().as_bytes()))
     }

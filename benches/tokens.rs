@@ -8,15 +8,23 @@ use divan::{Bencher, black_box};
 use serde_json::json;
 use tollgate::decide::ports::{Answer, Clock as _, Inspected, Shown, TokenInspector as _};
 use tollgate::domain::api_key::{ApiKey, DrawnKey};
+use tollgate::domain::identity::Identity;
 use tollgate::domain::question::{Credential, Proofs, Question};
 use tollgate::tokens::{Kept, KeyRing, VERDICTS_MAX_DEFAULT};
 
+use crate::SAMPLE_SIZE;
 use crate::asked;
 use crate::house::{self, House, at_hand};
 use crate::signer::{ALGORITHMS, Signer};
 
 /// Different tokens, in turns: with room for one verdict, each of them is cold.
 const COLD: usize = 256;
+
+/// Tokens that are remembered at a time, where memory is measured.
+const MANY: usize = 1_000_000;
+
+/// Bytes that a remembered token may take up beside its claims.
+const BESIDE_CLAIMS_MAX: usize = 700;
 
 /// Of a small token, in bytes; others have more claims.
 const SMALL: usize = 0;
@@ -61,6 +69,25 @@ fn remembered(bencher: Bencher<'_, '_>, bytes: usize) {
     assert!(bytes == SMALL || token.len().abs_diff(bytes) < 8, "{} bytes", token.len());
     assert!(!inspect(&house, &token).remembered);
     recall(bencher, &house, &token);
+}
+
+/// What a million remembered tokens take up, each with the usual claims: prints what each adds to the process's memory. The
+/// budget is held here. `cargo bench remembered_at_rest -- --ignored`
+#[divan::bench(sample_count = 1, ignore)]
+fn remembered_at_rest(bencher: Bencher<'_, '_>) {
+    let house = House::new(Signer::new("EdDSA"), MANY);
+    let (mut number, mut claims) = (0, 0);
+    let before = resident();
+    bencher.bench_local(|| {
+        for _ in 0..MANY / SAMPLE_SIZE as usize {
+            let token = house.token(&format!("4f9c2f6e-8a5b-4c1d-9e3f-{number:012}"));
+            claims += bytes_of_claims(&inspect(&house, &token).verdict.unwrap());
+            number += 1;
+        }
+    });
+    let beside = (resident() - before - claims) / number;
+    eprintln!("{number} remembered tokens: {beside} bytes each beside their claims, which are of {}", claims / number);
+    assert!(beside <= BESIDE_CLAIMS_MAX);
 }
 
 /// An opaque token that is remembered.
@@ -139,6 +166,20 @@ fn dpop_proof(bencher: Bencher<'_, '_>, algorithm: &'static str) {
         };
         at_hand(house.tokens.prove(&identity, &question, now)).outcome.unwrap();
     });
+}
+
+/// What the process holds in memory, in bytes.
+fn resident() -> usize {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.split_whitespace().next().unwrap().parse::<usize>().unwrap() * 1024
+}
+
+/// Of the claims that each token has by itself.
+fn bytes_of_claims(identity: &Identity) -> usize {
+    let single = [&identity.subject, &identity.client, &identity.token_id].into_iter().flatten();
+    let several = identity.scopes.iter().chain(&*identity.audiences);
+    single.chain(several).map(|text| text.len()).sum()
 }
 
 fn recall(bencher: Bencher<'_, '_>, house: &House, token: &str) {
