@@ -12,6 +12,7 @@ mod algorithms;
 mod api;
 mod api_keys;
 mod away;
+mod bad_tokens;
 mod budgets;
 mod counters;
 mod deploy;
