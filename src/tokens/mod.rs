@@ -24,6 +24,9 @@ mod mint;
 mod remembered;
 mod schedule;
 #[cfg(test)]
+#[path = "../../tests/support/signer.rs"]
+mod signer;
+#[cfg(test)]
 mod upkeep;
 #[cfg(test)]
 mod vectors;
