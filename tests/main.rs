@@ -11,6 +11,7 @@
 mod algorithms;
 mod api;
 mod api_keys;
+mod attacks;
 mod away;
 mod bad_tokens;
 mod budgets;
