@@ -24,6 +24,7 @@ use tollgate::quotas::{LeaseDesk, QuotaDesk};
 use tollgate::revocation::NothingRevoked;
 use tollgate::server::SystemClock;
 use tollgate::stores::memory::{COUNTERS_MAX, MemoryStore};
+use tollgate::stores::proofs::{MemoryProofs, PROOFS_MAX};
 use tollgate::telemetry::Telemetry;
 use tollgate::tokens::Tokens;
 
@@ -138,7 +139,9 @@ impl House {
         let clock = Arc::new(SystemClock::start());
         let telemetry = Arc::new(Telemetry::new().unwrap());
         let Config { issuers, policy, .. } = config(&signer);
-        let tokens = Tokens::new(Arc::clone(&clock) as _, Arc::clone(&telemetry), verdicts_max);
+        let proofs = Arc::new(MemoryProofs::new(PROOFS_MAX, &telemetry));
+        let tokens =
+            Tokens::new(Arc::clone(&clock) as _, Arc::clone(&telemetry), verdicts_max, Arc::clone(&proofs) as _);
         tokens.adopt(issuers).unwrap();
         let store = Arc::new(MemoryStore::new(COUNTERS_MAX, &telemetry));
         let decider = Arc::new(Decider::new(
