@@ -211,6 +211,19 @@ proptest! {
         let _ = Certificate::from_forwarded(&text);
     }
 
+    /// Whatever a client sends in the header itself, it does not change what the gateway appends.
+    #[test]
+    fn what_stands_before_the_last_element_changes_nothing_of_it(
+        before in "((Hash|URI|Cert|By|x)?=?[\\\\\";,= a]{0,2}([a]{64})?[\";,]?){0,8}",
+        subject in "(;Subject=\"(CN=a(\\\\\"b)?(,O=c;URI=d)?)?\")?",
+    ) {
+        let last = format!("By=spiffe://td/g;Hash={}{subject};URI=spiffe://td/a", "ab".repeat(32));
+        let alone = Certificate::from_forwarded(&last).unwrap();
+        if let Ok(read) = Certificate::from_forwarded(&format!("{before},{last}")) {
+            prop_assert_eq!(read, alone);
+        }
+    }
+
     #[test]
     fn a_changed_byte_is_another_certificate_or_none(at in any::<prop::sample::Index>(), flip in 1u8..) {
         let (mut der, _) = holder(&["spiffe://td/a"]);
