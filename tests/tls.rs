@@ -284,23 +284,23 @@ async fn an_operator_whose_authority_is_no_longer_trusted_is_none_on_the_connect
     let bench = Bench::start(Authority::new("a"), OPTIONAL, &rest).await;
     let folder = bench.folder.path();
     let channel = bench.connect(Some(&bench.authority.day(&["spiffe://td/ops"]))).await.unwrap();
-    let reset = async || QuotaServiceClient::new(channel.clone()).reset(pb::ResetRequest::default()).await;
+    let ask = async || QuotaServiceClient::new(channel.clone()).reset(pb::ResetRequest::default()).await;
     let trust = |authorities: &[&Authority]| {
         let pem: String = authorities.iter().map(|authority| authority.pem()).collect();
         fs::write(folder.join("ca.pem"), pem).unwrap();
         bench.tollgate.server.reload(load(folder, OPTIONAL, &rest).unwrap()).unwrap();
     };
     let other = Authority::new("b");
-    assert_eq!(reset().await.unwrap_err().code(), Code::InvalidArgument, "it may, and says nothing to reset");
+    assert_eq!(ask().await.unwrap_err().code(), Code::InvalidArgument, "it may, and says nothing to reset");
     trust(&[&other, &bench.authority]);
-    assert_eq!(reset().await.unwrap_err().code(), Code::InvalidArgument, "one more is trusted");
+    assert_eq!(ask().await.unwrap_err().code(), Code::InvalidArgument, "one more is trusted");
     trust(&[&other]);
-    assert_eq!(reset().await.unwrap_err().code(), Code::Unauthenticated);
+    assert_eq!(ask().await.unwrap_err().code(), Code::Unauthenticated);
     let answer = DecisionServiceClient::new(channel.clone()).decide(question("GET", "/public", None)).await;
     assert!(answer.unwrap().into_inner().allowed, "the connection goes on");
     let plain = format!("listen: {{ grpc: 127.0.0.1:0, admin: 127.0.0.1:0 }}\n{RULES}");
     bench.tollgate.server.reload(config::parse(&plain, "t.yaml", &|_| None).unwrap().0).unwrap();
-    assert_eq!(reset().await.unwrap_err().code(), Code::Unauthenticated);
+    assert_eq!(ask().await.unwrap_err().code(), Code::Unauthenticated);
 }
 
 #[tokio::test]
