@@ -8,13 +8,14 @@ mod recipe;
 
 use std::collections::{BTreeSet, HashMap};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Map, Value, json};
 use tollgate::proto as pb;
 use tollgate::proto::decision_service_client::DecisionServiceClient;
 use tonic::Code;
 use tonic::transport::Channel;
 
-use self::catalogue::{Answers, Attack, IssuerOf, OwnIssuer, PublishedKey, ShownAs, Try};
+use self::catalogue::{Answers, Attack, IssuerOf, OwnIssuer, PublishedKey, ShownAs, ShownCertificate, Try};
 use self::recipe::{NOW, Recipe, Signers, changed, good_claims};
 use crate::support::liar::{Liar, Says};
 use crate::support::server::{TestClock, Tollgate, question};
@@ -31,7 +32,7 @@ const ATTACKS_PROMISED: u16 = 126;
 
 /// The keys of the list.
 fn signers() -> Signers {
-    Signers(HashMap::from([
+    let keys = HashMap::from([
         ("k", Signer::ec("k")),
         ("l", Signer::ec384("l")),
         ("m", Signer::ed("m")),
@@ -44,7 +45,11 @@ fn signers() -> Signers {
         // Of callers, who prove that they hold them.
         ("holder", Signer::ec("holder")),
         ("other holder", Signer::ed("other holder")),
-    ]))
+    ]);
+    // Good for a thousand years and more, unless told otherwise.
+    let certificate = |name| rcgen::generate_simple_self_signed([String::from(name)]).expect("it is a name").cert;
+    let certificates = ["card", "other card"].map(|name| (name, certificate("client.example")));
+    Signers { keys, certificates: HashMap::from(certificates) }
 }
 
 /// The issuers that tries share: name, `iss`, keys, settings.
@@ -205,15 +210,35 @@ fn prepare(world: &mut World, attack: &Attack, index: usize, asked: &Try, recipe
     let proofs =
         proofs.map(|(nth, proof)| proof.proof(&token, &url, &format!("{place}-{nth}"), &world.signers)).collect();
     let kind = match &asked.shown_as {
-        ShownAs::Bearer => pb::credential::Kind::BearerToken(token),
-        ShownAs::ApiKey => pb::credential::Kind::ApiKey(token),
-        ShownAs::Authorization(value) => pb::credential::Kind::Authorization(value.replace("{token}", &token)),
+        ShownAs::Nothing => None,
+        ShownAs::Bearer => Some(pb::credential::Kind::BearerToken(token)),
+        ShownAs::ApiKey => Some(pb::credential::Kind::ApiKey(token)),
+        ShownAs::Authorization(value) => Some(pb::credential::Kind::Authorization(value.replace("{token}", &token))),
     };
     let mut question = question(method, path, None);
     HOST.clone_into(&mut question.request.get_or_insert_default().host);
-    question.credential = Some(pb::Credential { kind: Some(kind), dpop_proofs: proofs, ..pb::Credential::default() });
+    let client_certificate = asked.certificate.as_ref().map(|shown| certificate(world, shown));
+    question.credential = Some(pb::Credential { kind, dpop_proofs: proofs, client_certificate });
     let expect = [&asked.expect].into_iter().chain(&asked.again).cloned().collect();
     Prepared { name: format!("{}, try {index}: {}", attack.id, attack.aim), question, expect }
+}
+
+fn certificate(world: &World, shown: &ShownCertificate) -> pb::ClientCertificate {
+    use pb::client_certificate::Kind;
+    let hashed = |text: &str| {
+        ["card", "other card"].into_iter().fold(text.to_owned(), |text, name| {
+            let hash = digest(&SHA256, world.signers.certificate(name).der());
+            let hash = hash.as_ref().iter().fold(String::new(), |hash, byte| hash + &format!("{byte:02x}"));
+            text.replace(&format!("{{hash of {name}}}"), &hash)
+        })
+    };
+    let kind = match shown {
+        ShownCertificate::Der(name) => Kind::Der(world.signers.certificate(name).der().to_vec()),
+        ShownCertificate::Pem(name) => Kind::Pem(world.signers.certificate(name).pem()),
+        ShownCertificate::ClientCert(text) => Kind::ClientCert(text.clone()),
+        ShownCertificate::Forwarded(text) => Kind::Forwarded(hashed(text)),
+    };
+    pb::ClientCertificate { kind: Some(kind) }
 }
 
 /// What comes of a question, in the words of the list.

@@ -80,6 +80,9 @@ pub(super) struct Try {
     /// How it is shown.
     #[serde(default)]
     pub shown_as: ShownAs,
+    /// The certificate of the caller, as a gateway hands it on.
+    #[serde(default)]
+    pub certificate: Option<ShownCertificate>,
     /// `DPoP` proofs that come with it.
     #[serde(default)]
     pub proofs: Vec<Recipe>,
@@ -150,6 +153,16 @@ pub(super) enum PublishedKey {
     Literal { jwk: Value },
 }
 
+/// A certificate as a gateway hands it on: by its name in the list, or any text, in which `{hash of NAME}` is its hash.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum ShownCertificate {
+    Der(String),
+    Pem(String),
+    ClientCert(String),
+    Forwarded(String),
+}
+
 /// How a token is shown.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -157,6 +170,8 @@ pub(super) enum ShownAs {
     /// As a bearer token.
     #[default]
     Bearer,
+    /// Not at all.
+    Nothing,
     /// As an API key.
     ApiKey,
     /// In the value of an `Authorization` header; `{token}` is the token.

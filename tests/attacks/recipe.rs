@@ -14,8 +14,11 @@ use crate::support::signer::Signer;
 /// When these attacks take place, in seconds since the epoch.
 pub(super) const NOW: u64 = 1_800_000_000;
 
-/// The keys of the list, by name.
-pub(super) struct Signers(pub HashMap<&'static str, Signer>);
+/// The keys and certificates of the list, by name.
+pub(super) struct Signers {
+    pub keys: HashMap<&'static str, Signer>,
+    pub certificates: HashMap<&'static str, rcgen::Certificate>,
+}
 
 /// A token, or the proof that goes with one. What is not said is as in a good one.
 #[derive(Debug, Deserialize)]
@@ -31,7 +34,8 @@ pub(super) struct Recipe {
     pub header_text: Option<String>,
     /// The bytes of the header.
     pub header_hex: Option<String>,
-    /// Claims that are different. `{now: n}` is a date n seconds from now, `{thumbprint_of: name}` the thumbprint of a key.
+    /// Claims that are different. `{now: n}` is a date n seconds from now, `{thumbprint_of: name}` and
+    /// `{hash_of: name}` are those of a key and of a certificate.
     pub claims: Map<String, Value>,
     /// Claims that are not there.
     pub claims_without: Vec<String>,
@@ -232,7 +236,12 @@ impl Secret {
 impl Signers {
     /// The key of that name.
     pub(super) fn get(&self, name: &str) -> &Signer {
-        self.0.get(name).unwrap_or_else(|| panic!("no key {name}"))
+        self.keys.get(name).unwrap_or_else(|| panic!("no key {name}"))
+    }
+
+    /// The certificate of that name.
+    pub(super) fn certificate(&self, name: &str) -> &rcgen::Certificate {
+        self.certificates.get(name).unwrap_or_else(|| panic!("no certificate {name}"))
     }
 
     /// The same members, with dates and keys in the place of their names.
@@ -248,6 +257,10 @@ impl Signers {
                 json!(seconds.as_i64().and_then(|seconds| NOW.checked_add_signed(seconds)).expect("it is a date"))
             }
             Some(("jwk_of", name)) => bare(self.get(name.as_str().expect("a key has a name")).jwk()),
+            Some(("hash_of", name)) => {
+                let certificate = self.certificate(name.as_str().expect("a certificate has a name"));
+                json!(b64(digest(&SHA256, certificate.der()).as_ref()))
+            }
             Some(("thumbprint_of", name)) => {
                 // RFC 7638 §3: the members that make the key, in order, which is that of the map.
                 let jwk = bare(self.get(name.as_str().expect("a key has a name")).jwk());
