@@ -12,6 +12,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use metrics::{Counter, Gauge};
 use quick_cache::sync::Cache;
@@ -35,7 +36,7 @@ use crate::telemetry::{Telemetry, names};
 /// Questions that wait for one issuer at a time; more are refused at once.
 const WAITING_MAX: usize = 1_000;
 
-/// Calls of one issuer at a time; more wait, within their deadline.
+/// Calls of one issuer at a time; more wait, for half of their deadline.
 const CALLS_MAX: usize = 64;
 
 /// Refusals that are remembered, of each issuer.
@@ -274,9 +275,19 @@ impl Introspector {
 
     /// Asks the issuer, and remembers what it says.
     async fn find_out(&self, token: &str, fingerprint: Fingerprint, remembered: &Remembered) -> Verdict {
-        let deadline = self.introspection.deadline.into();
-        let outcome = match tokio::time::timeout(deadline, self.call(token)).await {
-            Ok(outcome) => outcome,
+        let deadline = Duration::from(self.introspection.deadline);
+        let call = async {
+            // What is sent has half of the time at least: else a flood of made-up tokens would look like a slow issuer.
+            let turn = tokio::time::timeout(deadline / 2, self.wire.acquire()).await;
+            if let Ok(Ok(_turn)) = turn { Some(self.call(token).await) } else { None }
+        };
+        let outcome = match tokio::time::timeout(deadline, call).await {
+            Ok(Some(outcome)) => outcome,
+            // Its turn did not come, which says nothing of the issuer.
+            Ok(None) => {
+                self.ledger().rest.learn_nothing();
+                return Err(self.spare());
+            }
             Err(_) => Err(Failure::broken("did not answer in time")),
         };
         let now = self.clock.now();
@@ -305,7 +316,6 @@ impl Introspector {
     }
 
     async fn call(&self, token: &str) -> Result<Opinion, Failure> {
-        let _turn = self.wire.acquire().await.map_err(|_| Failure::broken("is not asked any more"))?;
         let url = self.url().await?;
         let asked = self.fetcher.send(call::request(&url, token, &self.introspection)).await;
         let answer = match asked {
