@@ -11,14 +11,15 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use super::may_be;
-use crate::decide::ports::{Clock as _, Shown, TokenInspector as _};
+use super::{Fetcher, Fingerprint, Introspector, Keys, Remembered, may_be};
+use crate::decide::ports::{Clock, Shown, TokenInspector as _};
 use crate::domain::decision::Reason::{self, *};
 use crate::domain::identity::IdentityKind;
 use crate::domain::introspection::{ClientAuth, Introspection};
 use crate::domain::issuer::{Issuer, KeySource};
 use crate::domain::secret::Secret;
-use crate::domain::time::Micros;
+use crate::domain::time::{Micros, Moment};
+use crate::telemetry::Telemetry;
 use crate::tokens::mint::{Bench, ISSUER, NOW, Signer, claims, issuer, issuer_of, set};
 
 /// What the endpoint answers.
@@ -33,6 +34,8 @@ enum Says {
 #[derive(Default)]
 struct World {
     says: Mutex<Option<Says>>,
+    /// What it says of itself, where it says anything.
+    metadata: Mutex<Option<String>>,
     /// Each request, whole.
     asked: Mutex<Vec<String>>,
     /// Held back for so many milliseconds.
@@ -64,7 +67,11 @@ async fn answer(mut caller: TcpStream, world: &World) -> std::io::Result<()> {
     request.extend_from_slice(&body);
     world.asked.lock().unwrap().push(String::from_utf8_lossy(&request).into_owned());
     tokio::time::sleep(Duration::from_millis(world.delay.load(Ordering::SeqCst) as u64)).await;
-    let says = world.says.lock().unwrap().clone();
+    let says = if request.starts_with(b"GET ") {
+        world.metadata.lock().unwrap().clone().map(Says::Text)
+    } else {
+        world.says.lock().unwrap().clone()
+    };
     let head = |status: u16, more: &str| format!("HTTP/1.1 {status} Some\r\nConnection: close\r\n{more}\r\n");
     match says.unwrap_or(Says::Silence) {
         Says::Text(text) => {
@@ -374,6 +381,53 @@ async fn a_flood_that_an_issuer_cannot_keep_up_with_is_no_failure_of_the_issuer(
     endpoint.world.delay.store(0, Ordering::SeqCst);
     endpoint.says(good());
     assert_eq!(reason(&bench, "good").await, Allowed, "{:?}", problem(&bench));
+}
+
+/// A clock that breaks once.
+#[derive(Debug, Default)]
+struct Broken(std::sync::atomic::AtomicBool);
+
+impl Clock for Broken {
+    fn now(&self) -> Moment {
+        assert!(self.0.swap(true, Ordering::SeqCst), "broken on purpose");
+        Moment { wall: Micros::from_secs(NOW), steady: Micros::from_secs(1_000) }
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_breaks_leaves_nobody_waiting_and_the_next_question_is_asked_again() {
+    let endpoint = Endpoint::with(good()).await;
+    let settings = endpoint.issuer();
+    let clock: Arc<dyn Clock> = Arc::new(Broken::default());
+    let name: Arc<str> = ISSUER.into();
+    let keys = Arc::new(Keys::prepare(&settings, &name, &clock).unwrap());
+    let fetcher = Fetcher::of(&settings).unwrap();
+    let introspector = Introspector::prepare(&settings, &name, &keys, &fetcher, &clock).unwrap().unwrap();
+    let remembered = Arc::new(Remembered::new(10, &Telemetry::new().unwrap()));
+    let now = Moment { wall: Micros::from_secs(NOW), steady: Micros::from_secs(1_000) };
+    let ask = || Arc::clone(&introspector).ask("t", Fingerprint::of("t", 1), &remembered, now).get();
+    let (one, other) = tokio::join!(ask(), ask());
+    assert_eq!((one.err(), other.err()), (Some(IssuerAway), Some(IssuerAway)));
+    assert_eq!(ask().await.err(), None);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_refuses_one_token_is_not_looked_for_again() {
+    let endpoint = Endpoint::with(Says::Status(400, "")).await;
+    let introspection = Introspection { url: None, ..endpoint.introspection() };
+    let metadata = json!({"issuer": endpoint.base, "introspection_endpoint": format!("{}/introspect", endpoint.base)});
+    *endpoint.world.metadata.lock().unwrap() = Some(metadata.to_string());
+    let settings = Issuer { issuer: endpoint.base.clone(), introspection: Some(introspection), ..endpoint.issuer() };
+    let bench = Bench::new(vec![settings]);
+    for index in 0..4 {
+        assert_eq!(reason(&bench, &format!("t-{index}")).await, IssuerAway);
+    }
+    assert_eq!(endpoint.asked(), 5, "the metadata once");
+    endpoint.says(Says::Status(404, ""));
+    for index in 0..2 {
+        assert_eq!(reason(&bench, &format!("u-{index}")).await, IssuerAway);
+    }
+    assert_eq!(endpoint.asked(), 8, "it has gone: once more");
 }
 
 #[tokio::test]
