@@ -20,7 +20,7 @@ use crate::domain::issuer::{Issuer, KeySource};
 use crate::domain::secret::Secret;
 use crate::domain::time::{Micros, Moment};
 use crate::telemetry::Telemetry;
-use crate::tokens::mint::{Bench, ISSUER, NOW, Signer, claims, issuer, issuer_of, set};
+use crate::tokens::mint::{Bench, ISSUER, NOW, Signer, claims, claims_with, issuer, issuer_of, set};
 
 /// What the endpoint answers.
 #[derive(Clone, Debug)]
@@ -452,6 +452,34 @@ async fn no_token_is_tried_both_ways() {
     assert_eq!(reason(&bench, &unsigned).await, Allowed, "its issuer is asked about all");
     assert_eq!(endpoint.asked(), 2);
     assert!(may_be("a.b") && may_be("abc==") && !may_be("e30.x") && !may_be("e30.a.b.c.d"));
+}
+
+#[tokio::test]
+async fn an_issuer_that_calls_all_of_its_tokens_active_makes_no_access_tokens_of_them() {
+    let endpoint = Endpoint::with(good()).await;
+    let bench = Bench::new(vec![endpoint.issuer()]);
+    let signer = Signer::ec("k");
+    let token = |typ: &str, name: &str, value: Value| {
+        let mut header = signer.header();
+        header["typ"] = json!(typ);
+        signer.compact(&header.to_string(), &claims_with(name, value).to_string())
+    };
+    for (typ, name, value) in [
+        ("JWT", "nonce", json!("n")),
+        ("JWT", "at_hash", json!("h")),
+        ("JWT", "typ", json!("Refresh")),
+        ("JWT", "events", json!({})),
+        ("logout+jwt", "sub", json!("ann")),
+        ("token-introspection+jwt", "sub", json!("ann")),
+        ("dpop+jwt", "sub", json!("ann")),
+    ] {
+        assert_eq!(reason(&bench, &token(typ, name, value)).await, WrongType, "{typ} {name}");
+    }
+    assert_eq!(endpoint.asked(), 0);
+    assert_eq!(reason(&bench, &token("at+jwt", "sub", json!("ann"))).await, Allowed);
+    let strict = Issuer { types: vec!["at+jwt".to_owned()], untyped: false, ..endpoint.issuer() };
+    bench.tokens.adopt(vec![strict]).unwrap();
+    assert_eq!(reason(&bench, &token("JWT", "sub", json!("ann"))).await, WrongType, "as the configuration demands");
 }
 
 #[tokio::test]
