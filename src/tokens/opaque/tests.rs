@@ -258,6 +258,22 @@ async fn answers_that_do_not_say_true_or_false_are_those_of_a_broken_issuer() {
 }
 
 #[tokio::test]
+async fn what_somebody_wrote_into_their_own_token_turns_nobody_else_away() {
+    let endpoint = Endpoint::with(good()).await;
+    let bench = Bench::new(vec![endpoint.issuer()]);
+    let members: serde_json::Map<String, Value> = (0..600).map(|index| (format!("m{index}"), json!(0))).collect();
+    for says in [active_with("nickname", "\0"), active_with("settings", members), active_with("sub", 7)] {
+        endpoint.says(says);
+        for index in 0..4 {
+            assert_eq!(reason(&bench, &format!("mine-{index}")).await, IssuerAway);
+        }
+        endpoint.says(good());
+        assert_eq!(reason(&bench, "good").await, Allowed);
+        bench.clock.pass(Micros::from_secs(31));
+    }
+}
+
+#[tokio::test]
 async fn an_active_token_is_judged_as_a_jwt_is() {
     let endpoint = Endpoint::with(good()).await;
     let bench = Bench::new(vec![endpoint.issuer()]);
