@@ -11,12 +11,15 @@
 mod algorithms;
 mod api;
 mod api_keys;
+mod attacks;
 mod away;
+mod bad_tokens;
 mod budgets;
 mod counters;
 mod deploy;
 mod flood;
 mod held;
+mod keycloak;
 mod opaque;
 mod picture;
 mod program;
