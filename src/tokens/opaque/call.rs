@@ -121,9 +121,14 @@ pub(super) fn read_signed(
     now: Micros,
 ) -> Result<Opinion, Unread> {
     let broken = |what: &str| Unread::Failed(Failure::broken(what));
+    // As for plain answers: it may be so because of this one token.
+    let unread = |what: &str| Unread::Failed(Failure { setback: None, ..Failure::broken(what) });
     let text = std::str::from_utf8(body).map_err(|_| broken("answered with no text"))?;
-    let decoded = Compact::split(text).and_then(Compact::decode).map_err(|_| broken("gave no signed answer"))?;
-    let claimed = decoded.read().map_err(|_| broken("gave no signed answer"))?;
+    let decoded = Compact::split(text).and_then(Compact::decode).map_err(|why| match why {
+        Reason::TokenTooLarge => unread("gave a signed answer that is too large"),
+        _ => broken("gave no signed answer"),
+    })?;
+    let claimed = decoded.read().map_err(|_| unread("gave a signed answer that is not strict"))?;
     if !claimed.issuer().is_ok_and(|given| given == issuer.issuer) {
         return Err(broken("gave an answer of another issuer"));
     }

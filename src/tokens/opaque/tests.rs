@@ -553,4 +553,11 @@ async fn a_signed_answer_is_the_issuers_for_us_of_just_now() {
         assert_eq!(reason(&bench, &format!("again-{index}")).await, Allowed);
     }
     assert!(endpoint.last().contains("accept: application/token-introspection+jwt"));
+    for (name, value) in [("note", json!("\0")), ("note", json!("n".repeat(16_384)))] {
+        endpoint.says(answer_by(&signer, typ, &|claims| claims["token_introspection"][name] = value.clone()));
+        for index in 0..4 {
+            assert_eq!(reason(&bench, &format!("mine-{index}")).await, IssuerAway);
+        }
+        assert_eq!(problem(&bench), None, "what is in one token turns nobody else away");
+    }
 }
