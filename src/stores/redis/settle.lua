@@ -90,11 +90,30 @@ local function count(raw, ask, lease, _, lease_epoch)
 end
 
 local function release(key, ask)
-  local name, unit = sub(ask, 2), 1
-  local expires = tonumber(call('ZSCORE', key, name .. pack('<I2', unit)) or -1)
-  local latest = max(tonumber(call('ZSCORE', key, '') or now), now)
-  while call('ZREM', key, name .. pack('<I2', unit)) > 0 do unit = unit + 1 end
-  if expires >= latest then call('ZADD', key, latest, '') end
+  local raw, name = call('GET', key), sub(ask, 2)
+  if not raw then return end
+  local latest, held, front, size, first, last, room, kept = unpack(EIGHT, raw, #raw - 63)
+  -- An entry's name is where names are, and not among other numbers that look like it.
+  local at = front + 8
+  repeat
+    at = string.find(raw, name, at + 1, true)
+    if not at or at > size then return end
+  until at % 32 == 9
+  local pos = at - 9
+  local expires, units = unpack('<I8', raw, pos + 1), unpack('<I8', raw, pos + 25)
+  if units == 0 then return end
+  if expires >= max(latest, now) then latest = max(latest, now) end
+  held = held - units
+  if pos == front then
+    -- It is passed over, and what was released behind it.
+    repeat
+      front = front + 32
+      if front < size then first, units = unpack('<I8', raw, front + 1), unpack('<I8', raw, front + 25) end
+    until front >= size or units > 0
+  else
+    call('SETRANGE', key, pos + 24, pack('<I8', 0))
+  end
+  call('SETRANGE', key, size, pack(EIGHT, latest, held, front, size, first, last, room, kept))
 end
 
 local function put(key, state, life)
