@@ -122,7 +122,7 @@ async fn a_key_lives_as_long_as_the_latest_charge_counts() {
 /// All that a user needs for all that a store is asked, and nothing that it does not need.
 #[tokio::test]
 async fn every_right_that_is_listed_is_needed_and_no_other() {
-    const RIGHTS: [&str; 7] = ["evalsha", "get", "getrange", "set", "setrange", "del", "time"];
+    const RIGHTS: [&str; 8] = ["evalsha", "get", "getrange", "set", "setrange", "append", "del", "time"];
     let Some(server) = RedisServer::start() else { return };
     assert_eq!(server.command(&["ACL", "SETUSER", "tollgate", "on", ">pw", "~tollgate:*", "+ping", "+eval"]), "OK");
     let change = |sign: &str, right: &str| {

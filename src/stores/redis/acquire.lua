@@ -16,11 +16,11 @@
 --   token bucket    gain, unit, burst, latest time, parts used, epoch, and, where it is known, a moment until which Redis
 --                   keeps the key at least: beyond what is needed, so that few charges have to set it;
 --   fixed window    length, latest time, units used, epoch;
---   concurrency     an entry of 32 bytes for each lease, in the order of their expiries: expiry, name (16 bytes) and units,
---                   0 of one that was released; and behind them, so that both are written in one go: latest time, units
---                   held, where the first entry begins that holds some, and where they end, in bytes; the expiry of that
---                   one, and of the last; the length from which on the entries are written anew; and the moment until
---                   which Redis keeps the key at least. Whatever lies before the first counts no more.
+--   concurrency     80 bytes for each lease, in the order of expiries: its name (16 bytes), expiry, units, or 0 when it was
+--                   released, and what was so when it was written, of which the last is so now, hence one may just be
+--                   appended: latest time, units held, where the first that holds some begins, the length of all, the
+--                   expiry of that first one, and the moment until which Redis keeps the key at least. Whatever lies
+--                   before the first counts no more.
 -- A reservation of the first three is a key of its own: units, expiry and epoch. A lease, which is asked for up to more than
 -- is needed, is written nowhere: its holder is told as much, and tells it when it settles. The epoch changes when what was
 -- taken so far outlives its charge. Numbers are exact below 2^53. A refusal and a peek write nothing.
@@ -40,8 +40,9 @@ local WINDOW, BUCKET, FIXED = 119, 98, 102 -- w, b, f; else c
 
 local asked, consume, answer = #ARGV - 2, ARGV[2] == 'c', ''
 -- What to write if all grant: key, text, life and place in turns. Without a life the text goes over what is there at its
--- place, and whatever else is there stays, its life too. A life goes by the clock, which may have stepped back behind the
--- counter's time. Room for four is made at once: a table that grows is copied each time.
+-- place, or behind all where there is no place, and whatever else is there stays, its life too. A life goes by the clock,
+-- which may have stepped back behind the counter's time. Room for four is made at once: a table that grows is copied
+-- each time.
 local writes = {
   false, false, false, false, false, false, false, false, false, false, false, false, false, false, false, false,
 }
@@ -215,27 +216,29 @@ for i = 1, asked do
 
   else
     local limit, slots_hold, units = unpack(THREE, ask, 2)
-    local held, front, size, first, last, room, kept = 0, 0, 0, 0, 0, 0, 0
-    raw = call('GETRANGE', key, '-64', '-1')
+    local last, held, front, size, first, kept, entry = 0, 0, 0, 0, 0, 0, nil
+    raw = call('GETRANGE', key, '-80', '-1')
     if raw ~= '' then
-      latest, held, front, size, first, last, room, kept = unpack(EIGHT, raw)
+      local _
+      last, _, latest, held, front, size, first, kept = unpack(EIGHT, raw, 17)
       if latest < now then latest = now end
     end
-    -- Expiry and units of the entry there; they are read some at a time.
-    local chunk, from = '', 0
-    local function entry(pos)
-      if pos >= from + #chunk then chunk, from = call('GETRANGE', key, pos, min(pos + 1024, size) - 1), pos end
-      local expires, _, _, there = unpack(FOUR, chunk, pos - from + 1)
-      return expires, there
+    if last <= latest then held = 0 end
+    if held > 0 and (first <= latest or held + units > limit + 1) then
+      -- Expiry and units of the entry there; they are read some at a time.
+      local chunk, from = '', 0
+      function entry(pos)
+        if pos >= from + #chunk then chunk, from = call('GETRANGE', key, pos, pos + 1279), pos end
+        return unpack(ENTRY, chunk, pos - from + 17)
+      end
     end
     -- What has expired is passed over, and what was released.
-    if last <= latest then held = 0 end
     while held > 0 and first <= latest do
       local expires, there = entry(front)
       if there > 0 and expires > latest then
         first = expires
       else
-        held, front = held - there, front + 32
+        held, front = held - there, front + 80
       end
     end
 
@@ -251,7 +254,7 @@ for i = 1, asked do
       while excess > 0 do
         local expires, there = entry(pos)
         if there > 0 then back = expires end
-        excess, pos = excess - there, pos + 32
+        excess, pos = excess - there, pos + 80
       end
       outcome, value = 1, back - now
     elseif units > 0 then
@@ -260,44 +263,41 @@ for i = 1, asked do
       if held == 0 or expires < first then after = expires - now else after = returns end
       if consume then
         -- Before what counts no more is most of it.
-        local anew = expires > kept or size >= room or size >= 64 * held + 2048
-        local live, rest, put = '', '', nil
+        local anew = expires > kept or size >= 160 * held + 5120
+        local live, head, rest = '', '', ''
         if held == 0 then
           front, first, last = size, expires, expires
         elseif anew or expires < last then
-          live = call('GETRANGE', key, front, size - 1)
+          live = call('GETRANGE', key, front, '-1')
         end
         if anew then
           -- In runs of entries that hold some.
           local runs, run = {}, 1
-          for pos = 1, #live, 32 do
-            local _, _, _, there = unpack(FOUR, live, pos)
+          for pos = 1, #live, 80 do
+            local _, there = unpack(ENTRY, live, pos + 16)
             if there == 0 then
-              if run < pos then runs[#runs + 1] = sub(live, run, pos - 1) end
-              run = pos + 32
+              runs[#runs + 1] = sub(live, run, pos - 1)
+              run = pos + 80
             end
           end
           if run > 1 then live = table.concat(runs) .. sub(live, run) end
-          front, size = 0, #live
-          room, kept = 2 * size + 2048, max(expires, last) + slots_hold
+          front, size, head, kept = 0, #live, live, max(expires, last) + slots_hold
           life = ceil((kept - now) / 1000) + SLACK_MS
         end
-        put = size - front
+        place = nil
         if expires < last then
-          -- Where holds were longer, it goes before what was taken earlier.
-          local low = 0
+          -- It goes before what was taken earlier, when holds were longer.
+          local low, put = 0, #live
           while low < put do
-            local middle = floor((low + put) / 64) * 32
-            if unpack('<I8', live, middle + 1) > expires then put = middle else low = middle + 32 end
+            local middle = floor((low + put) / 160) * 80
+            if unpack('<I8', live, middle + 17) > expires then put = middle else low = middle + 80 end
           end
-          rest = sub(live, put + 1)
           if put == 0 then first = expires end
-        else
-          last = expires
+          head, rest, place = anew and sub(live, 1, put) or '', sub(live, put + 1), front + put
         end
-        if anew then live = sub(live, 1, put) else live, place = '', front + put end
-        text = pack('<c0I8c0I8c0I8I8I8I8I8I8I8I8', live, expires, sub(ask, 26), units, rest,
-          latest, held + units, front, size + 32, first, last, room, kept)
+        text = pack('<c0c0I8I8I8I8I8I8I8I8', head, sub(ask, 26), expires, units, latest, held + units, front, size + 80,
+          first, kept)
+        if rest ~= '' then text = text .. sub(rest, 1, -49) .. sub(text, -48) end
       end
     end
   end
@@ -319,11 +319,13 @@ end
 
 if consume then
   for n = 1, written, 4 do
-    local key, text, life = writes[n], writes[n + 1], writes[n + 2]
+    local key, text, life, place = writes[n], writes[n + 1], writes[n + 2], writes[n + 3]
     if life then
       call('SET', key, text, 'PX', life)
+    elseif place then
+      call('SETRANGE', key, place, text)
     else
-      call('SETRANGE', key, writes[n + 3], text)
+      call('APPEND', key, text)
     end
   end
 end

@@ -2,7 +2,6 @@
 local call, pack, unpack = redis.call, struct.pack, struct.unpack
 local byte, sub, floor, ceil, max = string.byte, string.sub, math.floor, math.ceil, math.max
 local SIX, FOUR, THREE, ENTRY = '<I8I8I8I8I8I8', '<I8I8I8I8', '<I8I8I8', '<I8I8'
-local EIGHT = '<I8I8I8I8I8I8I8I8'
 local SLACK_MS = 1000
 local WINDOW, BUCKET, FIXED, SLOTS = 119, 98, 102, 99 -- w, b, f, c
 

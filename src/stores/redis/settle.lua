@@ -89,31 +89,44 @@ local function count(raw, ask, lease, _, lease_epoch)
   return pack(FOUR, length, latest, used, epoch), beyond > 0 and ends - now
 end
 
-local function release(key, ask)
-  local raw, name = call('GET', key), sub(ask, 2)
-  if not raw then return end
-  local latest, held, front, size, first, last, room, kept = unpack(EIGHT, raw, #raw - 63)
-  -- An entry's name is where names are, and not among other numbers that look like it.
-  local at = front + 8
+-- Where in these entries the one of that name begins. It is where entries begin, and not in numbers that look like it.
+local function seek(entries, name, from)
+  local at = from - 1
   repeat
-    at = string.find(raw, name, at + 1, true)
-    if not at or at > size then return end
-  until at % 32 == 9
-  local pos = at - 9
-  local expires, units = unpack('<I8', raw, pos + 1), unpack('<I8', raw, pos + 25)
+    at = string.find(entries, name, at + 1, true)
+  until not at or at % 80 == 1
+  return at
+end
+
+local function release(key, ask)
+  -- Most counters have no more than a hundred, and are read whole.
+  local name, raw = sub(ask, 2), call('GETRANGE', key, '-8000', '-1')
+  if raw == '' then return end
+  local latest, held, front, size, first, kept = unpack(SIX, raw, #raw - 47)
+  local from, pos = size - #raw, front
+  local tail, at = from, seek(raw, name, max(front - from, 0) + 1)
+  while not at and pos < tail do
+    from, raw = pos, call('GETRANGE', key, pos, pos + 7999)
+    at, pos = seek(raw, name, 1), pos + 8000
+  end
+  if not at then return end
+  local expires, units = unpack(ENTRY, raw, at + 16)
   if units == 0 then return end
   if expires >= max(latest, now) then latest = max(latest, now) end
-  held = held - units
+  held, pos = held - units, from + at - 1
   if pos == front then
     -- It is passed over, and what was released behind it.
     repeat
-      front = front + 32
-      if front < size then first, units = unpack('<I8', raw, front + 1), unpack('<I8', raw, front + 25) end
+      front = front + 80
+      if front < size then
+        if front >= from + #raw then from, raw = front, call('GETRANGE', key, front, front + 7999) end
+        first, units = unpack(ENTRY, raw, front - from + 17)
+      end
     until front >= size or units > 0
   else
     call('SETRANGE', key, pos + 24, pack('<I8', 0))
   end
-  call('SETRANGE', key, size, pack(EIGHT, latest, held, front, size, first, last, room, kept))
+  call('SETRANGE', key, size - 48, pack(SIX, latest, held, front, size, first, kept))
 end
 
 local function put(key, state, life)
