@@ -10,7 +10,7 @@
 --              f  fixed window: length, limit, at_least, hold;
 --              c  concurrency: limit, hold, at_least, then the lease's name (16 bytes).
 --
--- A state is a string of integers of 8 bytes:
+-- A state is a string of integers of 8 bytes, or for concurrency of doubles, which are quicker:
 --   sliding window  width, latest time, total, epoch, and the index of the oldest sub-window in use, if any; then index
 --                   and units of each sub-window in use, newest first;
 --   token bucket    gain, unit, burst, latest time, parts used, epoch, and, where it is known, a moment until which Redis
@@ -34,7 +34,8 @@
 local call, pack, unpack = redis.call, struct.pack, struct.unpack
 local byte, sub, floor, ceil, max, min = string.byte, string.sub, math.floor, math.ceil, math.max, math.min
 local ENTRY, THREE, FOUR = '<I8I8', '<I8I8I8', '<I8I8I8I8'
-local FIVE, SIX, SEVEN, EIGHT = '<I8I8I8I8I8', '<I8I8I8I8I8I8', '<I8I8I8I8I8I8I8', '<I8I8I8I8I8I8I8I8'
+local FIVE, SIX, SEVEN = '<I8I8I8I8I8', '<I8I8I8I8I8I8', '<I8I8I8I8I8I8I8'
+local HELD, HELD_ENTRY = '<dddddddd', '<dd'
 local SLACK_MS = 1000
 local WINDOW, BUCKET, FIXED = 119, 98, 102 -- w, b, f; else c
 
@@ -220,7 +221,7 @@ for i = 1, asked do
     raw = call('GETRANGE', key, '-80', '-1')
     if raw ~= '' then
       local _
-      last, _, latest, held, front, size, first, kept = unpack(EIGHT, raw, 17)
+      last, _, latest, held, front, size, first, kept = unpack(HELD, raw, 17)
       if latest < now then latest = now end
     end
     if last <= latest then held = 0 end
@@ -229,7 +230,7 @@ for i = 1, asked do
       local chunk, from = '', 0
       function entry(pos)
         if pos >= from + #chunk then chunk, from = call('GETRANGE', key, pos, pos + 1279), pos end
-        return unpack(ENTRY, chunk, pos - from + 17)
+        return unpack(HELD_ENTRY, chunk, pos - from + 17)
       end
     end
     -- What has expired is passed over, and what was released.
@@ -274,7 +275,7 @@ for i = 1, asked do
           -- In runs of entries that hold some.
           local runs, run = {}, 1
           for pos = 1, #live, 80 do
-            local _, there = unpack(ENTRY, live, pos + 16)
+            local _, there = unpack(HELD_ENTRY, live, pos + 16)
             if there == 0 then
               runs[#runs + 1] = sub(live, run, pos - 1)
               run = pos + 80
@@ -290,14 +291,14 @@ for i = 1, asked do
           local low, put = 0, #live
           while low < put do
             local middle = floor((low + put) / 160) * 80
-            if unpack('<I8', live, middle + 17) > expires then put = middle else low = middle + 80 end
+            if unpack(HELD_ENTRY, live, middle + 17) > expires then put = middle else low = middle + 80 end
           end
           if put == 0 then first = expires end
           head, rest, place = anew and sub(live, 1, put) or '', sub(live, put + 1), front + put
         end
-        text = pack('<c0c0I8I8I8I8I8I8I8I8', head, sub(ask, 26), expires, units, latest, held + units, front, size + 80,
-          first, kept)
+        text = pack('<c0dddddddd', sub(ask, 26), expires, units, latest, held + units, front, size + 80, first, kept)
         if rest ~= '' then text = text .. sub(rest, 1, -49) .. sub(text, -48) end
+        if head ~= '' then text = head .. text end
       end
     end
   end

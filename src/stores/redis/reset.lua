@@ -15,8 +15,8 @@ if raw then
     local gain, unit, burst, latest, _, epoch = unpack('<I8I8I8I8I8I8', raw)
     state = pack('<I8I8I8I8I8I8', gain, unit, burst, latest, 0, math.max(epoch + 1, latest))
   elseif ARGV[1] == 'c' then
-    local latest = unpack('<I8', raw, #raw - 47)
-    state = pack('<I8I8I8I8I8I8I8I8I8I8', 0, 0, 0, 0, latest, 0, 80, 80, 0, 0)
+    local latest = unpack('<d', raw, #raw - 47)
+    state = pack('<dddddddddd', 0, 0, 0, 0, latest, 0, 80, 80, 0, 0)
   else
     local length, latest, _, epoch = unpack('<I8I8I8I8', raw)
     state = pack('<I8I8I8I8', length, latest, 0, math.max(epoch + 1, latest))
