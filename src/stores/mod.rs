@@ -16,6 +16,8 @@ mod redis_held;
 #[path = "../../tests/support/redis.rs"]
 mod redis_server;
 #[cfg(test)]
+mod redis_slots;
+#[cfg(test)]
 mod redis_topologies;
 #[cfg(test)]
 mod reservations;
