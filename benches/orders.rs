@@ -23,12 +23,13 @@ rules:
 /// The question, asked with that token.
 pub(crate) fn question(token: String) -> pb::DecideRequest {
     pb::DecideRequest {
-        credential: Some(pb::Credential { kind: Some(pb::credential::Kind::BearerToken(token)) }),
+        credential: Some(pb::Credential { kind: Some(pb::credential::Kind::BearerToken(token)), ..Default::default() }),
         request: Some(pb::RequestAttributes {
             method: "GET".to_owned(),
             path: "/orders/1".to_owned(),
             host: "shop.example.com".to_owned(),
             source_address: "192.0.2.7".to_owned(),
+            ..Default::default()
         }),
         ..pb::DecideRequest::default()
     }

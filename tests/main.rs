@@ -10,18 +10,25 @@
 
 mod algorithms;
 mod api;
+mod api_keys;
+mod attacks;
 mod away;
+mod bad_tokens;
 mod budgets;
 mod counters;
 mod deploy;
 mod flood;
 mod held;
+mod keycloak;
+mod opaque;
 mod picture;
 mod program;
+mod proofs;
 mod provider;
 mod redis;
 mod stopping;
 mod strict;
 mod support;
 mod tidy;
+mod tls;
 mod tokens;

@@ -14,7 +14,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_tollgate");
 
 const REMEDY: &str = "cargo builds it";
 
-fn run(arguments: &[&str]) -> (i32, String, String) {
+pub(crate) fn run(arguments: &[&str]) -> (i32, String, String) {
     let Output { status, stdout, stderr } = Command::new(PROGRAM)
         .args(arguments)
         .env_remove("TOLLGATE_TOKEN")
@@ -26,7 +26,7 @@ fn run(arguments: &[&str]) -> (i32, String, String) {
 }
 
 /// `tollgate serve` with more arguments; its log is text.
-fn serve(arguments: &[&str]) -> Process {
+pub(crate) fn serve(arguments: &[&str]) -> Process {
     let mut command = Command::new(PROGRAM);
     command.args(["serve", "--log-format", "text"]).args(arguments).env_remove("TOLLGATE_CONFIG");
     Process::start(command, REMEDY)

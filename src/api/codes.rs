@@ -48,12 +48,23 @@ pub const fn sentence(reason: Reason) -> &'static str {
         Reason::WrongType => "The token is no access token.",
         Reason::MissingClaim => "The token lacks a claim that is demanded.",
         Reason::Revoked => "The token was revoked.",
+        Reason::InactiveToken => "The token's issuer says that it is not active.",
+        Reason::UnknownApiKey => "The API key is not known, or has ended.",
+        Reason::TokenTooOld => "The token, or the login behind it, is older than accepted.",
+        Reason::BindingRequired => "The token must come with a proof that the caller holds a key.",
+        Reason::BindingMismatch => "The token is bound to another key than the caller's.",
+        Reason::InvalidDpopProof => "The DPoP proof is not one for this call.",
+        Reason::UseDpopNonce => "The DPoP proof needs a nonce, which the answer names.",
         Reason::NoRule => "No rule matches the request.",
         Reason::InsufficientScope => "A scope that the rule demands was not granted.",
         Reason::InsufficientRole => "None of the roles that the rule demands is held.",
+        Reason::WrongCaller => "The caller is none of those that the rule names.",
         Reason::QuotaExceeded => "A quota is used up.",
-        Reason::StoreAway => "The quota store cannot be asked, and a limit refuses the call then.",
+        Reason::StoreAway => {
+            "The store cannot be asked, and a limit refuses the call then, or its DPoP proof may have been used."
+        }
         Reason::KeysAway => "The issuer's keys could not be had.",
+        Reason::IssuerAway => "The token's issuer could not be asked.",
         Reason::RevocationsAway => "What has been revoked is not known well enough.",
     }
 }

@@ -5,3 +5,6 @@
 pub mod codec;
 pub mod codes;
 pub mod native;
+mod peer;
+
+pub use peer::Peer;

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod api_key;
 mod ask;
 mod config;
 mod print;
@@ -23,6 +24,9 @@ enum Command {
     Serve(serve::Arguments),
     /// Ask a server for a decision. Exit code: 0 allow, 1 deny, 2 could not ask.
     Decide(ask::Arguments),
+    /// Make, list and end API keys.
+    #[command(subcommand)]
+    ApiKey(api_key::Command),
     /// Look at configurations.
     #[command(subcommand)]
     Config(config::Command),
@@ -36,6 +40,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     let done = match arguments.command {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Decide(arguments) => ask::run(arguments),
+        Command::ApiKey(command) => api_key::run(command),
         Command::Config(command) => Ok(config::run(command)),
     };
     done.unwrap_or_else(|problem| {

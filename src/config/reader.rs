@@ -69,8 +69,10 @@ impl<'e> Reader<'e> {
 
     /// What was read, with the warnings and the files that it depends on; or every problem.
     pub(super) fn end<T>(mut self, read: Option<T>) -> Result<(T, Vec<Problem>, Vec<PathBuf>), Problems> {
-        // Stable: problems of one place stay in the order in which they were found.
-        self.problems.sort_by_key(|problem| problem.position);
+        // Stable: problems of one place stay in the order in which they were found, and files in the order of their names
+        // behind the configuration's own.
+        let place = |problem: &Problem| (problem.file != self.file).then(|| problem.file.clone());
+        self.problems.sort_by_cached_key(|problem| (place(problem), problem.position));
         match read {
             Some(read) if !self.failed => {
                 self.files.sort();
@@ -331,19 +333,38 @@ impl<'e> Reader<'e> {
 
     /// The path of a file that the configuration depends on, and its first `bytes_max` bytes; more is an error.
     pub(super) fn file(&mut self, item: &Item<'_>, bytes_max: u64) -> Option<(PathBuf, Vec<u8>)> {
+        let path = self.path(item)?;
+        self.files.push(path.clone());
+        let bytes = self.held(item, &path, bytes_max)?;
+        Some((path, bytes))
+    }
+
+    /// The path of a file that whoever uses it reads each time: no change of it makes another configuration. It must be
+    /// there, with at most `bytes_max` bytes.
+    pub(super) fn living_file(&mut self, item: &Item<'_>, bytes_max: u64) -> Option<PathBuf> {
+        let path = self.path(item)?;
+        self.held(item, &path, bytes_max).map(|_| path)
+    }
+
+    fn path(&mut self, item: &Item<'_>) -> Option<PathBuf> {
         let base = self.base.clone();
-        let path = self.parse(item, |text| match text {
+        self.parse(item, |text| match text {
             "" => Err("must be the path of a file".to_owned()),
             text => Ok(base.join(text)),
-        })?;
-        self.files.push(path.clone());
-        match read_file(&path, bytes_max) {
-            Ok(bytes) => Some((path, bytes)),
-            Err(why) => {
-                self.wrong(item, &format!("{why}; relative paths start at the configuration file's folder"));
-                None
-            }
-        }
+        })
+    }
+
+    fn held(&mut self, item: &Item<'_>, path: &Path, bytes_max: u64) -> Option<Vec<u8>> {
+        let wrong = |why| format!("{why}; relative paths start at the configuration file's folder");
+        read_file(path, bytes_max).map_err(|why| self.wrong(item, &wrong(why))).ok()
+    }
+
+    /// Reads another file: problems are that one's meanwhile.
+    pub(super) fn within<T>(&mut self, path: &Path, read: impl FnOnce(&mut Self) -> T) -> T {
+        let outer = std::mem::replace(&mut self.file, path.display().to_string());
+        let read = read(self);
+        self.file = outer;
+        read
     }
 
     /// The text of `{ file: path }`, without its last line break.
@@ -405,6 +426,11 @@ impl<'n> Item<'n> {
     /// Whether it is a list.
     pub(super) const fn is_list(&self) -> bool {
         matches!(self.node.value, Value::List(_))
+    }
+
+    /// Where it is.
+    pub(super) const fn line(&self) -> usize {
+        self.at.line
     }
 
     /// The whole text.

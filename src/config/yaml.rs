@@ -132,7 +132,7 @@ fn refuse_control_characters(text: &str) -> Result<(), Flaw> {
 }
 
 /// The position behind `text`.
-fn end_of(text: &str) -> Position {
+pub(super) fn end_of(text: &str) -> Position {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let line = text.rfind('\n').map_or(text, |newline| &text[newline + 1..]);
     Position { line: text.matches('\n').count() + 1, column: line.chars().count() + 1 }

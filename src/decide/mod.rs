@@ -17,13 +17,14 @@ use arc_swap::ArcSwap;
 use self::counters::Holding;
 pub use self::counters::{CounterCharge, Paid};
 use self::ports::{
-    Answer, Charge, Charges, Clock, Inspected, Payment, Quotas, RevocationView, Standing, TokenInspector, Verdict,
+    Answer, Charge, Charges, Clock, Inspected, Payment, Proved, Quotas, RevocationView, Shown, Standing,
+    TokenInspector, Verdict,
 };
 use crate::domain::decision::{Decision, Explanation, Held, Provenance, QuotaStates, Reason};
-use crate::domain::identity::Identity;
+use crate::domain::identity::{Binding, Identity};
 use crate::domain::limit::{Attribute, Limit};
-use crate::domain::policy::{Demand, Policy, Rule, Unkeyed};
-use crate::domain::question::{Credential, Mode, Question};
+use crate::domain::policy::{Demand, Operators, Policy, Rule, Unkeyed};
+use crate::domain::question::{Certificate, Credential, Mode, Question};
 use crate::domain::time::{Micros, Moment};
 use crate::telemetry::{Call, DecisionMeter, Facade, Telemetry};
 
@@ -71,6 +72,7 @@ struct Journey<'a> {
     rule: usize,
     extra: Vec<Arc<Limit>>,
     held: Option<Box<Held>>,
+    dpop_nonce: Option<Box<str>>,
     explanation: Explanation,
 }
 
@@ -92,6 +94,11 @@ impl Decider {
     pub fn adopt(&self, policy: Policy) {
         let policy = Arc::new(policy);
         self.plan.store(Arc::new(Plan { meter: self.telemetry.meter(&policy), policy }));
+    }
+
+    /// The time by which it decides.
+    pub fn now(&self) -> Moment {
+        self.clock.now()
     }
 
     /// The policy in force.
@@ -118,6 +125,7 @@ impl Decider {
                 identity: None,
                 quotas: QuotaStates::new(),
                 held: None,
+                dpop_nonce: None,
                 explanation: question.explain.then(Box::default),
                 policy: Arc::clone(&plan.policy),
             };
@@ -125,7 +133,7 @@ impl Decider {
             return Answer::Now(Ok(decision));
         };
         let explanation = Explanation::default();
-        let journey = Journey { question, now, plan, call, rule, extra, held: None, explanation };
+        let journey = Journey { question, now, plan, call, rule, extra, held: None, dpop_nonce: None, explanation };
         self.authenticate(journey)
     }
 
@@ -136,19 +144,28 @@ impl Decider {
 
     fn authenticate<'a>(&'a self, mut journey: Journey<'a>) -> Answer<'a, Decided> {
         let now = journey.now;
-        match journey.question.credential {
-            Credential::None => self.authorize(journey, Err(Reason::NoCredential)),
-            Credential::Unreadable => self.authorize(journey, Err(Reason::MalformedToken)),
-            Credential::Bearer(token) => {
-                self.tokens.inspect(token, now).then(move |Inspected { verdict, remembered }| {
-                    journey.explanation.token = Some(provenance(!remembered));
-                    match verdict {
-                        Ok(identity) => self.ask_revocations(journey, identity),
-                        Err(reason) => self.authorize(journey, Err(reason)),
-                    }
-                })
+        let shown = match shown(journey.question) {
+            Ok(shown) => shown,
+            Err(reason) => return self.authorize(journey, Err(reason)),
+        };
+        self.tokens.inspect(shown, now).then(move |Inspected { verdict, remembered }| {
+            journey.explanation.token = Some(provenance(!remembered));
+            match verdict {
+                Ok(identity) => self.ask_for_proof(journey, identity),
+                Err(reason) => self.authorize(journey, Err(reason)),
             }
-        }
+        })
+    }
+
+    /// A proof is for one call, so it is asked for even where the verdict is remembered.
+    fn ask_for_proof<'a>(&'a self, mut journey: Journey<'a>, identity: Arc<Identity>) -> Answer<'a, Decided> {
+        self.tokens.prove(&identity, journey.question, journey.now).then(move |Proved { outcome, next_nonce }| {
+            journey.dpop_nonce = next_nonce;
+            match outcome {
+                Ok(()) => self.ask_revocations(journey, identity),
+                Err(reason) => self.authorize(journey, Err(reason)),
+            }
+        })
     }
 
     /// Asked for remembered verdicts and new ones alike, after them: a verdict never says "not revoked".
@@ -166,8 +183,11 @@ impl Decider {
         let refused = match (&journey.rule().demand, refused) {
             // Whoever anyone is: a credential that is not accepted counts as none, and says nothing about anybody.
             (Demand::Anyone, _) => None,
-            (Demand::Caller { .. }, Some(reason)) => Some(reason),
-            (Demand::Caller { .. }, None) => journey.rule().admits(identity.as_deref()).err(),
+            (Demand::Caller(_), Some(reason)) => Some(reason),
+            (demand @ Demand::Caller(_), None) => {
+                let certificate = journey.question.proofs.certificate.as_ref();
+                demand.admits(identity.as_deref(), certificate, journey.now.wall).err()
+            }
         };
         match refused {
             Some(reason) => Answer::Now(Ok(self.conclude(journey, reason, identity, QuotaStates::new()))),
@@ -209,13 +229,14 @@ impl Decider {
         identity: Option<Arc<Identity>>,
         quotas: QuotaStates,
     ) -> Decision {
-        let Journey { question, plan, call, rule, held, explanation, .. } = journey;
+        let Journey { question, plan, call, rule, held, dpop_nonce, explanation, .. } = journey;
         let decision = Decision {
             reason,
             rule: Some(rule),
             identity,
             quotas,
             held,
+            dpop_nonce,
             explanation: question.explain.then(|| Box::new(explanation)),
             policy: Arc::clone(&plan.policy),
         };
@@ -225,8 +246,12 @@ impl Decider {
 
     /// Whose a token is, revocations considered; what introspection answers from.
     pub fn introspect<'a>(&'a self, token: &'a str) -> Answer<'a, Verdict> {
+        self.stands_now(Shown::Token(token))
+    }
+
+    fn stands_now<'a>(&'a self, shown: Shown<'a>) -> Answer<'a, Verdict> {
         let now = self.clock.now();
-        self.tokens.inspect(token, now).then(move |Inspected { verdict, .. }| match verdict {
+        self.tokens.inspect(shown, now).then(move |Inspected { verdict, .. }| match verdict {
             Ok(identity) => {
                 self.revocations.standing(&identity, now).then(move |standing| Answer::Now(stands(identity, standing)))
             }
@@ -234,19 +259,48 @@ impl Decider {
         })
     }
 
-    /// Whether the caller of an administrative method has `scope`, from an issuer that may grant it.
-    pub fn permit_operator<'a>(&'a self, credential: Credential<'a>, scope: &'a str) -> Answer<'a, Verdict> {
-        let token = match credential {
-            Credential::None => return Answer::Now(Err(Reason::NoCredential)),
-            Credential::Unreadable => return Answer::Now(Err(Reason::MalformedToken)),
-            Credential::Bearer(token) => token,
+    /// Whether the caller of an administrative method has `scope`: by a token, from an issuer that may grant it, or an API
+    /// key; without either by the certificate of its connection, where the configuration names it.
+    pub fn permit_operator<'a>(
+        &'a self,
+        credential: Credential<'a>,
+        certificate: Option<&'a Certificate<'a>>,
+        scope: &'a str,
+    ) -> Answer<'a, Verdict> {
+        let shown = match (credential, certificate) {
+            (Credential::None, Some(certificate)) => return self.permit_certificate(certificate, scope),
+            (Credential::None, None) => return Answer::Now(Err(Reason::NoCredential)),
+            (Credential::Bearer(token), _) => Shown::Token(token),
+            (Credential::ApiKey(key), _) => Shown::ApiKey(key),
+            (Credential::Dpop(_) | Credential::Unreadable, _) => {
+                return Answer::Now(Err(Reason::MalformedToken));
+            }
         };
-        self.introspect(token).then(move |verdict| {
+        self.stands_now(shown).then(move |verdict| {
             Answer::Now(verdict.and_then(|identity| {
+                let Binding { certificate: bound, key } = identity.binding;
+                let holds = |bound| certificate.is_some_and(|certificate| certificate.thumbprint == bound);
+                if key.is_some() || !bound.is_none_or(holds) {
+                    return Err(Reason::BindingRequired);
+                }
                 let may = identity.may_operate && identity.has_scope(scope);
                 if may { Ok(identity) } else { Err(Reason::InsufficientScope) }
             }))
         })
+    }
+}
+
+impl Decider {
+    fn permit_certificate<'a>(&'a self, certificate: &Certificate<'_>, scope: &str) -> Answer<'a, Verdict> {
+        let now = self.clock.now();
+        let policy = self.policy();
+        let Operators { names, scopes } = &policy.operators;
+        let identity = match certificate.identify(names, now.wall) {
+            Ok(identity) if scopes.iter().any(|granted| granted == scope) => Arc::new(identity),
+            Ok(_) => return Answer::Now(Err(Reason::InsufficientScope)),
+            Err(reason) => return Answer::Now(Err(reason)),
+        };
+        self.revocations.standing(&identity, now).then(move |standing| Answer::Now(stands(identity, standing)))
     }
 }
 
@@ -261,14 +315,23 @@ impl Journey<'_> {
         &self.plan.policy.rules[self.rule]
     }
 
-    /// What an allowed call consumes: the rule's limits, then the extra ones.
+    /// What an allowed call consumes: the rule's limits, then the caller's own, then the extra ones.
     fn charges(&self, identity: Option<&Identity>) -> Result<Charges, Unchargeable> {
         let rule = self.rule();
         let question = self.question;
-        let of_rule = rule.limits.iter().map(|limit| (limit, question.units));
-        let extra = self.extra.iter().zip(&question.extra).map(|(limit, extra)| (limit, extra.units));
+        let own = identity.map_or_else(Default::default, |identity| &*identity.limits);
+        // One that the rule names, too, is charged once.
+        let own = own.iter().filter(|name| !rule.limits.iter().any(|limit| limit.name == ***name));
+        let own = own.map(|name| match self.plan.policy.limit(name) {
+            Some(limit) => Ok((limit, question.units)),
+            // Its credential was read under another configuration, a moment ago; read again, it will say this itself.
+            None => Err(Unchargeable::Denied(Reason::UnknownApiKey)),
+        });
+        let of_rule = rule.limits.iter().map(|limit| Ok((limit, question.units)));
+        let extra = self.extra.iter().zip(&question.extra).map(|(limit, extra)| Ok((limit, extra.units)));
         let mut charges = Charges::new();
-        for (limit, units) in of_rule.chain(extra) {
+        for named in of_rule.chain(own).chain(extra) {
+            let (limit, units) = named?;
             let key = rule.counter(limit, question, identity).map_err(|unkeyed| match unkeyed {
                 // A shared counter for all tokens without the claim would let them lock each other out.
                 Unkeyed::Claim(_) => Unchargeable::Denied(match identity {
@@ -321,6 +384,17 @@ fn field_of(attribute: &Attribute) -> String {
         Attribute::Issuer | Attribute::Subject | Attribute::Client | Attribute::Session | Attribute::Rule => {
             "credential".to_owned()
         }
+    }
+}
+
+/// What the question shows of its caller. A certificate counts where nothing else was shown.
+fn shown<'a>(question: &'a Question<'a>) -> Result<Shown<'a>, Reason> {
+    match (question.credential, &question.proofs.certificate) {
+        (Credential::Bearer(token) | Credential::Dpop(token), _) => Ok(Shown::Token(token)),
+        (Credential::ApiKey(key), _) => Ok(Shown::ApiKey(key)),
+        (Credential::Unreadable, _) => Err(Reason::MalformedToken),
+        (Credential::None, Some(certificate)) => Ok(Shown::Certificate(certificate)),
+        (Credential::None, None) => Err(Reason::NoCredential),
     }
 }
 

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use crate::domain::api_key::{ApiKey, KeyId};
 use crate::domain::decision::{QuotaStates, Reason};
-use crate::domain::identity::Identity;
+use crate::domain::identity::{Identity, Thumbprint};
 use crate::domain::limit::{CounterKey, Limit};
-use crate::domain::question::Mode;
+use crate::domain::question::{Certificate, Mode, Question};
 use crate::domain::time::{Micros, Moment};
 use crate::domain::window::{Grant, LeaseId, Terms};
 
@@ -71,7 +72,57 @@ pub trait TokenInspector: Send + Sync {
     ///
     /// [`Answer::Now`] whenever the verdict is remembered or can be computed from keys in hand; `Later` only where
     /// someone has to be asked. A remembered verdict says nothing about revocation, which is asked every time.
-    fn inspect<'a>(&'a self, token: &'a str, now: Moment) -> Answer<'a, Inspected>;
+    fn inspect<'a>(&'a self, shown: Shown<'a>, now: Moment) -> Answer<'a, Inspected>;
+
+    /// Whether the caller holds the keys that `identity` is bound to: asked on each decision, after the verdict, since a
+    /// proof is for one call. [`Answer::Now`] where no key is asked for.
+    fn prove<'a>(&'a self, identity: &Arc<Identity>, question: &'a Question<'a>, now: Moment) -> Answer<'a, Proved>;
+}
+
+/// What came of asking for proofs of possession.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proved {
+    /// Whether the caller holds the keys: if not, a [`Reason`] of class `Unauthenticated` or `DependencyUnavailable`.
+    pub outcome: Result<(), Reason>,
+    /// The nonce that the next `DPoP` proof is to hold (RFC 9449 §8), where the caller does not know it yet.
+    pub next_nonce: Option<Box<str>>,
+}
+
+impl From<Result<(), Reason>> for Proved {
+    fn from(outcome: Result<(), Reason>) -> Self {
+        Self { outcome, next_nonce: None }
+    }
+}
+
+/// Remembers which proofs of possession were used, so that none is good twice (RFC 9449 §11.1).
+pub trait ProofLog: Send + Sync {
+    /// Whether this is the first use of a proof, which is remembered then for as long as it says. [`Mode::Peek`] only looks.
+    /// Of several who ask at a time, on whatever replicas that share the log, one alone is told that it is the first.
+    ///
+    /// Nothing is forgotten before its time to make room: where there is none the answer is [`AwayCause::Full`].
+    fn first_use(&self, proof: ProofUse, mode: Mode, now: Moment) -> Answer<'_, Result<bool, Away>>;
+}
+
+/// One use of a proof of possession.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProofUse {
+    /// The key that made the proof.
+    pub key: Thumbprint,
+    /// A hash that stands for the proof: of the key and of the proof's own id.
+    pub name: [u8; 32],
+    /// For how long the proof could be shown once more.
+    pub keep: Micros,
+}
+
+/// What is shown to find out who calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown<'a> {
+    /// A token, whatever its scheme; it may be anything.
+    Token(&'a str),
+    /// An API key; it may be anything.
+    ApiKey(&'a str),
+    /// A certificate that whoever asks vouches for.
+    Certificate(&'a Certificate<'a>),
 }
 
 /// What is known of a token.
@@ -85,6 +136,45 @@ pub struct Inspected {
 
 /// Whose a token is, or why it is refused.
 pub type Verdict = Result<Arc<Identity>, Reason>;
+
+/// Keeps API keys where several replicas find them. Each call is one round trip, within the store's deadline.
+pub trait ApiKeyRecords: Send + Sync {
+    /// What is kept of a key; none: there is no such key, or what is kept makes no sense, which the log says.
+    fn find(&self, id: KeyId) -> Answer<'_, Result<Option<ApiKey>, Away>>;
+
+    /// Keeps a new key. False: the id is taken, and nothing changed.
+    fn add(&self, key: ApiKey) -> Answer<'_, Result<bool, Away>>;
+
+    /// Ends a key. False: there is no such key.
+    fn end(&self, id: KeyId, ending: KeyEnding) -> Answer<'_, Result<bool, Away>>;
+
+    /// Notes that a key was used now. One that is gone stays gone.
+    fn note_use(&self, id: KeyId) -> Answer<'_, Result<(), Away>>;
+
+    /// Every key that is kept, by id, each read for itself.
+    fn list(&self) -> Answer<'_, Result<ListedKeys, Away>>;
+}
+
+/// Several keys, each with its id; none where what is kept makes no sense.
+pub type ListedKeys = Vec<(KeyId, Option<KeptKey>)>;
+
+/// When a key ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyEnding {
+    /// Now and for good: it is revoked.
+    Revoked,
+    /// Then, since the Unix epoch. One that ends sooner is left as it is.
+    At(Micros),
+}
+
+/// What is kept of a key, and when it was used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptKey {
+    /// The key.
+    pub key: ApiKey,
+    /// When it was used last, since the Unix epoch, give or take a minute; none: never.
+    pub used: Option<Micros>,
+}
 
 /// Knows what has been taken back.
 pub trait RevocationView: Send + Sync {
@@ -319,7 +409,7 @@ pub enum AwayCause {
     /// It lost its data, and has not been told yet what was admitted before.
     #[error("has lost its data and is being told what was admitted")]
     Lost,
-    /// It has no room for another counter.
+    /// It has no room for another counter or proof.
     #[error("is full")]
     Full,
     /// It is not what the configuration takes it for.

@@ -10,10 +10,11 @@ use futures_util::FutureExt as _;
 
 use super::*;
 use crate::domain::decision::{HeldCounter, QuotaState, QuotaVerdict};
+use crate::domain::identity::Binding;
 use crate::domain::limit::{Algorithm, CounterKey, Kind, WhenAway};
 use crate::domain::path::{Method, Target};
-use crate::domain::policy::{Match, PathPattern};
-use crate::domain::question::{ExtraCharge, Pairs};
+use crate::domain::policy::{Caller, Match, PathPattern};
+use crate::domain::question::{Certificate, ExtraCharge, Pairs, Proofs};
 use crate::domain::slots::Slots;
 use crate::domain::window::LeaseId;
 
@@ -45,12 +46,25 @@ impl Clock for World {
 }
 
 impl TokenInspector for World {
-    fn inspect<'a>(&'a self, token: &'a str, _now: Moment) -> Answer<'a, Inspected> {
+    fn inspect<'a>(&'a self, shown: Shown<'a>, _now: Moment) -> Answer<'a, Inspected> {
+        let token = match shown {
+            Shown::Token(token) | Shown::ApiKey(token) => token,
+            Shown::Certificate(certificate) => &certificate.names[0],
+        };
         self.note(format!("token {token}"));
         let verdict = self.verdicts.lock().unwrap().get(token).cloned().unwrap_or(Err(Reason::BadSignature));
         let cold = self.cold.load(Ordering::Relaxed);
         let inspected = Inspected { verdict, remembered: !cold };
         if cold { Answer::later(async move { inspected }) } else { Answer::Now(inspected) }
+    }
+
+    fn prove<'a>(&'a self, identity: &Arc<Identity>, question: &'a Question<'a>, _now: Moment) -> Answer<'a, Proved> {
+        if identity.binding.is_none() {
+            return Answer::Now(Ok(()).into());
+        }
+        self.note("proof");
+        let outcome = if question.proofs.dpop == ["proof"] { Ok(()) } else { Err(Reason::BindingRequired) };
+        Answer::Now(Proved { outcome, next_nonce: Some("next".into()) })
     }
 }
 
@@ -146,9 +160,9 @@ fn policy() -> Policy {
         demand,
         limits: limits.iter().copied().cloned().collect(),
     };
-    let caller = |scopes: &[&str]| Demand::Caller {
-        roles: Vec::new(),
-        scopes: scopes.iter().map(|s| (*s).to_owned()).collect(),
+    let caller = |scopes: &[&str]| {
+        let scopes = scopes.iter().map(|s| (*s).to_owned()).collect();
+        Demand::Caller(Caller { scopes, ..Caller::default() })
     };
     Policy {
         version: 3,
@@ -156,9 +170,11 @@ fn policy() -> Policy {
             rule("/open", Demand::Anyone, &[]),
             rule("/orders/{id}", caller(&["read"]), &[&per_subject, &per_order]),
             rule("/clients", caller(&[]), &[&per_client]),
+            rule("/anybody", caller(&[]), &[]),
             rule("/busy", Demand::Anyone, &[&long, &per_rule, &short]),
         ],
         limits: vec![long, per_address, per_client, per_order, per_rule, per_subject, short],
+        ..Policy::default()
     }
 }
 
@@ -203,6 +219,7 @@ fn question<'a>(path: &'a str, token: Option<&'a str>) -> Question<'a> {
     let method = Method::parse("GET").unwrap();
     Question {
         credential: token.map_or(Credential::None, Credential::Bearer),
+        proofs: Proofs::default(),
         method,
         host: None,
         target: Target::parse(path, method, None).unwrap(),
@@ -323,8 +340,9 @@ fn a_warm_decision_is_there_at_once_and_a_cold_one_comes_later() {
 #[test]
 fn operators_need_the_scope() {
     let bench = Bench::new();
-    let ask = |credential| bench.decider.permit_operator(credential, "read").get().now_or_never().unwrap().err();
+    let ask = |credential| bench.decider.permit_operator(credential, None, "read").get().now_or_never().unwrap().err();
     assert_eq!(ask(Credential::Bearer("reader")), None);
+    assert_eq!(ask(Credential::ApiKey("reader")), None);
     assert_eq!(ask(Credential::Bearer("nobody")), Some(Reason::InsufficientScope));
     assert_eq!(ask(Credential::Bearer("partner")), Some(Reason::InsufficientScope), "its issuer may not grant it");
     assert_eq!(ask(Credential::Bearer("expired")), Some(Reason::Expired));
@@ -419,4 +437,52 @@ fn what_is_settled_is_what_limits_of_today_own() {
     let other = HeldCounter { kind: Kind::FixedWindow, ..key("long", &[]) };
     let (gone, asked) = settle(&[(other, 3), (key("short", &[]), 1)]);
     assert_eq!((gone, asked), (vec!["long".to_owned()], vec!["settle 1 of \"short\"".to_owned()]));
+}
+
+/// The proof is asked for after the verdict and before revocations, each time: one is for one call.
+#[test]
+fn a_bound_token_needs_its_proof_on_every_call() {
+    let bench = Bench::new();
+    let key = Some([7; 32]);
+    let bound = Identity { binding: Binding { key, ..Binding::default() }, ..Identity::vouched_by("https://i") };
+    bench.world.verdicts.lock().unwrap().insert("bound".to_owned(), Ok(Arc::new(bound)));
+    for _ in 0..2 {
+        let proofs = Proofs { dpop: vec!["proof"], ..Proofs::default() };
+        let (reason, asked) = bench.decide(&Question { proofs, ..question("/anybody", Some("bound")) });
+        assert_eq!((reason, asked.join(", ").as_str()), (Reason::Allowed, "token bound, proof, revocations"));
+    }
+    let (reason, asked) = bench.decide(&question("/anybody", Some("bound")));
+    assert_eq!((reason, asked.join(", ").as_str()), (Reason::BindingRequired, "token bound, proof"));
+}
+
+/// Beside the rule's, and once where the rule names the same.
+#[test]
+fn a_callers_own_limits_are_charged_with_those_of_the_rule() {
+    let bench = Bench::new();
+    let own = |limits: &[&str]| {
+        let limits = limits.iter().map(|&name| name.into()).collect();
+        let caller = Identity { limits, ..Identity::clone(&identity(&["read"])) };
+        bench.world.verdicts.lock().unwrap().insert("own".to_owned(), Ok(Arc::new(caller)));
+        bench.decide(&Question { units: 2, ..question("/orders/7", Some("own")) })
+    };
+    let (reason, asked) = own(&["per-subject", "per-rule"]);
+    assert_eq!(reason, Reason::Allowed);
+    let paid = [PAID[0], PAID[1], "pay 1 of \"per-rule 12:/orders/{id}\""].map(|text| text.replace("1 of", "2 of"));
+    assert_eq!(asked[2..], paid);
+    let (reason, asked) = own(&["gone"]);
+    assert_eq!((reason, asked.len()), (Reason::UnknownApiKey, 2), "nothing is paid");
+}
+
+#[test]
+fn a_certificate_says_who_calls_where_nothing_else_is_shown() {
+    let bench = Bench::new();
+    let caller = Ok(Arc::new(Identity::vouched_by("mesh")));
+    bench.world.verdicts.lock().unwrap().insert("spiffe://mesh/a".to_owned(), caller);
+    let certificate = Certificate { thumbprint: [7; 32], names: vec!["spiffe://mesh/a".into()], validity: None };
+    let proofs = Proofs { certificate: Some(certificate), ..Proofs::default() };
+    let asks =
+        |credential| bench.decide(&Question { credential, proofs: proofs.clone(), ..question("/anybody", None) }).0;
+    assert_eq!(asks(Credential::None), Reason::Allowed);
+    assert_eq!(asks(Credential::Bearer("forged")), Reason::BadSignature, "what was shown first counts");
+    assert_eq!(asks(Credential::Unreadable), Reason::MalformedToken);
 }

@@ -48,6 +48,21 @@ pub enum Reason {
     MissingClaim,
     /// The token was revoked.
     Revoked,
+    /// The issuer was asked, and says that the token is not active (RFC 7662).
+    InactiveToken,
+    /// The API key is not one that is good: its id, its secret or its checksum is wrong, or it has ended. One reason for
+    /// all, so that nobody learns which.
+    UnknownApiKey,
+    /// The token, or the authentication behind it, is older than accepted (RFC 9470).
+    TokenTooOld,
+    /// A proof of possession is demanded, and the token is bound to no key, or none was shown (RFC 8705, RFC 9449).
+    BindingRequired,
+    /// The token is bound to another key or certificate than the caller's.
+    BindingMismatch,
+    /// The `DPoP` proof is malformed, stale, replayed, or made for something else (RFC 9449 §4.3).
+    InvalidDpopProof,
+    /// The `DPoP` proof lacks a nonce that is still good (RFC 9449 §9).
+    UseDpopNonce,
 
     /// No rule matches the request.
     NoRule,
@@ -55,6 +70,8 @@ pub enum Reason {
     InsufficientScope,
     /// None of the roles that the rule demands is held.
     InsufficientRole,
+    /// None of the names that the rule demands is the caller's.
+    WrongCaller,
 
     /// A quota is used up.
     QuotaExceeded,
@@ -63,6 +80,8 @@ pub enum Reason {
     StoreAway,
     /// The issuer's keys could not be had yet.
     KeysAway,
+    /// The issuer could not be asked about an opaque token.
+    IssuerAway,
     /// What has been revoked is not known well enough, and the policy says deny.
     RevocationsAway,
 }
@@ -84,7 +103,7 @@ pub enum Class {
 
 impl Reason {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 33] = [
         Self::Allowed,
         Self::NoCredential,
         Self::MalformedToken,
@@ -102,12 +121,21 @@ impl Reason {
         Self::WrongType,
         Self::MissingClaim,
         Self::Revoked,
+        Self::InactiveToken,
+        Self::UnknownApiKey,
+        Self::TokenTooOld,
+        Self::BindingRequired,
+        Self::BindingMismatch,
+        Self::InvalidDpopProof,
+        Self::UseDpopNonce,
         Self::NoRule,
         Self::InsufficientScope,
         Self::InsufficientRole,
+        Self::WrongCaller,
         Self::QuotaExceeded,
         Self::StoreAway,
         Self::KeysAway,
+        Self::IssuerAway,
         Self::RevocationsAway,
     ];
 
@@ -130,10 +158,19 @@ impl Reason {
             | Self::WrongAudience
             | Self::WrongType
             | Self::MissingClaim
-            | Self::Revoked => Class::Unauthenticated,
-            Self::NoRule | Self::InsufficientScope | Self::InsufficientRole => Class::PermissionDenied,
+            | Self::Revoked
+            | Self::InactiveToken
+            | Self::UnknownApiKey
+            | Self::TokenTooOld
+            | Self::BindingRequired
+            | Self::BindingMismatch
+            | Self::InvalidDpopProof
+            | Self::UseDpopNonce => Class::Unauthenticated,
+            Self::NoRule | Self::InsufficientScope | Self::InsufficientRole | Self::WrongCaller => {
+                Class::PermissionDenied
+            }
             Self::QuotaExceeded => Class::QuotaExceeded,
-            Self::StoreAway | Self::KeysAway | Self::RevocationsAway => Class::DependencyUnavailable,
+            Self::StoreAway | Self::KeysAway | Self::IssuerAway | Self::RevocationsAway => Class::DependencyUnavailable,
         }
     }
 
@@ -162,12 +199,21 @@ impl Reason {
             Self::WrongType => "wrong_type",
             Self::MissingClaim => "missing_claim",
             Self::Revoked => "revoked",
+            Self::InactiveToken => "inactive_token",
+            Self::UnknownApiKey => "unknown_api_key",
+            Self::TokenTooOld => "token_too_old",
+            Self::BindingRequired => "binding_required",
+            Self::BindingMismatch => "binding_mismatch",
+            Self::InvalidDpopProof => "invalid_dpop_proof",
+            Self::UseDpopNonce => "use_dpop_nonce",
             Self::NoRule => "no_rule",
             Self::InsufficientScope => "insufficient_scope",
             Self::InsufficientRole => "insufficient_role",
+            Self::WrongCaller => "wrong_caller",
             Self::QuotaExceeded => "quota_exceeded",
             Self::StoreAway => "store_away",
             Self::KeysAway => "keys_away",
+            Self::IssuerAway => "issuer_away",
             Self::RevocationsAway => "revocations_away",
         }
     }
@@ -188,6 +234,8 @@ pub struct Decision {
     pub quotas: QuotaStates,
     /// What the call holds until it is settled: slots of concurrency limits.
     pub held: Option<Box<Held>>,
+    /// The nonce that the caller's next `DPoP` proof is to hold (RFC 9449 §8), where that has to be said.
+    pub dpop_nonce: Option<Box<str>>,
     /// How the answer came about, where the question asked for it.
     pub explanation: Option<Box<Explanation>>,
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::decision::Reason;
 use super::time::Micros;
 
 /// What kind of credential proved the identity.
@@ -9,6 +10,35 @@ use super::time::Micros;
 pub enum IdentityKind {
     /// A signed JSON Web Token (RFC 7519).
     Jwt,
+    /// A token that only its issuer can read, who was asked (RFC 7662).
+    Opaque,
+    /// A key of our own.
+    ApiKey,
+    /// A certificate, with the private key that belongs to it (RFC 5280).
+    Certificate,
+}
+
+/// SHA-256 of a key or certificate.
+pub type Thumbprint = [u8; 32];
+
+/// Which keys the caller must hold besides the credential (RFC 7800). All that are there must be proved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Binding {
+    /// `x5t#S256`: of the client's certificate in DER (RFC 8705 §3.1).
+    pub certificate: Option<Thumbprint>,
+    /// `jkt`: of the client's public key as a JWK (RFC 7638, RFC 9449 §6.1).
+    pub key: Option<Thumbprint>,
+}
+
+/// Who acts for the subject (RFC 8693 §4.1). For rules and logs; what is permitted is the subject's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Actor {
+    /// `iss`, where it is another than the token's.
+    pub issuer: Option<Box<str>>,
+    /// `sub`.
+    pub subject: Option<Box<str>>,
+    /// `client_id`.
+    pub client: Option<Box<str>>,
 }
 
 /// The caller, as an issuer vouches for it. Made only from a credential that was verified.
@@ -36,12 +66,45 @@ pub struct Identity {
     pub token_id: Option<Box<str>>,
     /// `sid`.
     pub session: Option<Box<str>>,
+    /// The organisation that the caller belongs to, where the configuration says which claim names it.
+    pub tenant: Option<Box<str>>,
+    /// `act`: who acts, the latest first.
+    pub actors: Box<[Actor]>,
+    /// The claims that the configuration chose, by the names that it gave them, in its order; none that is not there.
+    pub claims: Box<[(Box<str>, Box<str>)]>,
+    /// Names that a certificate vouches for: SPIFFE IDs (`spiffe://…`) and other URIs, DNS names.
+    pub names: Box<[Box<str>]>,
+    /// Which keys the caller must hold besides.
+    pub binding: Binding,
+    /// Names of limits that the caller's calls consume besides those of the rule. One that the configuration does not have
+    /// denies them.
+    pub limits: Box<[Box<str>]>,
     /// `exp`, as the token says it, without leeway.
     pub expires_at: Option<Micros>,
     /// `nbf`.
     pub not_before: Option<Micros>,
     /// `iat`.
     pub issued_at: Option<Micros>,
+    /// `auth_time`: when the subject last logged in (OIDC Core §2, RFC 9470 §4).
+    pub logged_in_at: Option<Micros>,
+}
+
+impl Binding {
+    /// Whether no key is asked for.
+    pub const fn is_none(&self) -> bool {
+        self.certificate.is_none() && self.key.is_none()
+    }
+
+    /// Whether the caller holds the certificate's key, where that is asked for (RFC 8705 §3). `shown` is the thumbprint of
+    /// the certificate whose key it holds.
+    pub fn check_certificate(&self, shown: Option<&Thumbprint>) -> Result<(), Reason> {
+        match (&self.certificate, shown) {
+            (None, _) => Ok(()),
+            (Some(_), None) => Err(Reason::BindingRequired),
+            (Some(bound), Some(shown)) if bound == shown => Ok(()),
+            (Some(_), Some(_)) => Err(Reason::BindingMismatch),
+        }
+    }
 }
 
 impl Identity {
@@ -59,15 +122,27 @@ impl Identity {
             audiences: Box::default(),
             token_id: None,
             session: None,
+            tenant: None,
+            actors: Box::default(),
+            claims: Box::default(),
+            names: Box::default(),
+            binding: Binding::default(),
+            limits: Box::default(),
             expires_at: None,
             not_before: None,
             issued_at: None,
+            logged_in_at: None,
         }
     }
 
     /// Whether this very scope was granted: no prefixes, no case folding.
     pub fn has_scope(&self, scope: &str) -> bool {
         self.scopes.iter().any(|granted| &**granted == scope)
+    }
+
+    /// Whether the credential is meant for this very audience.
+    pub fn is_meant_for(&self, audience: &str) -> bool {
+        self.audiences.iter().any(|own| &**own == audience)
     }
 
     /// Whether this very role is held.

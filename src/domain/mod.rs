@@ -4,20 +4,28 @@
 //! limit algorithms, path matching, policy) is a function of its arguments, so it is tested and argued about in here.
 
 pub mod admitted;
+pub mod api_key;
 pub mod bucket;
+pub mod certificate;
+pub mod connection;
 pub mod counter;
+pub mod date;
 pub mod decision;
+pub mod demand;
 #[cfg(test)]
 pub(crate) mod exact_log;
 pub mod fixed;
 pub mod identity;
+pub mod introspection;
 pub mod issuer;
 pub mod lease;
 pub mod leases;
 pub mod limit;
+pub mod name;
 pub mod path;
 pub mod policy;
 pub mod question;
+pub mod secret;
 #[cfg(test)]
 mod simulation;
 pub mod slots;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+pub use super::certificate::Certificate;
 use super::path::{Host, Method, Target};
 
 /// One question, borrowed from the message that asked it. Its parts were checked when it was made: a [`Target`] is
@@ -11,6 +12,8 @@ use super::path::{Host, Method, Target};
 pub struct Question<'a> {
     /// What the caller showed.
     pub credential: Credential<'a>,
+    /// What shows that the caller holds a key.
+    pub proofs: Proofs<'a>,
     /// The method of the call that asks for passage.
     pub method: Method<'a>,
     /// The host that it is addressed to, where known.
@@ -53,6 +56,18 @@ pub enum Mode {
     Peek,
 }
 
+/// What shows that the caller holds the private key of a certificate, or the one that its token is bound to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Proofs<'a> {
+    /// The certificate whose key the caller holds, as whoever asks vouches for: it ended the caller's TLS connection, or
+    /// was told by someone whom it trusts.
+    pub certificate: Option<Certificate<'a>>,
+    /// The values of the `DPoP` header (RFC 9449 §4.1). There must be exactly one where a proof is needed.
+    pub dpop: Vec<&'a str>,
+    /// Whether the call was made by plain HTTP; else by HTTPS. A proof names the URL.
+    pub plain_http: bool,
+}
+
 /// What a caller shows to say who it is. It may be anything: nothing in it is to be believed before it was verified.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Credential<'a> {
@@ -60,7 +75,11 @@ pub enum Credential<'a> {
     None,
     /// A bearer token (RFC 6750), without the scheme.
     Bearer(&'a str),
-    /// An `Authorization` value that is no single well-formed bearer credential.
+    /// A token with the scheme `DPoP` (RFC 9449 §7.1), without the scheme: good only with a proof.
+    Dpop(&'a str),
+    /// An API key of our own.
+    ApiKey(&'a str),
+    /// An `Authorization` value that is no single well-formed credential.
     Unreadable,
 }
 
@@ -70,17 +89,19 @@ impl<'a> Credential<'a> {
     /// The scheme is compared without case (RFC 9110 §11.1); exactly one space follows it. Whatever else is found,
     /// two values joined by a comma included, is [`Credential::Unreadable`], never "the first one".
     pub fn from_authorization(value: &'a str) -> Self {
-        let Some((scheme, token)) = value.split_at_checked(7) else {
+        let Some((scheme, token)) = value.split_once(' ') else {
             return Self::Unreadable;
         };
-        if !scheme.eq_ignore_ascii_case("bearer ") || token.is_empty() {
-            return Self::Unreadable;
-        }
         // b64token (RFC 6750 §2.1) has none of these; two tokens in one value always have one of them.
         if token.bytes().any(|byte| matches!(byte, b' ' | b'\t' | b',' | b';' | b'"')) {
             return Self::Unreadable;
         }
-        Self::Bearer(token)
+        match scheme {
+            _ if token.is_empty() => Self::Unreadable,
+            scheme if scheme.eq_ignore_ascii_case("bearer") => Self::Bearer(token),
+            scheme if scheme.eq_ignore_ascii_case("dpop") => Self::Dpop(token),
+            _ => Self::Unreadable,
+        }
     }
 }
 
@@ -90,6 +111,8 @@ impl fmt::Debug for Credential<'_> {
         match self {
             Self::None => f.write_str("None"),
             Self::Bearer(token) => write!(f, "Bearer({} bytes)", token.len()),
+            Self::Dpop(token) => write!(f, "Dpop({} bytes)", token.len()),
+            Self::ApiKey(key) => write!(f, "ApiKey({} bytes)", key.len()),
             Self::Unreadable => f.write_str("Unreadable"),
         }
     }
@@ -101,6 +124,7 @@ mod tests {
 
     #[test]
     fn a_bearer_credential_is_one_scheme_one_space_one_token() {
+        assert_eq!(Credential::from_authorization("dPoP a.b.c"), Credential::Dpop("a.b.c"));
         for value in ["Bearer a.b.c", "bearer a.b.c", "BEARER a.b.c"] {
             assert_eq!(Credential::from_authorization(value), Credential::Bearer("a.b.c"), "{value}");
         }

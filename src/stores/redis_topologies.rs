@@ -41,7 +41,7 @@ async fn a_master_that_dies_is_replaced_by_the_one_that_the_sentinels_elect() {
     assert_eq!(all.servers[1].command(&["EXISTS", counter]), "1");
     // The old one comes back empty, and the Sentinels have it follow the new one.
     all.servers[0].restart();
-    guarded.ask_until("left where it is", |_| all.servers[0].command(&["ROLE"]).starts_with("slave")).await;
+    guarded.ask_until("left where it is", |_| all.servers[0].has_role("slave")).await;
     for _ in 0..5 {
         assert!(guarded.ask().await.is_ok());
     }
@@ -53,12 +53,8 @@ async fn a_master_that_is_demoted_is_left() {
     let guarded = Guarded::new(&watched(all.urls(), Sentinels::service()));
     guarded.serves().await;
     assert_eq!(all.sentinels[0].command(&["SENTINEL", "FAILOVER", Sentinels::service()]), "OK");
-    guarded
-        .ask_until("at the new master", |answer| {
-            answer.is_ok() && all.servers[1].command(&["ROLE"]).starts_with("master")
-        })
-        .await;
-    guarded.ask_until("sure", |_| all.servers[0].command(&["ROLE"]).starts_with("slave")).await;
+    guarded.ask_until("at the new master", |answer| answer.is_ok() && all.servers[1].has_role("master")).await;
+    guarded.ask_until("sure", |_| all.servers[0].has_role("slave")).await;
     guarded.serves().await;
 }
 

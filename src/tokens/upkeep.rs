@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 
 use super::mint::{Bench, Signer, claims, claims_with, issuer, issuer_of, set};
 use super::{IssuerHealth, Tokens};
-use crate::decide::ports::{Answer, TokenInspector as _};
+use crate::decide::ports::{Answer, Shown, TokenInspector as _};
 use crate::domain::decision::Reason::*;
 use crate::domain::issuer::{Issuer, KeySource};
 use crate::domain::time::Micros;
@@ -241,7 +241,7 @@ async fn unknown_keys_lead_to_one_refresh_in_a_cool_down_and_bad_signatures_to_n
     let waiting = (0..50).map(|index| {
         let (tokens, token, now) =
             (Arc::clone(&bench.tokens), stranger(index), crate::decide::ports::Clock::now(&*bench.clock));
-        tokio::spawn(async move { tokens.inspect(&token, now).get().await.verdict.unwrap_err() })
+        tokio::spawn(async move { tokens.inspect(Shown::Token(&token), now).get().await.verdict.unwrap_err() })
     });
     for answer in waiting.collect::<Vec<_>>() {
         assert_eq!(answer.await.unwrap(), UnknownKey);
@@ -260,13 +260,73 @@ async fn unknown_keys_lead_to_one_refresh_in_a_cool_down_and_bad_signatures_to_n
     assert_eq!(bench.reason(&stranger(502)), UnknownKey, "a failure counts too");
 }
 
+/// A key set of an issuer that names no keys.
+fn nameless(signer: &Signer) -> Says {
+    let mut jwk = signer.jwk();
+    jwk.as_object_mut().unwrap().remove("kid");
+    Says::Text(set([jwk]))
+}
+
+fn without_kid(signer: &Signer, id: &str) -> String {
+    let header = json!({"alg": "ES256", "typ": "at+jwt"}).to_string();
+    signer.compact(&header, &claims_with("jti", id).to_string())
+}
+
+#[tokio::test]
+async fn an_issuer_that_names_no_keys_changes_them_and_its_new_tokens_are_accepted_after_one_refresh() {
+    let (old, new) = (Signer::ec("old"), Signer::ec("new"));
+    let provider = Provider::with(nameless(&old)).await;
+    let bench = bench(issuer(provider.url())).await;
+    assert_eq!(bench.reason(&without_kid(&old, "1")), Allowed);
+    provider.says(nameless(&new));
+    assert_eq!(bench.reason_later(&without_kid(&new, "2")).await, Allowed);
+    assert_eq!(provider.asked(), 2);
+    for id in 3..50 {
+        assert_eq!(
+            bench.reason(&without_kid(&old, &id.to_string())),
+            BadSignature,
+            "at once: the issuer is left alone"
+        );
+    }
+    bench.clock.pass(Micros::from_secs(30));
+    assert_eq!(bench.reason_later(&without_kid(&old, "50")).await, BadSignature);
+    assert_eq!(provider.asked(), 3);
+}
+
+#[tokio::test]
+async fn an_issuer_that_stalls_or_is_flooded_with_unknown_keys_slows_no_other() {
+    let (near, far) = (Signer::ec("near"), Signer::ec("far"));
+    let provider = Provider::with(keys([&far])).await;
+    let mut stalling = issuer(provider.url());
+    stalling.issuer = "https://far.example".to_owned();
+    let bench = Bench::new(vec![issuer_of([&near]), stalling]);
+    bench.tokens.first_fetch().await;
+    provider.says(Says::Silence);
+    let now = crate::decide::ports::Clock::now(&*bench.clock);
+    let mut waiting = JoinSet::new();
+    for index in 0..200 {
+        let claims = claims_with("iss", "https://far.example");
+        let (tokens, token) = (Arc::clone(&bench.tokens), Signer::ed(&format!("unknown-{index}")).token(&claims));
+        waiting.spawn(async move { tokens.inspect(Shown::Token(&token), now).get().await.verdict.unwrap_err() });
+    }
+    until("the issuer is asked", || provider.asked() == 2).await;
+    for index in 0..100 {
+        // Without waiting at all: `reason` would panic.
+        assert_eq!(bench.reason(&near.token(&claims_with("jti", index.to_string()))), Allowed);
+        let mut claims = claims_with("iss", "https://far.example");
+        claims["jti"] = json!(index.to_string());
+        assert_eq!(bench.reason(&far.token(&claims)), Allowed, "nor the tokens of its own keys in hand");
+    }
+    assert!(waiting.join_all().await.iter().all(|reason| *reason == UnknownKey));
+}
+
 #[tokio::test]
 async fn asking_for_a_key_does_nothing_until_somebody_waits() {
     let provider = Provider::with(keys([&Signer::ec("k")])).await;
     let bench = bench(issuer(provider.url())).await;
     let token = Signer::ec("unknown").token(&claims());
     for _ in 0..3 {
-        let answer = bench.tokens.inspect(&token, crate::decide::ports::Clock::now(&*bench.clock));
+        let answer = bench.tokens.inspect(Shown::Token(&token), crate::decide::ports::Clock::now(&*bench.clock));
         assert!(matches!(answer, Answer::Later(_)));
     }
     assert_eq!(provider.asked(), 1);
@@ -279,7 +339,7 @@ async fn a_key_that_came_before_the_wait_began_is_used() {
     let bench = bench(issuer(provider.url())).await;
     provider.says(keys([&old, &new]));
     let (first, second) = (new.token(&claims_with("jti", "1")), new.token(&claims_with("jti", "2")));
-    let waits = bench.tokens.inspect(&first, crate::decide::ports::Clock::now(&*bench.clock));
+    let waits = bench.tokens.inspect(Shown::Token(&first), crate::decide::ports::Clock::now(&*bench.clock));
     assert!(matches!(waits, Answer::Later(_)));
     assert_eq!(bench.reason_later(&second).await, Allowed);
     assert!(waits.get().await.verdict.is_ok());
@@ -297,7 +357,7 @@ async fn made_up_keys_make_a_bounded_number_of_calls_wait() {
         let (tokens, token) = (Arc::clone(&bench.tokens), Signer::ed(&format!("unknown-{index}")).token(&claims()));
         waiting.spawn(async move {
             let start = Instant::now();
-            let refused = tokens.inspect(&token, now).get().await.verdict.unwrap_err();
+            let refused = tokens.inspect(Shown::Token(&token), now).get().await.verdict.unwrap_err();
             (refused, start.elapsed() > Duration::from_millis(900))
         });
     }

@@ -1,9 +1,12 @@
 //! What the tests share: processes that end with the test, waiting with a deadline, and the peers themselves.
 
+pub(crate) mod authority;
 pub(crate) mod calls;
+pub(crate) mod liar;
 pub(crate) mod oidc;
 pub(crate) mod redis;
 pub(crate) mod server;
+pub(crate) mod signer;
 
 use std::collections::VecDeque;
 use std::fmt;

@@ -39,6 +39,12 @@ impl TestClock {
         Arc::new(Self { start: clock.now(), running: Some(clock), moved: AtomicU64::new(0) })
     }
 
+    /// One that stands still at that second since the epoch.
+    pub(crate) fn at(secs: u64) -> Arc<Self> {
+        let start = Moment { wall: Micros::from_secs(secs), ..SystemClock::start().now() };
+        Arc::new(Self { start, running: None, moved: AtomicU64::new(0) })
+    }
+
     pub(crate) fn advance(&self, by: Duration) {
         self.moved.fetch_add(Micros::from(by).0, Ordering::Relaxed);
     }
@@ -67,7 +73,12 @@ impl Tollgate {
 
     /// The same, with a clock of the test's.
     pub(crate) async fn start_with(yaml: &str, clock: Arc<TestClock>) -> Self {
-        let server = Server::start(configuration(yaml), Arc::clone(&clock) as _, "test").await;
+        Self::start_as(configuration(yaml), clock).await
+    }
+
+    /// One that is configured so, ports and all.
+    pub(crate) async fn start_as(config: config::Config, clock: Arc<TestClock>) -> Self {
+        let server = Server::start(config, Arc::clone(&clock) as _, "test").await;
         let server = server.unwrap_or_else(|problem| panic!("{problem}"));
         tokio::time::timeout(SOON, server.ready()).await.expect("it gets ready");
         let http = reqwest::Client::builder().no_proxy().timeout(SOON).build().expect("nothing can be amiss");
@@ -139,12 +150,13 @@ pub(crate) fn in_redis(redis: &RedisServer) -> String {
 pub(crate) fn question(method: &str, path: &str, token: Option<&str>) -> pb::DecideRequest {
     let kind = token.map(|token| pb::credential::Kind::BearerToken(token.to_owned()));
     pb::DecideRequest {
-        credential: Some(pb::Credential { kind }),
+        credential: Some(pb::Credential { kind, ..pb::Credential::default() }),
         request: Some(pb::RequestAttributes {
             method: method.to_owned(),
             path: path.to_owned(),
             host: String::new(),
             source_address: "192.0.2.7".to_owned(),
+            ..pb::RequestAttributes::default()
         }),
         ..pb::DecideRequest::default()
     }

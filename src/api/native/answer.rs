@@ -9,7 +9,7 @@ use crate::decide::{Paid, Undecidable, Violation};
 use crate::domain::decision::{
     Decision, Explanation, Held, Provenance, QuotaState, QuotaVerdict, Reason, longest_wait,
 };
-use crate::domain::identity::Identity;
+use crate::domain::identity::{Actor, Identity, IdentityKind};
 use crate::domain::policy::Demand;
 use crate::domain::time::Micros;
 use crate::proto as pb;
@@ -29,6 +29,7 @@ pub(super) fn response(decision: &Decision, replica: &str) -> pb::DecideResponse
         explanation: decision.explanation.as_deref().map(|seen| explanation(decision, *seen, replica)),
         reservation: reservation(decision.held.as_deref()),
         expires_after: expires_after(decision.held.as_deref()),
+        dpop_nonce: text(decision.dpop_nonce.as_deref()),
     }
 }
 
@@ -124,7 +125,25 @@ fn identity(identity: &Identity) -> pb::Identity {
         session_id: text(identity.session.as_deref()),
         expires_at: identity.expires_at.map(timestamp),
         issued_at: identity.issued_at.map(timestamp),
+        kind: kind(identity.kind).into(),
+        tenant: text(identity.tenant.as_deref()),
+        actors: identity.actors.iter().map(actor).collect(),
+        claims: identity.claims.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
+        names: texts(&identity.names),
     }
+}
+
+const fn kind(kind: IdentityKind) -> pb::IdentityKind {
+    match kind {
+        IdentityKind::Jwt => pb::IdentityKind::Jwt,
+        IdentityKind::Opaque => pb::IdentityKind::Opaque,
+        IdentityKind::ApiKey => pb::IdentityKind::ApiKey,
+        IdentityKind::Certificate => pb::IdentityKind::Certificate,
+    }
+}
+
+fn actor(Actor { issuer, subject, client }: &Actor) -> pb::Actor {
+    pb::Actor { issuer: text(issuer.as_deref()), subject: text(subject.as_deref()), client_id: text(client.as_deref()) }
 }
 
 fn quota(state: &QuotaState) -> pb::QuotaStatus {
@@ -149,7 +168,7 @@ fn quota(state: &QuotaState) -> pb::QuotaStatus {
 fn required_scopes(decision: &Decision) -> Vec<String> {
     let rule = decision.rule.and_then(|index| decision.policy.rules.get(index));
     match (decision.reason, rule.map(|rule| &rule.demand)) {
-        (Reason::InsufficientScope, Some(Demand::Caller { scopes, .. })) => scopes.clone(),
+        (Reason::InsufficientScope, Some(Demand::Caller(caller))) => caller.scopes.clone(),
         _ => Vec::new(),
     }
 }

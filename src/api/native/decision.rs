@@ -191,12 +191,13 @@ mod tests {
 
     use super::*;
     use crate::decide::ports::{
-        Answer, Away, Charges, Clock, Inspected, Payment, Quotas, Refunds, RevocationView, Settlements, Standing,
-        TokenInspector,
+        Answer, Away, Charges, Clock, Inspected, Payment, Proved, Quotas, Refunds, RevocationView, Settlements, Shown,
+        Standing, TokenInspector,
     };
     use crate::domain::decision::{QuotaStates, Reason};
     use crate::domain::identity::Identity;
     use crate::domain::limit::{CounterKey, Limit};
+    use crate::domain::question::Question;
     use crate::domain::time::{Micros, Moment};
     use crate::telemetry::Telemetry;
 
@@ -210,8 +211,12 @@ mod tests {
     }
 
     impl TokenInspector for World {
-        fn inspect<'a>(&'a self, _: &'a str, _: Moment) -> Answer<'a, Inspected> {
+        fn inspect<'a>(&'a self, _: Shown<'a>, _: Moment) -> Answer<'a, Inspected> {
             Answer::Now(Inspected { verdict: Err(Reason::BadSignature), remembered: false })
+        }
+
+        fn prove<'a>(&'a self, _: &Arc<Identity>, _: &'a Question<'a>, _: Moment) -> Answer<'a, Proved> {
+            Answer::Now(Ok(()).into())
         }
     }
 

@@ -12,15 +12,23 @@ pub use decision::Decisions;
 pub use quota::QuotaApi;
 pub use token::TokenApi;
 
+use tonic::Extensions;
 use tonic::metadata::MetadataMap;
 
+use crate::api::Peer;
 use crate::decide::Undecidable;
+use crate::domain::certificate::Certificate;
 use crate::domain::question::Credential;
 
 impl From<Undecidable> for tonic::Status {
     fn from(Undecidable { violations }: Undecidable) -> Self {
         status::malformed(&violations)
     }
+}
+
+/// The certificate that the other end of a call's connection showed.
+fn shown_by(extensions: &Extensions) -> Option<&Certificate<'static>> {
+    extensions.get::<Peer>().and_then(Peer::certificate)
 }
 
 /// What the caller of an administrative method shows. Two `authorization` values are none that can be read.

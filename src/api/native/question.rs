@@ -6,10 +6,11 @@ use std::net::IpAddr;
 
 use super::reservation::{self, Reservation};
 use crate::decide::{CounterCharge, Undecidable, Violation};
+use crate::domain::certificate::{Certificate, Unreadable};
 use crate::domain::decision::HeldCounter;
 use crate::domain::limit::{HOLD_MAX, HOLD_MIN, UNITS_MAX};
 use crate::domain::path::{Host, Method, Target};
-use crate::domain::question::{Credential, ExtraCharge, Mode, Question};
+use crate::domain::question::{Credential, ExtraCharge, Mode, Proofs, Question};
 use crate::domain::time::Micros;
 use crate::domain::window::LeaseId;
 use crate::proto as pb;
@@ -75,15 +76,17 @@ pub(super) fn question(wire: &pb::DecideRequest) -> Result<Question<'_>, Undecid
             );
         }
     }
+    let proofs = proofs_of(credential.as_ref(), &mut violations);
     if request.is_none() {
         violations.push("request", "is needed: the call that asks for passage");
     }
     let request = request.as_ref().and_then(|request| request_of(request, &mut violations));
-    let (Some((method, host, target, source)), Some(units), Some(mode)) = (request, units, mode) else {
+    let (Some((method, host, target, source, plain_http)), Some(units), Some(mode)) = (request, units, mode) else {
         return Err(violations.into_undecidable());
     };
     violations.or(Some(Question {
         credential: credential_of(credential.as_ref()),
+        proofs: Proofs { plain_http, ..proofs },
         method,
         host,
         target,
@@ -96,10 +99,12 @@ pub(super) fn question(wire: &pb::DecideRequest) -> Result<Question<'_>, Undecid
     }))
 }
 
-type Request<'a> = (Method<'a>, Option<Host<'a>>, Target<'a>, Option<IpAddr>);
+/// Method, host, target, source, and whether it came by plain HTTP.
+type Request<'a> = (Method<'a>, Option<Host<'a>>, Target<'a>, Option<IpAddr>, bool);
 
 fn request_of<'a>(wire: &'a pb::RequestAttributes, violations: &mut Violations) -> Option<Request<'a>> {
-    let pb::RequestAttributes { method, path, host, source_address } = wire;
+    let pb::RequestAttributes { method, path, host, source_address, scheme } = wire;
+    let plain_http = violations.keep("request.scheme", is_plain_http(scheme));
     let method = violations.keep("request.method", Method::parse(method));
     let host = match host.as_str() {
         "" => Some(None),
@@ -112,7 +117,7 @@ fn request_of<'a>(wire: &'a pb::RequestAttributes, violations: &mut Violations) 
     // How the path is read depends on the method and the host.
     let (method, host) = (method?, host?);
     let target = violations.keep("request.path", Target::parse(path, method, host.as_ref()))?;
-    Some((method, host, target, source?))
+    Some((method, host, target, source?, plain_http?))
 }
 
 /// An IPv4 address that came mapped into IPv6 is the same client.
@@ -127,7 +132,35 @@ fn credential_of(wire: Option<&pb::Credential>) -> Credential<'_> {
     match wire.and_then(|credential| credential.kind.as_ref()) {
         None => Credential::None,
         Some(Kind::BearerToken(token)) => Credential::Bearer(token),
+        Some(Kind::ApiKey(key)) => Credential::ApiKey(key),
         Some(Kind::Authorization(value)) => Credential::from_authorization(value),
+    }
+}
+
+fn proofs_of<'a>(wire: Option<&'a pb::Credential>, violations: &mut Violations) -> Proofs<'a> {
+    let dpop = wire.iter().flat_map(|credential| &credential.dpop_proofs).map(String::as_str).collect();
+    let shown = wire.and_then(|credential| credential.client_certificate.as_ref());
+    let certificate = shown.and_then(|shown| violations.keep("credential.client_certificate", certificate_of(shown)));
+    Proofs { certificate, dpop, plain_http: false }
+}
+
+/// The caller's certificate, in whichever form; one without any is a slip.
+fn certificate_of(wire: &pb::ClientCertificate) -> Result<Certificate<'static>, Unreadable> {
+    use pb::client_certificate::Kind;
+    match &wire.kind {
+        None => Err(Unreadable::ABSENT),
+        Some(Kind::Der(der)) => Certificate::from_der(der),
+        Some(Kind::Pem(text)) => Certificate::from_pem(text),
+        Some(Kind::ClientCert(value)) => Certificate::from_client_cert(value),
+        Some(Kind::Forwarded(value)) => Certificate::from_forwarded(value),
+    }
+}
+
+fn is_plain_http(scheme: &str) -> Result<bool, &'static str> {
+    match scheme {
+        "" | "https" => Ok(false),
+        "http" => Ok(true),
+        _ => Err("must be https or http"),
     }
 }
 
@@ -286,6 +319,7 @@ mod tests {
                 path: "/a/../b".to_owned(),
                 host: "a,b".to_owned(),
                 source_address: "10.0.0.1:80".to_owned(),
+                scheme: "ftp".to_owned(),
             }),
             resource: [(String::new(), "x".to_owned()), ("big".to_owned(), "x".repeat(5000))].into(),
             limits: vec![charge("a", None), charge("a", Some(1)), charge("b", Some(u64::MAX))],
@@ -300,6 +334,7 @@ mod tests {
                 "limits[2].units",
                 "mode",
                 "request.host",
+                "request.scheme",
                 "request.source_address",
                 "resource[\"\"]",
                 "resource[\"big\"]",
@@ -396,7 +431,13 @@ mod tests {
 
         #[test]
         fn any_strings_have_an_answer(method in ".{0,40}", path in ".{0,80}", host in ".{0,40}", source in ".{0,40}") {
-            let request = Some(pb::RequestAttributes { method, path, host, source_address: source });
+            let request = Some(pb::RequestAttributes {
+                method,
+                path,
+                host,
+                source_address: source,
+                scheme: String::new(),
+            });
             let _ = question(&pb::DecideRequest { request, ..good() });
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{answer, operator, status};
+use super::{answer, operator, shown_by, status};
 use crate::decide::{Decider, Violation};
 use crate::domain::decision::Class;
 use crate::proto as pb;
@@ -32,7 +32,8 @@ impl TokenService for TokenApi {
         request: Request<pb::IntrospectRequest>,
     ) -> Result<Response<pb::IntrospectResponse>, Status> {
         let credential = operator(request.metadata());
-        let caller = self.decider.permit_operator(credential, INTROSPECT_SCOPE).get().await;
+        let certificate = shown_by(request.extensions());
+        let caller = self.decider.permit_operator(credential, certificate, INTROSPECT_SCOPE).get().await;
         caller.map_err(|reason| status::refused(reason, INTROSPECT_SCOPE))?;
         let pb::IntrospectRequest { token, token_type_hint: _ } = request.get_ref();
         if token.is_empty() {

@@ -5,11 +5,13 @@
 //! hash tag, clean themselves up, and can be read: `tollgate:{per-client 5:alice}`.
 
 mod access;
+mod api_keys;
 mod gate;
 mod leases;
 mod link;
 mod node;
 mod nodes;
+mod proofs;
 mod pulse;
 mod script;
 mod slots;
@@ -57,6 +59,8 @@ struct Inner {
     reset: Code,
     assert: Code,
     beat: Code,
+    first_use: Code,
+    api_key: Code,
     /// Those that were taken through this store.
     leases: Leases,
     taking_back: Arc<Semaphore>,
@@ -86,6 +90,9 @@ impl RedisStore {
                 include_str!("assert.lua")
             )),
             beat: Code::telling(concat!(include_str!("now.lua"), include_str!("beat.lua"))),
+            first_use: Code::new(include_str!("first_use.lua")),
+            // What was charged is nothing to API keys.
+            api_key: Code::telling(include_str!("api_key.lua")),
             leases: Leases::none(),
             taking_back: Arc::new(Semaphore::new(TAKING_BACK_MAX)),
         })))
