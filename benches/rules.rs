@@ -21,7 +21,7 @@ fn path_parse(bencher: Bencher<'_, '_>, path: &str) {
 fn rule_match_last_of(bencher: Bencher<'_, '_>, rules: usize) {
     let mut rules: Vec<Rule> = (1..rules).map(|number| rule(&format!("/service-{number}/items/{{id}}"))).collect();
     rules.push(rule("/orders/{id}"));
-    let policy = Policy { version: 1, rules, limits: Vec::new() };
+    let policy = Policy { version: 1, rules, ..Policy::default() };
     let question = house::question("");
     bencher.bench(|| policy.first_match(black_box(&question)));
 }

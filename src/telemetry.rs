@@ -72,6 +72,8 @@ pub mod names {
     pub const ISSUER_KEYS: &str = "tollgate_issuer_keys";
     /// Whether the issuer's last key refresh succeeded: 1 or 0.
     pub const ISSUER_UP: &str = "tollgate_issuer_up";
+    /// Tokens that were looked at for those who asked about them, by outcome.
+    pub const INTROSPECTIONS: &str = "tollgate_introspections_total";
     /// Configurations that were read, by outcome.
     pub const RELOADS: &str = "tollgate_config_reloads_total";
     /// The version that runs; always 1.
@@ -144,6 +146,7 @@ impl Telemetry {
             (names::VERDICT_LOOKUPS, Unit::Count, "Look-ups of remembered verdicts, by outcome."),
             (names::VERDICT_EVICTIONS, Unit::Count, "Verdicts that were forgotten to make room."),
             (names::API_KEY_READS, Unit::Count, "Readings of API keys that replicas share, by outcome."),
+            (names::INTROSPECTIONS, Unit::Count, "Tokens that were looked at for those who asked, by outcome."),
             (names::RELOADS, Unit::Count, "Configurations that were read, by outcome."),
         ] {
             let name = KeyName::from_const_str(name);
@@ -457,7 +460,7 @@ mod tests {
             demand: Demand::Anyone,
             limits: Vec::new(),
         });
-        Policy { version: 1, rules: rules.collect(), limits: Vec::new() }
+        Policy { version: 1, rules: rules.collect(), ..Policy::default() }
     }
 
     fn decision(rule: Option<usize>) -> Decision {

@@ -173,6 +173,8 @@ fn text(answer: &pb::DecideResponse) -> String {
         reservation,
         expires_after,
         dpop_nonce,
+        identity_headers,
+        removed_headers: _,
     } = answer;
     let mut text = if *allowed { "allow".to_owned() } else { format!("deny   {detail}") };
     if !rule.is_empty() {
@@ -192,6 +194,9 @@ fn text(answer: &pb::DecideResponse) -> String {
     }
     if !dpop_nonce.is_empty() {
         let _ = write!(text, "\n  the next DPoP proof is to hold the nonce {dpop_nonce}");
+    }
+    for pb::Header { name, value } in identity_headers {
+        let _ = write!(text, "\n  {name}: {value}");
     }
     if !required_scopes.is_empty() {
         let _ = write!(text, "\n  needs the scopes {}", required_scopes.join(" "));
@@ -260,6 +265,8 @@ fn json(answer: &pb::DecideResponse) -> Value {
         reservation,
         expires_after,
         dpop_nonce,
+        identity_headers,
+        removed_headers,
     } = answer;
     json!({
         "allowed": allowed,
@@ -281,6 +288,11 @@ fn json(answer: &pb::DecideResponse) -> Value {
         "reservation": reservation,
         "expiresAfter": expires_after.as_ref().map(seconds),
         "dpopNonce": dpop_nonce,
+        "identityHeaders": identity_headers
+            .iter()
+            .map(|pb::Header { name, value }| json!({ "name": name, "value": value }))
+            .collect::<Vec<_>>(),
+        "removedHeaders": removed_headers,
     })
 }
 

@@ -16,6 +16,8 @@ pub use problem::{Position, Problem, Problems, Severity};
 use reader::{Item, Reader};
 
 pub mod api_keys;
+mod clients;
+mod identity_headers;
 mod issuers;
 mod limits;
 mod order;
@@ -52,6 +54,8 @@ pub struct Config {
 pub struct Listen {
     /// gRPC; 127.0.0.1:50051 by default.
     pub grpc: SocketAddr,
+    /// HTTP; 127.0.0.1:8080 by default.
+    pub http: SocketAddr,
     /// Metrics and probes; 127.0.0.1:9464 by default.
     pub admin: SocketAddr,
 }
@@ -127,7 +131,7 @@ pub struct Sentinel {
 /// How much is accepted at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// gRPC calls in flight; more are turned away at once. 10,000 by default.
+    /// gRPC calls and HTTP requests in flight; more are turned away at once. 10,000 by default.
     pub calls_in_flight: usize,
     /// How long calls in flight may go on after a stop was asked for; 10 s by default.
     pub drain: Micros,
@@ -200,6 +204,9 @@ fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
     let api_keys = fields
         .or(reader, "api_keys", ApiKeys::default(), |reader, item| api_keys::api_keys(reader, item, &limits, in_redis));
     let rules = fields.or(reader, "rules", Vec::new(), |reader, item| rules::rules(reader, item, &limits));
+    let clients = fields.or(reader, "clients", Vec::new(), clients::clients);
+    let identity_headers =
+        fields.or(reader, "identity_headers", Vec::new(), identity_headers::identity_headers);
     let bounds = fields.or(reader, "bounds", Bounds::default(), server::bounds);
     fields.finish(reader);
     // By name, as a map of names is.
@@ -218,7 +225,7 @@ fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
     if nobody && !reader.failed() && rules.iter().any(|rule| rule.demand != Demand::Anyone) {
         reader.warning(root, "has no issuer, so every call that needs a caller is denied; add `issuers` or `api_keys`");
     }
-    let policy = Policy { version: 0, rules, limits };
+    let policy = Policy { version: 0, rules, limits, clients: clients?, identity_headers: identity_headers? };
     Some(Config { listen: listen?, store: store?, issuers, api_keys, policy, bounds: bounds?, files: Vec::new() })
 }
 
@@ -245,7 +252,7 @@ impl Redis {
 impl Default for Listen {
     fn default() -> Self {
         let at = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
-        Self { grpc: at(50051), admin: at(9464) }
+        Self { grpc: at(50051), http: at(8080), admin: at(9464) }
     }
 }
 

@@ -178,6 +178,7 @@ fn policy() -> Policy {
             rule("/busy", Demand::Anyone, &[&long, &per_rule, &short]),
         ],
         limits: vec![long, per_address, per_client, per_order, per_rule, per_subject, short],
+        ..Policy::default()
     }
 }
 

@@ -6,6 +6,7 @@
 pub mod admitted;
 pub mod api_key;
 pub mod bucket;
+pub mod client;
 pub mod counter;
 pub mod date;
 pub mod decision;
@@ -13,6 +14,7 @@ pub mod decision;
 pub(crate) mod exact_log;
 pub mod fixed;
 pub mod identity;
+pub mod identity_headers;
 pub mod issuer;
 pub mod lease;
 pub mod leases;

@@ -3,8 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::client::Client;
 use super::decision::Reason;
 use super::identity::Identity;
+use super::identity_headers::IdentityHeader;
 use super::limit::{Attribute, CounterKey, Limit};
 use super::path::{Host, Method, Path, Target};
 use super::question::{Pairs, Question};
@@ -18,6 +20,10 @@ pub struct Policy {
     pub rules: Vec<Rule>,
     /// Every configured limit, sorted by name.
     pub limits: Vec<Arc<Limit>>,
+    /// Who may ask about tokens with a name and a secret; each name once.
+    pub clients: Vec<Client>,
+    /// Headers that tell services who calls; each name once.
+    pub identity_headers: Vec<IdentityHeader>,
 }
 
 /// The most limits that a rule may name: a call to the store is for so many, and a question's own, at most.
@@ -402,7 +408,7 @@ mod tests {
             rule("R4", &[], Some("/api/orders/**")),
             rule("R5", &["CONNECT"], None),
         ];
-        Policy { version: 1, rules, limits: Vec::new() }
+        Policy { version: 1, rules, ..Policy::default() }
     }
 
     fn matched(method: &str, path: &str) -> Result<String, Unclear> {

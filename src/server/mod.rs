@@ -4,6 +4,7 @@ mod admin;
 mod api_keys;
 mod clock;
 pub mod dev;
+mod http;
 mod incoming;
 mod layers;
 pub mod life;
@@ -26,6 +27,7 @@ use tonic_health::server::HealthReporter;
 pub use self::api_keys::{api_key_records, draw_api_key};
 pub use self::clock::SystemClock;
 use self::layers::Admission;
+use crate::api;
 use crate::api::native::{Decisions, QuotaApi, TokenApi};
 use crate::config::{self, Config, KeptKeys, Secret, Store};
 use crate::decide::Decider;
@@ -76,6 +78,8 @@ const SERVICES: [&str; 4] = ["", "tollgate.v1.DecisionService", "tollgate.v1.Quo
 pub struct Server {
     /// Where gRPC is served.
     pub grpc: SocketAddr,
+    /// Where HTTP is served.
+    pub http: SocketAddr,
     /// Where metrics and probes are served.
     pub admin: SocketAddr,
     parts: Arc<Parts>,
@@ -96,8 +100,10 @@ struct Parts {
     ready: CancellationToken,
     /// Cancelled when a stop was asked for: streams end, no more connections are accepted.
     stopping: CancellationToken,
-    /// Cancelled when the last connection has closed.
+    /// Cancelled when the last connection of the gRPC port has closed.
     stopped: CancellationToken,
+    /// The same of the HTTP port.
+    http_stopped: CancellationToken,
 }
 
 /// A store that several replicas share, and what this one holds of it.
@@ -131,6 +137,7 @@ impl Server {
     /// A port is taken, or a key file cannot be used. A Redis or an issuer that is away is no error: it is waited for.
     pub async fn start(config: Config, clock: Arc<dyn Clock>, replica: &str) -> Result<Self, StartProblem> {
         let grpc = listen("grpc", config.listen.grpc).await?;
+        let http = listen("http", config.listen.http).await?;
         let admin = listen("admin", config.listen.admin).await?;
         let (health, health_service) = tonic_health::server::health_reporter();
         let parts = Arc::new(Parts::build(config, &clock, health)?);
@@ -138,6 +145,7 @@ impl Server {
 
         let mut server = Self {
             grpc: local("grpc", &grpc)?,
+            http: local("http", &http)?,
             admin: local("admin", &admin)?,
             parts: Arc::clone(&parts),
             tasks: JoinSet::new(),
@@ -169,6 +177,17 @@ impl Server {
             if let Err(error) = router.serve_with_incoming_shutdown(incoming::connections(grpc), stopping).await {
                 tracing::error!(%error, "the gRPC port failed");
             }
+        });
+        let served = http::serve(
+            incoming::connections(http),
+            api::http::router(Arc::clone(&parts.decider)),
+            parts.admission.clone(),
+            parts.stopping.clone(),
+        );
+        let stopped = parts.http_stopped.clone().drop_guard();
+        server.tasks.spawn(async move {
+            let _stopped = stopped;
+            served.await;
         });
         server.tasks.spawn(admin::serve(admin, Arc::clone(&parts)));
         server.tasks.spawn(fold(Arc::clone(&parts.telemetry)));
@@ -217,7 +236,11 @@ impl Server {
             for service in SERVICES {
                 parts.health.clone().clear_service_status(service).await;
             }
-            let _ = timeout(CLOSE_TIMEOUT, parts.stopped.cancelled()).await;
+            let closed = async {
+                parts.stopped.cancelled().await;
+                parts.http_stopped.cancelled().await;
+            };
+            let _ = timeout(CLOSE_TIMEOUT, closed).await;
         } else {
             tracing::warn!(
                 calls = parts.admission.in_flight(),
@@ -284,6 +307,7 @@ impl Parts {
             ready: CancellationToken::new(),
             stopping: CancellationToken::new(),
             stopped: CancellationToken::new(),
+            http_stopped: CancellationToken::new(),
         };
         parts.adopt_policy(policy);
         Ok(parts)

@@ -6,7 +6,8 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::question::{counter_charges, estimate, settlement};
-use super::{answer, operator, status};
+use super::{answer, status};
+use crate::api::asker;
 use crate::decide::ports::Away;
 use crate::decide::{Decider, Violation};
 use crate::domain::identity::Identity;
@@ -29,7 +30,7 @@ impl QuotaApi {
     }
 
     async fn permit(&self, metadata: &MetadataMap) -> Result<Arc<Identity>, Status> {
-        let caller = self.decider.permit_operator(operator(metadata), QUOTA_SCOPE).get().await;
+        let caller = self.decider.permit_operator(asker::credential(metadata.as_ref()), QUOTA_SCOPE).get().await;
         caller.map_err(|reason| status::refused(reason, QUOTA_SCOPE))
     }
 }

@@ -129,7 +129,7 @@ bounds: {{ {} }}
 issuers: [{{ issuer: https://a.example, audiences: [a], untyped: true, {issuer} }}]
 rules: [{{ match: {{ path: /** }} }}]
 ",
-        all("listen", &["grpc", "admin"]),
+        all("listen", &["grpc", "http", "admin"]),
         all("bounds", &["calls_in_flight", "drain"]),
     );
     assert_eq!(good(&with), without);
@@ -194,6 +194,7 @@ fn reference() -> String {
         ("jwks", "`jwks` of an issuer"),
         ("apiKeys", "`api_keys`"),
         ("apiKey", "An entry of the file of `api_keys`"),
+        ("client", "An entry of `clients`"),
         ("limit", "An entry of `limits`"),
         ("rule", "An entry of `rules`"),
         ("match", "`match` of a rule"),
