@@ -17,6 +17,7 @@ mod counters;
 mod deploy;
 mod flood;
 mod held;
+mod introspection;
 mod picture;
 mod program;
 mod provider;

@@ -97,7 +97,7 @@ pub fn check_name(name: &str) -> Result<(), String> {
         return Err(format!("a header's name must be 1 to {NAME_BYTES_MAX} lower-case letters, digits and `-`"));
     }
     if TAKEN.contains(&name) || TAKEN_STARTS.iter().any(|start| name.starts_with(start)) {
-        return Err(format!("`{name}` means something else already; choose a name of your own, such as x-{name}"));
+        return Err(format!("`{name}` means something else already; choose another, such as x-tollgate-subject"));
     }
     Ok(())
 }
