@@ -397,7 +397,8 @@ async fn headers_tell_the_service_behind_who_calls_and_those_of_the_caller_are_r
     let bench = Bench::start_with(headers).await;
     let token = bench.token("orders:read orders:write");
     let removed = ["x-subject", "x-scopes", "x-roles", "x-iss"];
-    let told = [("x-subject", "ann"), ("x-scopes", "orders:read orders:write"), ("x-iss", "https://dev.tollgate.invalid")];
+    let told =
+        [("x-subject", "ann"), ("x-scopes", "orders:read orders:write"), ("x-iss", "https://dev.tollgate.invalid")];
     for (path, token, allowed, told) in [
         ("/me", Some(&*token), true, &told[..]),
         ("/open", Some(&*token), true, &told[..]),

@@ -106,7 +106,9 @@ mod tests {
 
     #[test]
     fn what_is_no_name_with_a_secret_is_not_read() {
-        for value in ["Basic", "Basic ", "Basic !", "Basic YTpi ", "Basic  YTpi", "Basic YTpi, Basic YTpi", "Bearer YTpi"] {
+        for value in
+            ["Basic", "Basic ", "Basic !", "Basic YTpi ", "Basic  YTpi", "Basic YTpi, Basic YTpi", "Bearer YTpi"]
+        {
             assert!(spellings(value).is_empty(), "{value}");
         }
         assert!(spellings(&basic("no colon")).is_empty());

@@ -76,7 +76,9 @@ pub(super) fn run(arguments: Arguments) -> Done {
 
 /// Whoever reaches a server that was started with --dev could use its sample policy as an open door.
 fn only_here(config: &Config) -> Result<(), String> {
-    for (option, address) in [("--grpc", config.listen.grpc), ("--http", config.listen.http), ("--admin", config.listen.admin)] {
+    for (option, address) in
+        [("--grpc", config.listen.grpc), ("--http", config.listen.http), ("--admin", config.listen.admin)]
+    {
         if !address.ip().is_loopback() {
             return Err(format!("{option}: --dev listens on loopback only, such as 127.0.0.1:0; found {address}"));
         }

@@ -77,6 +77,7 @@ fn secret(text: &str) -> Result<SecretHash, String> {
 /// Says nothing of the text: somebody may have put the secret there.
 fn hash(text: &str) -> Result<SecretHash, String> {
     hash_from_hex(text).ok_or_else(|| {
-        "must be the SHA-256 of the secret, in 64 hexadecimal digits; `printf %s \"$SECRET\" | sha256sum` tells it".into()
+        "must be the SHA-256 of the secret, in 64 hexadecimal digits; `printf %s \"$SECRET\" | sha256sum` tells it"
+            .into()
     })
 }

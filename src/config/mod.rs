@@ -205,8 +205,7 @@ fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
         .or(reader, "api_keys", ApiKeys::default(), |reader, item| api_keys::api_keys(reader, item, &limits, in_redis));
     let rules = fields.or(reader, "rules", Vec::new(), |reader, item| rules::rules(reader, item, &limits));
     let clients = fields.or(reader, "clients", Vec::new(), clients::clients);
-    let identity_headers =
-        fields.or(reader, "identity_headers", Vec::new(), identity_headers::identity_headers);
+    let identity_headers = fields.or(reader, "identity_headers", Vec::new(), identity_headers::identity_headers);
     let bounds = fields.or(reader, "bounds", Bounds::default(), server::bounds);
     fields.finish(reader);
     // By name, as a map of names is.

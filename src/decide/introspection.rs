@@ -37,9 +37,9 @@ impl Decider {
     /// Which tokens `asker` learns of, if any.
     pub fn permit_asker<'a>(&'a self, asker: Asker<'a>) -> Answer<'a, Result<Sight, Unpermitted>> {
         match asker {
-            Asker::Operator(credential) => self.permit_operator(credential, INTROSPECT_SCOPE).then(|verdict| {
-                Answer::Now(verdict.map(|_| Sight::Every).map_err(Unpermitted::Operator))
-            }),
+            Asker::Operator(credential) => self
+                .permit_operator(credential, INTROSPECT_SCOPE)
+                .then(|verdict| Answer::Now(verdict.map(|_| Sight::Every).map_err(Unpermitted::Operator))),
             Asker::Client { id, secret } => {
                 let policy = self.policy();
                 let client = client::authenticated(&policy.clients, id, secret);
@@ -51,9 +51,8 @@ impl Decider {
     /// Whose a token is, revocations considered. One that `sight` does not cover is refused as if it were good nowhere.
     pub fn introspect<'a>(&'a self, token: &'a str, sight: &'a Sight) -> Answer<'a, Verdict> {
         self.stands_now(Shown::Token(token)).then(move |verdict| {
-            let verdict = verdict.and_then(|identity| {
-                if sight.covers(&identity) { Ok(identity) } else { Err(Reason::WrongAudience) }
-            });
+            let verdict = verdict
+                .and_then(|identity| if sight.covers(&identity) { Ok(identity) } else { Err(Reason::WrongAudience) });
             let outcome = match &verdict {
                 Ok(_) => "active",
                 Err(reason) if reason.class() == Class::DependencyUnavailable => "away",

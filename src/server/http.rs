@@ -132,3 +132,78 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for Prompt<C> {
         self.connection.is_write_vectored()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use axum::body::Bytes;
+    use axum::routing::post;
+    use futures_util::stream;
+    use metrics::Counter;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    const REQUEST: &str = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nok";
+
+    /// The other end of a connection that is served.
+    fn connect() -> DuplexStream {
+        let (ours, theirs) = duplex(1 << 16);
+        let router = Router::new().route("/", post(async |body: Bytes| body));
+        let connections = stream::iter([Ok(theirs)]).chain(stream::pending());
+        tokio::spawn(serve(connections, router, Admission::new(1, Counter::noop()), CancellationToken::new()));
+        ours
+    }
+
+    async fn asks(connection: &mut DuplexStream) {
+        connection.write_all(REQUEST.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"ok") || answer.len() < 20 {
+            answer.push(connection.read_u8().await.unwrap());
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 200"));
+    }
+
+    /// How long it takes until the other side closes, while a byte comes every three seconds; the clock is ours.
+    async fn closed_after(connection: DuplexStream, bytes: &[u8]) -> Duration {
+        let (mut from, mut to) = tokio::io::split(connection);
+        let began = Instant::now();
+        let bytes = bytes.to_owned();
+        let dripping = tokio::spawn(async move {
+            for byte in bytes {
+                sleep(Duration::from_secs(3)).await;
+                if to.write_all(&[byte]).await.is_err() {
+                    break;
+                }
+            }
+            to
+        });
+        let mut rest = Vec::new();
+        let _ = from.read_to_end(&mut rest).await;
+        let took = began.elapsed();
+        dripping.abort();
+        took
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_says_nothing_or_says_it_slowly_is_closed() {
+        let exactly = |took: Duration| (HEAD_TIMEOUT..HEAD_TIMEOUT + Duration::from_secs(1)).contains(&took);
+        for said in ["", "PRI * HTTP/2.0", "P", "POST / HTTP/1.1", REQUEST] {
+            let took = closed_after(connect(), said.as_bytes()).await;
+            assert!(exactly(took), "{said}: {took:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_kept_for_the_next_request_but_not_for_ever() {
+        let mut connection = connect();
+        for _ in 0..3 {
+            asks(&mut connection).await;
+            sleep(HEAD_TIMEOUT - Duration::from_secs(1)).await;
+        }
+        asks(&mut connection).await;
+        assert!(closed_after(connection, b"").await <= HEAD_TIMEOUT + Duration::from_secs(1));
+    }
+}

@@ -26,7 +26,8 @@ impl Form {
         if !is_form(request.headers()) {
             return Err(Refusal::ContentType);
         }
-        let announced = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        let announced =
+            request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
         if announced.is_some_and(|bytes| bytes > BODY_BYTES_MAX as u64) {
             return Err(Refusal::TooLarge);
         }
@@ -65,4 +66,52 @@ async fn whole(body: Body) -> Result<Vec<u8>, Refusal> {
         bytes.extend_from_slice(&chunk);
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use futures_util::stream;
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    fn request(body: Body) -> Request<Body> {
+        Request::post("/").header(CONTENT_TYPE, "Application/X-WWW-Form-Urlencoded; charset=UTF-8").body(body).unwrap()
+    }
+
+    async fn read(body: &str) -> Form {
+        Form::read(request(Body::from(body.to_owned()))).await.ok().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_field_has_one_value_or_none() {
+        let token = async |body| match read(body).await.required("token", "missing", "repeated") {
+            Ok(value) => value.to_owned(),
+            Err(Refusal::Malformed(why)) => format!("({why})"),
+            Err(_) => unreachable!(),
+        };
+        assert_eq!(token("token=a+b%2Bc").await, "a b+c");
+        assert_eq!(token("x=y&%74oken=a").await, "a");
+        assert_eq!(token("token=%zz%ff").await, "%zz\u{fffd}");
+        for body in ["", "&&", "token", "token=", "token2=a", "TOKEN=a"] {
+            assert_eq!(token(body).await, "(missing)", "{body}");
+        }
+        for body in ["token=a&token=a", "token=a&token", "token&%74oken=a"] {
+            assert_eq!(token(body).await, "(repeated)", "{body}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_never_ends_is_given_up_in_time() {
+        let began = Instant::now();
+        let drops = stream::unfold((), async |()| {
+            sleep(Duration::from_secs(3)).await;
+            Some((Ok::<_, std::convert::Infallible>("x"), ()))
+        });
+        let refusal = Form::read(request(Body::from_stream(drops))).await.err();
+        assert!(matches!(refusal, Some(Refusal::TooSlow)), "{refusal:?}");
+        assert_eq!(began.elapsed(), BODY_TIMEOUT);
+    }
 }

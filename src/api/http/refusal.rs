@@ -106,7 +106,9 @@ fn not_permitted(unpermitted: Unpermitted) -> (StatusCode, &'static str, String)
         (_, Class::PermissionDenied) => (
             StatusCode::FORBIDDEN,
             "insufficient_scope",
-            format!("the token lacks the scope {INTROSPECT_SCOPE}, or its issuer may not grant it (issuers[].operators)"),
+            format!(
+                "the token lacks the scope {INTROSPECT_SCOPE}, or its issuer may not grant it (issuers[].operators)"
+            ),
         ),
         (Reason::NoCredential, Class::Unauthenticated) => (
             StatusCode::UNAUTHORIZED,

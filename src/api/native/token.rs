@@ -32,7 +32,9 @@ impl TokenService for TokenApi {
         let sight = asker::sight(&self.decider, request.metadata().as_ref()).await;
         let sight = sight.map_err(|unpermitted| match unpermitted {
             Unpermitted::Operator(reason) => status::refused(reason, INTROSPECT_SCOPE),
-            Unpermitted::Client => Status::unauthenticated("no client of the configuration has this name and this secret"),
+            Unpermitted::Client => {
+                Status::unauthenticated("no client of the configuration has this name and this secret")
+            }
         })?;
         let pb::IntrospectRequest { token, token_type_hint: _ } = request.get_ref();
         if token.is_empty() {

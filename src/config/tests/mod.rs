@@ -210,7 +210,11 @@ fn nothing_said_is_memory_loopback_and_deny() {
     let (config, warnings) = read("{}").unwrap();
     assert_eq!(config, Config::default());
     assert_eq!(config.store, Store::Memory);
-    assert!(config.listen.grpc.ip().is_loopback() && config.listen.http.ip().is_loopback() && config.listen.admin.ip().is_loopback());
+    assert!(
+        config.listen.grpc.ip().is_loopback()
+            && config.listen.http.ip().is_loopback()
+            && config.listen.admin.ip().is_loopback()
+    );
     assert!(config.policy.rules.is_empty());
     assert_eq!(warnings.len(), 1);
 }
