@@ -14,19 +14,20 @@ use tollgate::telemetry::Facade;
 use tollgate::tokens::VERDICTS_MAX_DEFAULT;
 use tonic::Request;
 
-use crate::house::{self, House, Signer};
+use crate::house::{self, House};
 use crate::orders;
+use crate::signer::Signer;
 
 /// From the question to the decision.
 #[divan::bench]
 fn warm(bencher: Bencher<'_, '_>) {
-    decide(bencher, &House::new(Signer::es256(), VERDICTS_MAX_DEFAULT));
+    decide(bencher, &House::new(Signer::new("ES256"), VERDICTS_MAX_DEFAULT));
 }
 
 /// The same, but paid from leases. Once in a second they end, and the store is asked for the next ones.
 #[divan::bench]
 fn warm_leased(bencher: Bencher<'_, '_>) {
-    decide(bencher, &House::with_leases(Signer::es256(), VERDICTS_MAX_DEFAULT));
+    decide(bencher, &House::with_leases(Signer::new("ES256"), VERDICTS_MAX_DEFAULT));
 }
 
 fn decide(bencher: Bencher<'_, '_>, house: &House) {
@@ -81,7 +82,7 @@ fn answer_copied(bencher: Bencher<'_, '_>) {
 }
 
 fn native() -> (Decisions, pb::DecideRequest) {
-    let house = House::new(Signer::es256(), VERDICTS_MAX_DEFAULT);
+    let house = House::new(Signer::new("ES256"), VERDICTS_MAX_DEFAULT);
     let question = orders::question(house.token("alice"));
     (Decisions::new(Arc::clone(&house.decider), "bench", CancellationToken::new()), question)
 }

@@ -3,12 +3,7 @@
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::rsa::{KeyPair as RsaKeyPair, KeySize};
-use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, ED25519, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _,
-    ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256, RsaPublicKeyComponents,
-};
+use aws_lc_rs::signature::ParsedPublicKey;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::FutureExt as _;
@@ -24,86 +19,14 @@ use tollgate::quotas::{LeaseDesk, QuotaDesk};
 use tollgate::revocation::NothingRevoked;
 use tollgate::server::SystemClock;
 use tollgate::stores::memory::{COUNTERS_MAX, MemoryStore};
+use tollgate::stores::proofs::{MemoryProofs, PROOFS_MAX};
 use tollgate::telemetry::Telemetry;
 use tollgate::tokens::Tokens;
 
 use crate::orders::POLICY;
+use crate::signer::Signer;
 
 const ISSUER: &str = "https://issuer.example";
-
-/// A signature algorithm, with a key of its own.
-pub(crate) enum Signer {
-    Es256(EcdsaKeyPair),
-    Rs256(RsaKeyPair),
-    EdDsa(Ed25519KeyPair),
-}
-
-impl Signer {
-    pub(crate) fn es256() -> Self {
-        Self::Es256(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap())
-    }
-
-    pub(crate) fn rs256() -> Self {
-        Self::Rs256(RsaKeyPair::generate(KeySize::Rsa2048).unwrap())
-    }
-
-    pub(crate) fn eddsa() -> Self {
-        Self::EdDsa(Ed25519KeyPair::generate().unwrap())
-    }
-
-    /// The key as the verifying side holds it.
-    fn public(&self) -> ParsedPublicKey {
-        match self {
-            Self::Es256(key) => ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, key.public_key()).unwrap(),
-            Self::Rs256(key) => {
-                let (n, e) = (key.public_key().modulus(), key.public_key().exponent());
-                let (n, e) = (n.big_endian_without_leading_zero(), e.big_endian_without_leading_zero());
-                RsaPublicKeyComponents { n, e }.to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256).unwrap()
-            }
-            Self::EdDsa(key) => ParsedPublicKey::new(&ED25519, key.public_key()).unwrap(),
-        }
-    }
-
-    fn jwk(&self) -> Value {
-        let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
-        match self {
-            Self::Es256(key) => {
-                let (x, y) = key.public_key().as_ref()[1..].split_at(32);
-                json!({ "kty": "EC", "crv": "P-256", "alg": "ES256", "kid": "k", "x": encode(x), "y": encode(y) })
-            }
-            Self::Rs256(key) => {
-                let (n, e) = (key.public_key().modulus(), key.public_key().exponent());
-                let (n, e) = (n.big_endian_without_leading_zero(), e.big_endian_without_leading_zero());
-                json!({ "kty": "RSA", "alg": "RS256", "kid": "k", "n": encode(n), "e": encode(e) })
-            }
-            Self::EdDsa(key) => {
-                let x = encode(key.public_key().as_ref());
-                json!({ "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "kid": "k", "x": x })
-            }
-        }
-    }
-
-    const fn name(&self) -> &'static str {
-        match self {
-            Self::Es256(_) => "ES256",
-            Self::Rs256(_) => "RS256",
-            Self::EdDsa(_) => "EdDSA",
-        }
-    }
-
-    fn sign(&self, signed: &[u8]) -> Vec<u8> {
-        let random = SystemRandom::new();
-        match self {
-            Self::Es256(key) => key.sign(&random, signed).unwrap().as_ref().to_vec(),
-            Self::Rs256(key) => {
-                let mut signature = vec![0; key.public_modulus_len()];
-                key.sign(&RSA_PKCS1_SHA256, &random, signed, &mut signature).unwrap();
-                signature
-            }
-            Self::EdDsa(key) => key.sign(signed).as_ref().to_vec(),
-        }
-    }
-}
 
 /// All parts, with two limits that never refuse.
 pub(crate) struct House {
@@ -111,7 +34,7 @@ pub(crate) struct House {
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) decider: Arc<Decider>,
     signer: Signer,
-    _runtime: Runtime,
+    runtime: Runtime,
 }
 
 impl House {
@@ -137,8 +60,10 @@ impl House {
         let within = runtime.enter();
         let clock = Arc::new(SystemClock::start());
         let telemetry = Arc::new(Telemetry::new().unwrap());
-        let Config { issuers, policy, .. } = config(&signer);
-        let tokens = Tokens::new(Arc::clone(&clock) as _, Arc::clone(&telemetry), verdicts_max);
+        let Config { issuers, policy, .. } = config(&signer, None);
+        let proofs = Arc::new(MemoryProofs::new(PROOFS_MAX, &telemetry));
+        let tokens =
+            Tokens::new(Arc::clone(&clock) as _, Arc::clone(&telemetry), verdicts_max, Arc::clone(&proofs) as _);
         tokens.adopt(issuers).unwrap();
         let store = Arc::new(MemoryStore::new(COUNTERS_MAX, &telemetry));
         let decider = Arc::new(Decider::new(
@@ -150,22 +75,48 @@ impl House {
         ));
         decider.adopt(Policy { version: 1, ..policy });
         drop(within);
-        Self { clock, tokens, decider, signer, _runtime: runtime }
+        Self { clock, tokens, decider, signer, runtime }
+    }
+
+    /// Accepts the tokens of an issuer that is asked at `url`, too.
+    pub(crate) fn ask(&self, url: &str) {
+        let _within = self.runtime.enter();
+        self.tokens.adopt(config(&self.signer, Some(url)).issuers).unwrap();
     }
 
     /// A token for that subject.
     pub(crate) fn token(&self, subject: &str) -> String {
+        self.sign(&self.claims(subject))
+    }
+
+    /// A token of about so many bytes, at least as many as [`token`](Self::token) has.
+    pub(crate) fn token_of(&self, subject: &str, bytes: usize) -> String {
+        let mut claims = self.claims(subject);
+        // Four characters stand for three bytes.
+        let missing = bytes.saturating_sub(self.sign(&claims).len()) * 3 / 4;
+        claims["note"] = "x".repeat(missing.saturating_sub(r#","note":"""#.len())).into();
+        self.sign(&claims)
+    }
+
+    /// A token with these claims.
+    pub(crate) fn sign(&self, claims: &Value) -> String {
+        self.signer.token(json!({ "typ": "at+jwt", "kid": "k" }), claims)
+    }
+
+    /// Claims of a token for that subject.
+    pub(crate) fn claims(&self, subject: &str) -> Value {
         let now = self.clock.now().wall.as_secs();
-        let header = json!({ "alg": self.signer.name(), "typ": "at+jwt", "kid": "k" });
         // As long as a usual one: a hash stands for the issuer's random id.
         let id = URL_SAFE_NO_PAD.encode(digest(&SHA256, subject.as_bytes()));
-        let claims = json!({
+        json!({
             "iss": ISSUER, "aud": "orders", "sub": subject, "client_id": "shop", "scope": "orders:read orders:write",
             "jti": id, "iat": now, "exp": now + 3600,
-        });
-        let signed = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string())).join(".");
-        let signature = self.signer.sign(signed.as_bytes());
-        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+        })
+    }
+
+    /// An answer, waiting for it where that is needed.
+    pub(crate) fn wait<T>(&self, answer: Answer<'_, T>) -> T {
+        self.runtime.block_on(answer.get())
     }
 
     /// The key as the verifying side holds it.
@@ -204,8 +155,13 @@ pub(crate) fn question(token: &str) -> Question<'_> {
     }
 }
 
-fn config(signer: &Signer) -> Config {
+/// Issuers that tokens come from: the one whose keys are in hand, and perhaps one that is asked.
+fn config(signer: &Signer, asked: Option<&str>) -> Config {
+    let asked = asked.map(|url| {
+        let introspection = format!("{{ url: '{url}', client_id: bench, client_secret: a-secret }}");
+        format!("  - {{ issuer: https://asked.example, audiences: [orders], introspection: {introspection} }}\n")
+    });
     let issuer = format!("issuer: {ISSUER}, audiences: [orders], jwks: {{ keys: [{}] }}", signer.jwk());
-    let text = format!("issuers:\n  - {{ {issuer} }}\n{POLICY}");
+    let text = format!("issuers:\n  - {{ {issuer} }}\n{}{POLICY}", asked.unwrap_or_default());
     config::parse(&text, "bench.yaml", &|_| None).unwrap().0
 }

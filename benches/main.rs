@@ -1,15 +1,17 @@
-//! Benches of what every decision is made of, and of the whole. `cargo bench`, or `cargo bench -- NAME`.
+//! Benches of what every decision is made of, and of the whole. `cargo bench`, or `cargo bench NAME`.
 //!
 //! Allocations are counted, with the server's allocator underneath; counting makes each some nanoseconds dearer.
 
-#![expect(clippy::unwrap_used, reason = "a bench fails by panicking")]
+#![expect(clippy::print_stderr, clippy::unwrap_used, reason = "a bench says what it finds, and fails by panicking")]
 
+mod asked;
 mod decision;
 mod house;
 mod leases;
 mod orders;
 mod quotas;
 mod rules;
+mod signer;
 mod tokens;
 
 use divan::AllocProfiler;

@@ -48,6 +48,10 @@ pub mod names {
     pub const STORE_UP: &str = "tollgate_store_up";
     /// Counters in the memory store.
     pub const MEMORY_COUNTERS: &str = "tollgate_memory_counters";
+    /// Used `DPoP` proofs in memory.
+    pub const MEMORY_PROOFS: &str = "tollgate_memory_proofs";
+    /// `DPoP` proofs that were refused, by cause.
+    pub const PROOFS_REFUSED: &str = "tollgate_dpop_proofs_refused_total";
     /// Units of leases: leased, spent, returned, stranded.
     pub const LEASE_UNITS: &str = "tollgate_lease_units_total";
     /// Replicas that were last seen at the quota store, this one included.
@@ -72,10 +76,18 @@ pub mod names {
     pub const ISSUER_KEYS: &str = "tollgate_issuer_keys";
     /// Whether the issuer's last key refresh succeeded: 1 or 0.
     pub const ISSUER_UP: &str = "tollgate_issuer_up";
-    /// Tokens that were looked at for those who asked about them, by outcome.
+    /// Questions to issuers about their tokens, by outcome.
     pub const INTROSPECTIONS: &str = "tollgate_introspections_total";
+    /// Whether the issuer can be asked about its tokens: 1 or 0.
+    pub const INTROSPECTION_UP: &str = "tollgate_introspection_up";
+    /// Tokens that were looked at for those who asked about them, by outcome.
+    pub const INTROSPECTION_ANSWERS: &str = "tollgate_introspection_answers_total";
     /// Configurations that were read, by outcome.
     pub const RELOADS: &str = "tollgate_config_reloads_total";
+    /// TLS handshakes that came to nothing, by cause.
+    pub const TLS_FAILURES: &str = "tollgate_tls_handshake_failures_total";
+    /// When the server's certificate expires, in seconds since the Unix epoch; NaN without one.
+    pub const TLS_NOT_AFTER: &str = "tollgate_tls_certificate_not_after_seconds";
     /// The version that runs; always 1.
     pub const BUILD: &str = "tollgate_build_info";
 }
@@ -145,8 +157,10 @@ impl Telemetry {
             (names::PAYMENTS, Unit::Count, "Payments: from leases, at the store, or refused from memory."),
             (names::VERDICT_LOOKUPS, Unit::Count, "Look-ups of remembered verdicts, by outcome."),
             (names::VERDICT_EVICTIONS, Unit::Count, "Verdicts that were forgotten to make room."),
+            (names::TLS_FAILURES, Unit::Count, "TLS handshakes that came to nothing, by cause."),
+            (names::INTROSPECTIONS, Unit::Count, "Questions to issuers about their tokens, by outcome."),
             (names::API_KEY_READS, Unit::Count, "Readings of API keys that replicas share, by outcome."),
-            (names::INTROSPECTIONS, Unit::Count, "Tokens that were looked at for those who asked, by outcome."),
+            (names::INTROSPECTION_ANSWERS, Unit::Count, "Tokens that were looked at for those who asked, by outcome."),
             (names::RELOADS, Unit::Count, "Configurations that were read, by outcome."),
         ] {
             let name = KeyName::from_const_str(name);
@@ -160,10 +174,16 @@ impl Telemetry {
             (names::STORE_UP, "Whether the quota store answers, by node; NaN once it keeps no counters any more."),
             (names::REPLICAS, "Replicas that were last seen at the quota store, this one included."),
             (names::MEMORY_COUNTERS, "Counters in the memory store."),
+            (names::MEMORY_PROOFS, "Used DPoP proofs that are remembered in memory."),
             (names::VERDICTS, "Verdicts that are remembered."),
             (names::API_KEYS, "API keys in hand: all that are listed, or those in use that replicas share."),
             (names::ISSUER_KEYS, "Keys in hand, by issuer; NaN once it is no longer configured."),
             (names::ISSUER_UP, "Whether the issuer's last key refresh succeeded; NaN once it is no longer configured."),
+            (names::TLS_NOT_AFTER, "When the server's certificate expires, since the Unix epoch; NaN without one."),
+            (
+                names::INTROSPECTION_UP,
+                "Whether the issuer can be asked about its tokens; NaN once it is not to be asked.",
+            ),
             (names::BUILD, "The version that runs."),
         ] {
             recorder.describe_gauge(KeyName::from_const_str(name), None, text.into());
@@ -471,6 +491,7 @@ mod tests {
             identity: None,
             quotas: QuotaStates::new(),
             held: None,
+            dpop_nonce: None,
             explanation: None,
         }
     }

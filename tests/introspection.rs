@@ -182,7 +182,7 @@ async fn spring_securitys_resource_server_is_understood_to_the_byte() {
             assert_eq!(told, expected);
         }
     }
-    assert!(bench.tollgate.metric(r#"tollgate_introspections_total{outcome="active"}"#).await > 3.5);
+    assert!(bench.tollgate.metric(r#"tollgate_introspection_answers_total{outcome="active"}"#).await > 3.5);
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ pub(crate) fn run(arguments: &[&str]) -> (i32, String, String) {
 }
 
 /// `tollgate serve` with more arguments; its log is text.
-fn serve(arguments: &[&str]) -> Process {
+pub(crate) fn serve(arguments: &[&str]) -> Process {
     let mut command = Command::new(PROGRAM);
     command.args(["serve", "--log-format", "text"]).args(arguments).env_remove("TOLLGATE_CONFIG");
     Process::start(command, REMEDY)

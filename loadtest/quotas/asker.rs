@@ -39,6 +39,12 @@ const WINDOW: Micros = Micros::from_secs(60);
 /// slice, as in a counter that has been hot for long.
 const SHORT_WINDOW: Micros = Micros::from_secs(1);
 
+/// What is granted beyond what is needed, where leases are taken.
+const MORE: u64 = 1;
+
+/// How long a lease of such a window lasts: a twentieth of it.
+const HOLD: Micros = Micros::from_millis(50);
+
 const ONE: Terms = Terms { at_least: 1, at_most: 1, hold: Micros::ZERO, lease: LeaseId { replica: 0, serial: 0 } };
 
 /// Whoever asks, one question at a time.
@@ -53,12 +59,14 @@ pub(crate) enum Asker {
         /// Limits on a question.
         limits: usize,
     },
-    /// The acquire script, without leases: each question asks.
+    /// The acquire script: each question asks.
     Acquire {
         /// Runs it.
         store: Arc<RedisStore>,
         /// Each question's.
         limits: Arc<[Arc<Limit>]>,
+        /// What each of them is asked for.
+        terms: Terms,
         /// The store wants the time, and uses Redis's.
         clock: SystemClock,
     },
@@ -86,13 +94,15 @@ impl Asker {
         Self::FixedWindow { redis, script: Arc::new(redis::Script::new(FIXED_WINDOW)), limits }
     }
 
-    /// Of the acquire script.
-    pub(crate) fn acquire(store: Arc<RedisStore>, limits: usize, clock: SystemClock) -> Self {
+    /// Of the acquire script: exactly one unit to be spent at once, or a lease, which nobody settles.
+    pub(crate) fn acquire(store: Arc<RedisStore>, limits: usize, leases: bool, clock: SystemClock) -> Self {
+        let terms = if leases { Terms { at_most: 1 + MORE, hold: HOLD, ..ONE } } else { ONE };
         let limit = |number| {
             let algorithm = Algorithm::SlidingWindow { units: UNITS_MAX, window: SHORT_WINDOW };
-            Arc::new(Limit { name: format!("acquire-{number}"), algorithm, by: Vec::new(), when_away: WhenAway::Deny })
+            let name = format!("{}-{number}", if leases { "leased" } else { "acquire" });
+            Arc::new(Limit { name, algorithm, by: Vec::new(), when_away: WhenAway::Deny })
         };
-        Self::Acquire { store, limits: (0..limits).map(limit).collect(), clock }
+        Self::Acquire { store, limits: (0..limits).map(limit).collect(), terms, clock }
     }
 
     /// Of a Tollgate whose rule for `/n` has n limits.
@@ -126,8 +136,8 @@ impl Asker {
                 call.arg(WINDOW.0 / 1_000).arg(UNITS_MAX);
                 call.invoke_async(redis).await.map_err(|error| format!("the script failed: {error}"))?
             }
-            Self::Acquire { store, limits, clock } => {
-                let asked: Requests = limits.iter().map(|limit| charge(limit, key)).collect();
+            Self::Acquire { store, limits, terms, clock } => {
+                let asked: Requests = limits.iter().map(|limit| charge(limit, key, *terms)).collect();
                 let grants = store.acquire(asked, Mode::Consume, clock.now()).get().await;
                 grants
                     .iter()
@@ -147,10 +157,10 @@ impl Asker {
     }
 }
 
-fn charge(limit: &Arc<Limit>, key: u64) -> Request {
+fn charge(limit: &Arc<Limit>, key: u64, terms: Terms) -> Request {
     let mut counter = CounterKey::new(&limit.name);
     counter.push(&key.to_string());
-    Request { limit: Arc::clone(limit), key: counter, terms: ONE }
+    Request { limit: Arc::clone(limit), key: counter, terms }
 }
 
 async fn call<A: Answer>(client: &mut Grpc<Channel>, message: Vec<u8>) -> Result<bool, String> {

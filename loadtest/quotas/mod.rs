@@ -74,6 +74,8 @@ pub(crate) enum Contender {
     FixedWindow,
     /// The script that Tollgate asks Redis with, called directly for each question.
     Acquire,
+    /// The same, taking a lease each time.
+    Lease,
     /// The whole server, with leases.
     Tollgate,
     /// envoyproxy/ratelimit, as it comes.
@@ -85,6 +87,7 @@ impl Contender {
         match self {
             Self::FixedWindow => "fixed-window script",
             Self::Acquire => "acquire script, no leases",
+            Self::Lease => "acquire script, a lease each time",
             Self::Tollgate => "Tollgate",
             Self::Envoy => "envoyproxy/ratelimit",
         }
@@ -93,7 +96,9 @@ impl Contender {
     /// Whether a client sends such a command, rather than a script runs it.
     fn sends(self, command: &str) -> bool {
         match self {
-            Self::FixedWindow | Self::Acquire | Self::Tollgate => matches!(command, "eval" | "evalsha" | "ping"),
+            Self::FixedWindow | Self::Acquire | Self::Lease | Self::Tollgate => {
+                matches!(command, "eval" | "evalsha" | "ping")
+            }
             Self::Envoy => true,
         }
     }
@@ -156,7 +161,7 @@ impl Field {
     }
 
     fn contenders(&self) -> Vec<Contender> {
-        let mut all = vec![Contender::FixedWindow, Contender::Acquire, Contender::Tollgate];
+        let mut all = vec![Contender::FixedWindow, Contender::Acquire, Contender::Lease, Contender::Tollgate];
         all.extend(self.ratelimit.as_ref().map(|_| Contender::Envoy));
         all
     }
@@ -186,7 +191,8 @@ impl Field {
     async fn asker(&self, contender: Contender, limits: usize) -> Result<Asker, String> {
         Ok(match contender {
             Contender::FixedWindow => Asker::fixed_window(self.redis.connect().await?, limits),
-            Contender::Acquire => Asker::acquire(Arc::clone(&self.store), limits, self.clock),
+            Contender::Acquire => Asker::acquire(Arc::clone(&self.store), limits, false, self.clock),
+            Contender::Lease => Asker::acquire(Arc::clone(&self.store), limits, true, self.clock),
             Contender::Tollgate => Asker::tollgate(self.channel.clone(), limits),
             Contender::Envoy => {
                 let ratelimit = self.ratelimit.as_ref().ok_or("it is not there")?;
@@ -205,7 +211,7 @@ impl Field {
 
     async fn usage(&self, contender: Contender) -> Result<Usage, String> {
         let server = match contender {
-            Contender::FixedWindow | Contender::Acquire => None,
+            Contender::FixedWindow | Contender::Acquire | Contender::Lease => None,
             Contender::Tollgate => Some(self.server.cpu()?),
             Contender::Envoy => self.ratelimit.as_ref().map(|ratelimit| ratelimit.process.cpu()).transpose()?,
         };

@@ -8,12 +8,16 @@ use url::form_urlencoded;
 
 use crate::decide::{Asker, Decider, Unpermitted};
 use crate::domain::client::Sight;
-use crate::domain::question::Credential;
+use crate::domain::question::{Certificate, Credential};
 
-/// Which tokens the sender of these headers learns of, if any.
-pub(super) async fn sight(decider: &Decider, headers: &HeaderMap) -> Result<Sight, Unpermitted> {
+/// Which tokens the sender of these headers learns of, if any; `certificate` is that of its connection.
+pub(super) async fn sight(
+    decider: &Decider,
+    headers: &HeaderMap,
+    certificate: Option<&Certificate<'_>>,
+) -> Result<Sight, Unpermitted> {
     let Some(basic) = only_authorization(headers).and_then(Basic::read) else {
-        return decider.permit_asker(Asker::Operator(credential(headers))).get().await;
+        return decider.permit_asker(Asker::Operator(credential(headers), certificate)).get().await;
     };
     let mut outcome = Err(Unpermitted::Client);
     for (id, secret) in basic.spellings() {

@@ -60,7 +60,9 @@ pub const fn sentence(reason: Reason) -> &'static str {
         Reason::InsufficientRole => "None of the roles that the rule demands is held.",
         Reason::WrongCaller => "The caller is none of those that the rule names.",
         Reason::QuotaExceeded => "A quota is used up.",
-        Reason::StoreAway => "The quota store cannot be asked, and a limit refuses the call then.",
+        Reason::StoreAway => {
+            "The store cannot be asked, and a limit refuses the call then, or its DPoP proof may have been used."
+        }
         Reason::KeysAway => "The issuer's keys could not be had.",
         Reason::IssuerAway => "The token's issuer could not be asked.",
         Reason::RevocationsAway => "What has been revoked is not known well enough.",

@@ -8,3 +8,6 @@ pub mod codes;
 pub mod http;
 mod known;
 pub mod native;
+mod peer;
+
+pub use peer::Peer;

@@ -10,7 +10,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use tollgate::proto as pb;
 use tollgate::proto::decision_service_client::DecisionServiceClient;
-use tonic::transport::{ClientTlsConfig, Endpoint};
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 use tonic_types::StatusExt as _;
 
 use super::{Done, block_on, print};
@@ -24,6 +24,15 @@ pub(super) struct Arguments {
     /// The server to ask.
     #[arg(long, env = "TOLLGATE_URL", default_value = "http://127.0.0.1:50051")]
     url: String,
+    /// The authorities (PEM) that an https server is trusted by, instead of the system's.
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// The certificate (PEM) to show to an https server that asks for one.
+    #[arg(long, value_name = "FILE", requires = "key")]
+    cert: Option<PathBuf>,
+    /// Its private key (PEM).
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
     /// The caller's token. It shows in the process list; prefer the variable or --token-file.
     #[arg(long, env = "TOLLGATE_TOKEN", hide_env_values = true)]
     token: Option<String>,
@@ -85,11 +94,13 @@ async fn ask(arguments: Arguments) -> Result<pb::DecideResponse, String> {
     let mut endpoint =
         Endpoint::from_shared(url.clone()).map_err(|_| not_one())?.connect_timeout(timeout).timeout(timeout);
     match endpoint.uri().scheme_str() {
+        Some("http") if arguments.ca.is_some() || arguments.cert.is_some() => {
+            return Err(format!("--ca and --cert are of use with https only; --url is `{url}`"));
+        }
         Some("http") => {}
         Some("https") => {
-            endpoint = endpoint
-                .tls_config(ClientTlsConfig::new().with_native_roots())
-                .map_err(|error| format!("cannot set up TLS: {error}"))?;
+            endpoint =
+                endpoint.tls_config(trust(&arguments)?).map_err(|error| format!("cannot set up TLS: {error}"))?;
         }
         _ => return Err(not_one()),
     }
@@ -100,6 +111,19 @@ async fn ask(arguments: Arguments) -> Result<pb::DecideResponse, String> {
         .map_err(|error| format!("cannot reach {url}: {}; is the server running there?", chain(&error)))?;
     let answer = DecisionServiceClient::new(channel).decide(question).await.map_err(|status| complaint(&status))?;
     Ok(answer.into_inner())
+}
+
+/// Whom an https server is trusted by, and what is shown to it.
+fn trust(arguments: &Arguments) -> Result<ClientTlsConfig, String> {
+    let read = |file: &PathBuf| std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()));
+    let mut tls = match &arguments.ca {
+        Some(file) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(file)?)),
+        None => ClientTlsConfig::new().with_native_roots(),
+    };
+    if let Some((cert, key)) = arguments.cert.as_ref().zip(arguments.key.as_ref()) {
+        tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?));
+    }
+    Ok(tls)
 }
 
 fn question(arguments: Arguments) -> Result<pb::DecideRequest, String> {

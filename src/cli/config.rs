@@ -40,10 +40,12 @@ fn check(file: &Path) -> ExitCode {
     for warning in &warnings {
         print::line(warning);
     }
-    if let Err(problems) = server::check(&config) {
-        for problem in problems {
-            print::line(format_args!("{}: {problem}", file.display()));
-        }
+    let checked = server::check(&config);
+    let is_good = checked.is_ok();
+    for said in checked.unwrap_or_else(|problems| problems) {
+        print::line(format_args!("{}: {said}", file.display()));
+    }
+    if !is_good {
         return ExitCode::FAILURE;
     }
     print::line(format_args!("{}: good", file.display()));

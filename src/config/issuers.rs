@@ -2,16 +2,22 @@
 
 use serde_json::{Map, Value as Json};
 
+use super::claims::{self, claim_paths, role_claims, scope_claims};
+use super::connection::connection;
+use super::introspection::introspection;
 use super::reader::{Fields, Item, Reader};
 use super::values::{discoverable, duration, fetchable, word};
-use crate::domain::issuer::{Algorithm, ClaimPath, Issuer, KeySource, NEVER_ACCESS_TOKENS};
+use crate::domain::connection::Connection;
+use crate::domain::introspection::Introspection;
+use crate::domain::issuer::{Algorithm, BindingDemand, Issuer, KeySource, NEVER_ACCESS_TOKENS};
+use crate::domain::secret::Secret;
 use crate::domain::time::Micros;
 
 /// The longest key set: what may be fetched, too.
 const JWKS_BYTES_MAX: u64 = 512 * 1024;
 
 /// The longest name of an issuer, audience or claim.
-const TEXT_BYTES_MAX: usize = 1024;
+pub(super) const TEXT_BYTES_MAX: usize = 1024;
 
 /// Members of a JWK that only the holder of the private key has (RFC 7518 §6.2.2, §6.3.2).
 const PRIVATE_MEMBERS: [&str; 7] = ["d", "p", "q", "dp", "dq", "qi", "oth"];
@@ -41,29 +47,67 @@ pub(super) fn issuers(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Vec<Is
         }
         issuers.push(issuer);
     }
+    super::introspection::check_prefixes(reader, item, &issuers);
     (issuers.len() == items.len()).then_some(issuers)
 }
 
 fn issuer(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Issuer> {
     let mut fields = reader.fields(item, "issuer")?;
-    let keys = fields.or(reader, "jwks", KeySource::Discovery, jwks);
+    let connection = fields.or(reader, "connection", Connection::default(), connection);
+    // Nothing is said of what may be right.
+    let plain_http = connection.as_ref().is_none_or(|connection| connection.plain_http);
+    let shows_certificate = connection.as_ref().is_none_or(|connection| connection.certificate.is_some());
+    let is_shared = fields.has("secret");
+    if is_shared && fields.has("jwks") {
+        reader.error(item, "has both `jwks` and `secret`; keep one: whoever verifies with a secret could forge");
+    }
+    let has_keys = is_shared || fields.has("jwks");
+    let introspection = fields.optional(reader, "introspection", |reader, item| {
+        introspection(reader, item, plain_http, shows_certificate).map(|read| Introspection { all: !has_keys, ..read })
+    });
+    // Whoever is asked about every token needs no keys, but for signed answers.
+    let keyless = introspection.iter().flatten().any(|introspection| !introspection.signed);
+    let unsaid = if keyless { KeySource::Unneeded } else { KeySource::Discovery };
+    let is_found = introspection.iter().flatten().any(|introspection| introspection.url.is_none());
+    let keys = fields.or(reader, "jwks", unsaid, |reader, item| jwks(reader, item, plain_http));
     let name = fields.required(reader, "issuer", |reader, item| match keys {
-        Some(KeySource::Discovery) => reader.parse(item, discoverable),
+        _ if is_found => reader.parse(item, |text| discoverable(text, plain_http)),
+        Some(KeySource::Discovery) if !is_shared => reader.parse(item, |text| discoverable(text, plain_http)),
         _ => reader.parse(item, word("the tokens' `iss`", TEXT_BYTES_MAX)),
     });
     let audiences = fields.required(reader, "audiences", |reader, item| words(reader, item, "an audience"));
-    let algorithms = fields.or(reader, "algorithms", Algorithm::ALL.to_vec(), |reader, item| {
-        reader.some(item, |reader, item| reader.parse(item, algorithm))
-    });
+    let profile = fields.optional(reader, "profile", |reader, item| reader.one_of(item, &PROFILES)).flatten();
+    let algorithms = algorithms(reader, &mut fields, profile, is_shared);
+    let secret = fields.optional(reader, "secret", |reader, item| secret(reader, item, algorithms.as_deref()));
+    let keys = match secret {
+        Some(Some(secret)) => Some(KeySource::Secret(secret)),
+        Some(None) => keys,
+        None => None,
+    };
     let operators = fields.or(reader, "operators", false, |reader, item| reader.flag(item));
-    let (types, untyped) = types(reader, &mut fields);
+    let (types, untyped) = types(reader, &mut fields, profile);
     let leeway = time(reader, &mut fields, "leeway", defaults::LEEWAY, (Micros::ZERO, Micros::from_secs(300)));
     let days = |days: u64| Micros::from_secs(days * 24 * 60 * 60);
     let lifetimes = (Micros::from_secs(1), days(366));
     let max_token_lifetime = time(reader, &mut fields, "max_token_lifetime", defaults::MAX_TOKEN_LIFETIME, lifetimes);
+    let binding = fields.or(reader, "binding", BindingDemand::Nothing, |reader, item| {
+        reader.one_of(
+            item,
+            &[
+                ("required", BindingDemand::AnyKey),
+                ("certificate", BindingDemand::Certificate),
+                ("dpop", BindingDemand::Dpop),
+            ],
+        )
+    });
     let required_claims = fields.or(reader, "required_claims", Vec::new(), |reader, item| {
         reader.list(item, |reader, item| reader.parse(item, word("a claim's name", TEXT_BYTES_MAX)))
     });
+    let required_claims = required_claims.map(|claims| with_those_of(claims, profile));
+    let ages = Micros::from_secs(1)..=days(366);
+    let max_age = fields.optional(reader, "max_age", |reader, item| reader.parse(item, duration(ages)));
+    let tenant = fields.optional(reader, "tenant_claim", claims::single_claim);
+    let chosen = fields.or(reader, "claims", Vec::new(), claims::chosen_claims);
     let scope_claims = fields.or(reader, "scope_claims", scope_claims(), claim_paths);
     let of_audiences = role_claims(audiences.as_deref().unwrap_or_default());
     let role_claims = fields.or(reader, "role_claims", of_audiences, claim_paths);
@@ -80,10 +124,17 @@ fn issuer(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Issuer> {
         untyped: untyped?,
         leeway: leeway?,
         max_token_lifetime: max_token_lifetime?,
+        binding: binding?,
+        max_age: max_age?,
+        svid: profile == Some(Profile::Svid),
         required_claims: required_claims?,
         scope_claims: scope_claims?,
         role_claims: role_claims?,
+        tenant: tenant?,
+        claims: chosen?,
         keys: keys?,
+        introspection: introspection?,
+        connection: connection?,
         stale_for: stale_for?,
         refresh_cooldown: refresh_cooldown?,
     })
@@ -103,24 +154,121 @@ fn words(reader: &mut Reader<'_>, item: &Item<'_>, what: &'static str) -> Option
     reader.some(item, |reader, item| reader.parse(item, word(what, TEXT_BYTES_MAX)))
 }
 
-fn algorithm(text: &str) -> Result<Algorithm, String> {
-    Algorithm::from_name(text).ok_or_else(|| {
-        let names = Algorithm::ALL.map(Algorithm::name).join(", ");
-        format!(
-            "must be one of {names}; symmetric algorithms and `none` are refused, since whoever verifies could forge"
-        )
+/// By default those with public keys that the profile allows. Those with a secret are named, or there are none.
+fn algorithms(
+    reader: &mut Reader<'_>,
+    fields: &mut Fields<'_>,
+    profile: Option<Profile>,
+    is_shared: bool,
+) -> Option<Vec<Algorithm>> {
+    let is_allowed = |algorithm: &Algorithm| profile.is_none_or(|profile| profile.allows(*algorithm));
+    let read = |reader: &mut Reader<'_>, item: &Item<'_>| {
+        reader.some(item, |reader, item| {
+            let algorithm = reader.parse(item, algorithm)?;
+            match algorithm.secret_bytes_min() {
+                Some(_) if !is_shared => reader.error(item, "is for a `secret`, and there are public keys; remove it"),
+                None if is_shared => reader.error(item, "is for public keys, and there is a `secret`; remove it"),
+                Some(_) | None if !is_allowed(&algorithm) => {
+                    reader.error(item, "is no algorithm of the `profile`; remove it");
+                }
+                Some(_) | None => {}
+            }
+            Some(algorithm)
+        })
+    };
+    if is_shared {
+        return fields.needed(reader, "algorithms", read);
+    }
+    let usual = Algorithm::ASYMMETRIC.into_iter().filter(is_allowed).collect();
+    fields.or(reader, "algorithms", usual, read)
+}
+
+/// A secret that is long enough for the algorithms (RFC 7518 §3.2): what is guessed offline is forged online.
+fn secret(reader: &mut Reader<'_>, item: &Item<'_>, algorithms: Option<&[Algorithm]>) -> Option<Secret> {
+    let least = algorithms.unwrap_or_default().iter().filter_map(|algorithm| algorithm.secret_bytes_min()).max();
+    reader.parse_secret(item, |text| match least {
+        Some(least) if text.len() < least => {
+            Err(format!("must have {least} bytes or more, as its algorithms need; make it of random ones"))
+        }
+        _ => Ok(Secret::new(text)),
     })
 }
 
+/// The claims that are demanded, with those of the profile.
+fn with_those_of(mut claims: Vec<String>, profile: Option<Profile>) -> Vec<String> {
+    for claim in profile.iter().flat_map(|profile| profile.required_claims()) {
+        if !claims.iter().any(|own| own == claim) {
+            claims.push((*claim).to_owned());
+        }
+    }
+    claims
+}
+
+fn algorithm(text: &str) -> Result<Algorithm, String> {
+    Algorithm::from_name(text).ok_or_else(|| {
+        let names = Algorithm::ASYMMETRIC.map(Algorithm::name).join(", ");
+        format!("must be one of {names}, or, with a `secret`, of HS256, HS384, HS512; `none` is refused")
+    })
+}
+
+/// A standard that an issuer's tokens are held to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Profile {
+    /// RFC 9068: access tokens that say so.
+    AccessToken,
+    /// SPIFFE's JWT-SVID.
+    Svid,
+}
+
+const PROFILES: [(&str, Profile); 2] = [("rfc9068", Profile::AccessToken), ("spiffe", Profile::Svid)];
+
+impl Profile {
+    /// RFC 9068 §4; JWT-SVID §2.3. Without `application/`.
+    fn types(self) -> Vec<String> {
+        let types: &[&str] = match self {
+            Self::AccessToken => &["at+jwt"],
+            Self::Svid => &["jwt", "jose"],
+        };
+        types.iter().map(|&name| name.to_owned()).collect()
+    }
+
+    /// Those that are not demanded anyway: RFC 9068 §2.2; JWT-SVID §3.
+    const fn required_claims(self) -> &'static [&'static str] {
+        match self {
+            Self::AccessToken => &["sub", "client_id", "jti"],
+            Self::Svid => &["sub"],
+        }
+    }
+
+    /// RFC 9068 §2.1 names none; JWT-SVID §2.1 leaves `EdDSA` out.
+    fn allows(self, algorithm: Algorithm) -> bool {
+        self == Self::AccessToken || (algorithm != Algorithm::EdDSA && algorithm.secret_bytes_min().is_none())
+    }
+}
+
 /// The accepted types, and whether a token may have none. Whoever lists types wants one of them to be there.
-fn types(reader: &mut Reader<'_>, fields: &mut Fields<'_>) -> (Option<Vec<String>>, Option<bool>) {
+fn types(
+    reader: &mut Reader<'_>,
+    fields: &mut Fields<'_>,
+    profile: Option<Profile>,
+) -> (Option<Vec<String>>, Option<bool>) {
     let mut listed = false;
-    let usual = vec!["at+jwt".to_owned(), "jwt".to_owned()];
+    let usual = profile.map_or_else(|| vec!["at+jwt".to_owned(), "jwt".to_owned()], Profile::types);
+    let settled = |reader: &mut Reader<'_>, item: &Item<'_>| {
+        if profile.is_some() {
+            reader.error(item, "is settled by `profile` already; remove one of them");
+        }
+    };
     let types = fields.or(reader, "types", usual, |reader, item| {
         listed = true;
+        settled(reader, item);
         reader.some(item, |reader, item| reader.parse(item, token_type))
     });
-    let untyped = fields.or(reader, "untyped", !listed, |reader, item| reader.flag(item));
+    let usual = if profile.is_some() { profile == Some(Profile::Svid) } else { !listed };
+    let untyped = fields.or(reader, "untyped", usual, |reader, item| {
+        settled(reader, item);
+        reader.flag(item)
+    });
     (types, untyped)
 }
 
@@ -138,51 +286,10 @@ fn token_type(text: &str) -> Result<String, String> {
     Err("must be the value of a `typ` header, such as at+jwt or JWT".to_owned())
 }
 
-/// OAuth's own claim, then the one of some providers.
-pub(super) fn scope_claims() -> Vec<ClaimPath> {
-    [["scope"], ["scp"]].map(|names| ClaimPath(names.map(str::to_owned).to_vec())).to_vec()
-}
-
-/// The plain claim, Keycloak's realm roles, and Keycloak's roles of the clients that the token is meant for. Not those
-/// of every client: the ADMIN of one service is not the ADMIN of another.
-pub(super) fn role_claims(audiences: &[String]) -> Vec<ClaimPath> {
-    let path = |names: &[&str]| ClaimPath(names.iter().map(|&name| name.to_owned()).collect());
-    let of_clients = audiences.iter().map(|audience| path(&["resource_access", audience, "roles"]));
-    [path(&["roles"]), path(&["realm_access", "roles"])].into_iter().chain(of_clients).collect()
-}
-
-fn claim_paths(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Vec<ClaimPath>> {
-    reader.list(item, claim_path)
-}
-
-/// A name, or names from the outside in.
-fn claim_path(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<ClaimPath> {
-    if item.is_list() {
-        let names: Vec<Item<'_>> = reader.items(item)?;
-        if names.is_empty() {
-            reader.error(item, "is empty; name a claim");
-            return None;
-        }
-        let read: Vec<Option<String>> =
-            names.iter().map(|item| reader.parse(item, word("a claim's name", TEXT_BYTES_MAX))).collect();
-        return read.into_iter().collect::<Option<Vec<String>>>().map(ClaimPath);
-    }
-    let name = reader.parse(item, word("a claim's name", TEXT_BYTES_MAX))?;
-    // Names such as `https://example.com/roles` have dots of their own.
-    if name.contains('.') && !name.contains('/') {
-        let path = name.replace('.', ", ");
-        reader.warning(
-            item,
-            format!("is the name of one claim, dots included; for a claim inside another write [{path}]"),
-        );
-    }
-    Some(ClaimPath(vec![name]))
-}
-
-fn jwks(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<KeySource> {
+fn jwks(reader: &mut Reader<'_>, item: &Item<'_>, plain_http: bool) -> Option<KeySource> {
     let mut fields = reader.fields(item, "jwks")?;
     let url = fields.optional(reader, "url", |reader, item| {
-        reader.parse(item, |text| fetchable(text).map(|_| KeySource::Url(text.to_owned())))
+        reader.parse(item, |text| fetchable(text, plain_http).map(|_| KeySource::Url(text.to_owned())))
     });
     let file = fields.optional(reader, "file", key_file);
     let keys = fields.optional(reader, "keys", inline_keys);

@@ -3,21 +3,27 @@
 //! `yaml` makes a tree with positions of the text, `reader` has the words in which the sections read it, and each
 //! section makes checked values of its part. Nothing unchecked leaves this module.
 
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use crate::domain::api_key::{self, ApiKey};
 use crate::domain::issuer::Issuer;
-use crate::domain::policy::{Demand, Policy};
+use crate::domain::name::NamePattern;
+use crate::domain::policy::{Demand, Operators, Policy};
 use crate::domain::time::Micros;
 
+pub use crate::domain::secret::Secret;
 pub use problem::{Position, Problem, Problems, Severity};
 use reader::{Item, Reader};
+pub use tls::{Clients, Tls};
 
 pub mod api_keys;
+mod certificates;
+mod claims;
 mod clients;
+mod connection;
 mod identity_headers;
+mod introspection;
 mod issuers;
 mod limits;
 mod order;
@@ -27,6 +33,7 @@ mod rules;
 mod server;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod values;
 mod yaml;
 
@@ -35,10 +42,16 @@ mod yaml;
 pub struct Config {
     /// Where it listens.
     pub listen: Listen,
+    /// How connections to it are secured; none: they are not.
+    pub tls: Option<Tls>,
     /// Where quotas are kept.
     pub store: Store,
     /// Whose tokens are accepted; each issuer once.
     pub issuers: Vec<Issuer>,
+    /// Callers with such names may be identified by their certificate alone.
+    pub certificates: Vec<NamePattern>,
+    /// What `DPoP` proofs need.
+    pub dpop: Dpop,
     /// Which API keys are accepted.
     pub api_keys: ApiKeys,
     /// Rules and limits; its version is left at 0.
@@ -137,9 +150,12 @@ pub struct Bounds {
     pub drain: Micros,
 }
 
-/// A value that never reaches a log.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+/// What `DPoP` proofs need (RFC 9449).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dpop {
+    /// What nonces are made with, which proofs need then; none: proofs need no nonce.
+    pub nonce_secret: Option<Secret>,
+}
 
 /// The JSON Schema (draft 2020-12) of the configuration, for editors.
 pub const SCHEMA: &str = include_str!("schema.json");
@@ -196,36 +212,54 @@ fn read(
 
 fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
     let mut fields = reader.fields(root, "configuration")?;
-    let listen = fields.or(reader, "listen", Listen::default(), server::listen);
+    let listen = fields.or(reader, "listen", (Listen::default(), None), server::listen);
     let store = fields.or(reader, "store", Store::Memory, server::store);
     let issuers = fields.or(reader, "issuers", Vec::new(), issuers::issuers);
+    let dpop = fields.or(reader, "dpop", Dpop::default(), server::dpop);
     let limits = fields.or(reader, "limits", limits::Limits::new(), limits::limits).unwrap_or_default();
     let in_redis = !matches!(store, Some(Store::Memory));
     let api_keys = fields
         .or(reader, "api_keys", ApiKeys::default(), |reader, item| api_keys::api_keys(reader, item, &limits, in_redis));
-    let rules = fields.or(reader, "rules", Vec::new(), |reader, item| rules::rules(reader, item, &limits));
+    let certificates = fields.or(reader, "certificates", Vec::new(), certificates::certificates);
+    let asks = listen.as_ref().is_none_or(|(_, tls)| tls.as_ref().is_some_and(|tls| tls.clients != Clients::Anyone));
+    let operators = fields
+        .or(reader, "operators", Operators::default(), |reader, item| certificates::operators(reader, item, asks));
+    let of_certificates: Vec<String> = certificates.iter().flatten().map(certificates::issuer).collect();
+    let names = issuers.iter().flatten().map(|issuer| issuer.issuer.as_str());
+    let names: Vec<&str> = names.chain(of_certificates.iter().map(String::as_str)).chain([api_key::ISSUER]).collect();
+    let known = rules::Known { limits: &limits, issuers: &names };
+    let rules = fields.or(reader, "rules", Vec::new(), |reader, item| rules::rules(reader, item, &known));
     let clients = fields.or(reader, "clients", Vec::new(), clients::clients);
     let identity_headers = fields.or(reader, "identity_headers", Vec::new(), identity_headers::identity_headers);
     let bounds = fields.or(reader, "bounds", Bounds::default(), server::bounds);
     fields.finish(reader);
     // By name, as a map of names is.
     let limits = limits.into_values().flatten().collect();
-    let (issuers, api_keys, rules) = (issuers?, api_keys?, rules?);
+    let (issuers, certificates, api_keys, rules) = (issuers?, certificates?, api_keys?, rules?);
     if issuers.iter().any(|issuer| issuer.issuer == api_key::ISSUER) {
         reader.error(
             root,
             format!("has an issuer named `{}`, as the holders of API keys have; name it otherwise", api_key::ISSUER),
         );
     }
-    let nobody = issuers.is_empty() && api_keys.kept == KeptKeys::Nowhere;
+    let nobody = issuers.is_empty() && certificates.is_empty() && api_keys.kept == KeptKeys::Nowhere;
     if rules.is_empty() && !reader.failed() {
         reader.warning(root, "has no rule, so every call is denied; add `rules`");
     }
     if nobody && !reader.failed() && rules.iter().any(|rule| rule.demand != Demand::Anyone) {
         reader.warning(root, "has no issuer, so every call that needs a caller is denied; add `issuers` or `api_keys`");
     }
-    let policy = Policy { version: 0, rules, limits, clients: clients?, identity_headers: identity_headers? };
-    Some(Config { listen: listen?, store: store?, issuers, api_keys, policy, bounds: bounds?, files: Vec::new() })
+    let policy = Policy {
+        version: 0,
+        rules,
+        limits,
+        operators: operators?,
+        clients: clients?,
+        identity_headers: identity_headers?,
+    };
+    let (listen, tls) = listen?;
+    let (store, dpop, bounds, files) = (store?, dpop?, bounds?, Vec::new());
+    Some(Config { listen, tls, store, issuers, certificates, dpop, api_keys, policy, bounds, files })
 }
 
 impl Config {
@@ -258,23 +292,5 @@ impl Default for Listen {
 impl Default for Bounds {
     fn default() -> Self {
         Self { calls_in_flight: 10_000, drain: Micros::from_secs(10) }
-    }
-}
-
-impl Secret {
-    /// Hides `value`.
-    pub const fn new(value: String) -> Self {
-        Self(value)
-    }
-
-    /// The value itself, for whoever has to show it to someone else.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(secret)")
     }
 }

@@ -1,6 +1,6 @@
 //! Doubts about the order of rules: the first match decides, so an earlier rule can take a later one's calls.
 
-use crate::domain::policy::{Demand, Rule};
+use crate::domain::policy::Rule;
 
 /// Beyond this many rules their order is not looked into: the work grows with the square.
 const RULES_COMPARED_MAX: usize = 2_000;
@@ -37,7 +37,7 @@ fn weaker_twin(rule: &Rule, earlier: &[Rule], later: &[Rule]) -> Option<String> 
         return None;
     }
     let taker = later.iter().find(|later| later.matches.includes(&parent))?;
-    if demands_as_much(&taker.demand, &rule.demand) {
+    if taker.demand.demands_as_much(&rule.demand) {
         return None;
     }
     let above = parent.path.as_ref()?.as_str();
@@ -46,17 +46,4 @@ fn weaker_twin(rule: &Rule, earlier: &[Rule], later: &[Rule]) -> Option<String> 
          write `{above}/**` where that is not meant",
         taker.name
     ))
-}
-
-/// Whether everyone who meets `demand` meets `measure` too.
-fn demands_as_much(demand: &Demand, measure: &Demand) -> bool {
-    match (demand, measure) {
-        (_, Demand::Anyone) => true,
-        (Demand::Anyone, Demand::Caller { .. }) => false,
-        (Demand::Caller { roles, scopes }, Demand::Caller { roles: roles_measured, scopes: scopes_measured }) => {
-            let by_roles = roles_measured.is_empty()
-                || (!roles.is_empty() && roles.iter().all(|role| roles_measured.contains(role)));
-            by_roles && scopes_measured.iter().all(|scope| scopes.contains(scope))
-        }
-    }
 }

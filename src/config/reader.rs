@@ -333,19 +333,30 @@ impl<'e> Reader<'e> {
 
     /// The path of a file that the configuration depends on, and its first `bytes_max` bytes; more is an error.
     pub(super) fn file(&mut self, item: &Item<'_>, bytes_max: u64) -> Option<(PathBuf, Vec<u8>)> {
+        let path = self.path(item)?;
+        self.files.push(path.clone());
+        let bytes = self.held(item, &path, bytes_max)?;
+        Some((path, bytes))
+    }
+
+    /// The path of a file that whoever uses it reads each time: no change of it makes another configuration. It must be
+    /// there, with at most `bytes_max` bytes.
+    pub(super) fn living_file(&mut self, item: &Item<'_>, bytes_max: u64) -> Option<PathBuf> {
+        let path = self.path(item)?;
+        self.held(item, &path, bytes_max).map(|_| path)
+    }
+
+    fn path(&mut self, item: &Item<'_>) -> Option<PathBuf> {
         let base = self.base.clone();
-        let path = self.parse(item, |text| match text {
+        self.parse(item, |text| match text {
             "" => Err("must be the path of a file".to_owned()),
             text => Ok(base.join(text)),
-        })?;
-        self.files.push(path.clone());
-        match read_file(&path, bytes_max) {
-            Ok(bytes) => Some((path, bytes)),
-            Err(why) => {
-                self.wrong(item, &format!("{why}; relative paths start at the configuration file's folder"));
-                None
-            }
-        }
+        })
+    }
+
+    fn held(&mut self, item: &Item<'_>, path: &Path, bytes_max: u64) -> Option<Vec<u8>> {
+        let wrong = |why| format!("{why}; relative paths start at the configuration file's folder");
+        read_file(path, bytes_max).map_err(|why| self.wrong(item, &wrong(why))).ok()
     }
 
     /// Reads another file: problems are that one's meanwhile.

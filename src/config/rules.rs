@@ -1,19 +1,26 @@
 //! The section `rules`.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use super::certificates;
+use super::issuers::TEXT_BYTES_MAX;
 use super::limits::Limits;
 use super::order;
 use super::problem::nearest;
-use super::reader::{Item, Reader};
-use super::values::{scope, word};
+use super::reader::{Fields, Item, Reader};
+use super::values::{duration, scope, word};
 use crate::domain::limit::{Attribute, Limit};
 use crate::domain::path::Method;
-use crate::domain::policy::{Demand, HostPattern, LIMITS_MAX, Match, PathPattern, Rule};
+use crate::domain::policy::{Caller, Demand, HostPattern, LIMITS_MAX, Match, PathPattern, Rule};
+use crate::domain::time::Micros;
 
 /// The longest name of a rule, in bytes.
 const RULE_NAME_BYTES_MAX: usize = 128;
+
+/// How old a rule may let logins be.
+const LOGIN_AGES: RangeInclusive<Micros> = Micros::from_secs(1)..=Micros::from_secs(366 * 24 * 60 * 60);
 
 /// A rule as it was read, before it surely has a name of its own.
 struct Draft<'n> {
@@ -24,10 +31,17 @@ struct Draft<'n> {
     limits: Vec<Arc<Limit>>,
 }
 
-pub(super) fn rules(reader: &mut Reader<'_>, item: &Item<'_>, limits: &Limits) -> Option<Vec<Rule>> {
+/// What rules refer to by name.
+pub(super) struct Known<'k> {
+    pub(super) limits: &'k Limits,
+    /// Who vouches for callers.
+    pub(super) issuers: &'k [&'k str],
+}
+
+pub(super) fn rules(reader: &mut Reader<'_>, item: &Item<'_>, known: &Known<'_>) -> Option<Vec<Rule>> {
     let items = reader.items(item)?;
     let count = items.len();
-    let drafts: Vec<Draft<'_>> = items.iter().filter_map(|item| rule(reader, item, limits)).collect();
+    let drafts: Vec<Draft<'_>> = items.iter().filter_map(|item| rule(reader, item, known)).collect();
     let names = names(reader, &drafts);
     let (items, rules): (Vec<Item<'_>>, Vec<Rule>) = drafts
         .into_iter()
@@ -40,13 +54,13 @@ pub(super) fn rules(reader: &mut Reader<'_>, item: &Item<'_>, limits: &Limits) -
     (rules.len() == count).then_some(rules)
 }
 
-fn rule<'n>(reader: &mut Reader<'_>, item: &Item<'n>, known: &Limits) -> Option<Draft<'n>> {
+fn rule<'n>(reader: &mut Reader<'_>, item: &Item<'n>, known: &Known<'_>) -> Option<Draft<'n>> {
     let mut fields = reader.fields(item, "rule")?;
     let name =
         fields.optional(reader, "name", |reader, item| reader.parse(item, word("a rule's name", RULE_NAME_BYTES_MAX)));
     let matches = fields.required(reader, "match", matching);
     let permit = fields.optional(reader, "permit", |reader, item| reader.one_of(item, &[("anyone", Demand::Anyone)]));
-    let require = fields.optional(reader, "require", demand);
+    let require = fields.optional(reader, "require", |reader, item| caller(reader, item, known).map(Demand::Caller));
     let demand = match (permit, require) {
         (Some(Some(_)), Some(Some(_))) => {
             reader.error(item, "has both `permit` and `require`; keep one: `permit: anyone` demands nothing");
@@ -56,7 +70,9 @@ fn rule<'n>(reader: &mut Reader<'_>, item: &Item<'n>, known: &Limits) -> Option<
         _ => None,
     };
     let limits = fields.or(reader, "limits", Vec::new(), |reader, item| {
-        reader.few(item, LIMITS_MAX, |reader, item| named_limit(reader, item, known, matches.as_ref(), demand.as_ref()))
+        reader.few(item, LIMITS_MAX, |reader, item| {
+            named_limit(reader, item, known.limits, matches.as_ref(), demand.as_ref())
+        })
     });
     fields.finish(reader);
     let limits = limits?.into_iter().filter_map(|(_, limit)| limit).collect();
@@ -83,23 +99,63 @@ fn method(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<String> {
     reader.parse(item, |text| Method::parse(text).map(|method| method.to_string()).map_err(|why| why.to_string()))
 }
 
-fn demand(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Demand> {
+fn caller(reader: &mut Reader<'_>, item: &Item<'_>, known: &Known<'_>) -> Option<Caller> {
     let mut fields = reader.fields(item, "require")?;
-    let roles = fields.optional(reader, "roles", |reader, item| {
-        reader.some(item, |reader, item| reader.parse(item, word("a role", 256)))
+    let issuers = fields.or(reader, "issuers", Vec::new(), |reader, item| {
+        reader.some(item, |reader, item| issuer(reader, item, known.issuers))
     });
-    let scopes =
-        fields.optional(reader, "scopes", |reader, item| reader.some(item, |reader, item| reader.parse(item, scope)));
+    let audiences = words(reader, &mut fields, "audiences", "an audience");
+    let actors = fields.optional(reader, "actors", |reader, item| {
+        reader.list(item, |reader, item| reader.parse(item, word("an actor's `sub`", TEXT_BYTES_MAX)))
+    });
+    let max_login_age =
+        fields.optional(reader, "max_login_age", |reader, item| reader.parse(item, duration(LOGIN_AGES)));
+    let names = fields.or(reader, "names", Vec::new(), certificates::names);
+    let roles = words(reader, &mut fields, "roles", "a role");
+    let scopes = fields
+        .or(reader, "scopes", Vec::new(), |reader, item| reader.some(item, |reader, item| reader.parse(item, scope)));
     fields.finish(reader);
-    let (roles, scopes) = (roles?, scopes?);
-    if roles.is_none() && scopes.is_none() {
+    let caller = Caller {
+        issuers: issuers?,
+        audiences: audiences?,
+        actors: actors?,
+        max_login_age: max_login_age?,
+        names: names?,
+        roles: roles?,
+        scopes: scopes?,
+    };
+    if caller == Caller::default() {
         reader.error(
             item,
-            "must have `roles` or `scopes`; a rule without `require` demands a caller who is authenticated",
+            "must have `scopes`, `roles` or another demand; a rule without `require` demands a caller who is authenticated",
         );
         return None;
     }
-    Some(Demand::Caller { roles: roles.unwrap_or_default(), scopes: scopes.unwrap_or_default() })
+    Some(caller)
+}
+
+fn words(
+    reader: &mut Reader<'_>,
+    fields: &mut Fields<'_>,
+    key: &'static str,
+    what: &'static str,
+) -> Option<Vec<String>> {
+    fields.or(reader, key, Vec::new(), |reader, item| {
+        reader.some(item, |reader, item| reader.parse(item, word(what, TEXT_BYTES_MAX)))
+    })
+}
+
+/// Who vouches for a caller. One who vouches for nobody is a slip, or is still to come.
+fn issuer(reader: &mut Reader<'_>, item: &Item<'_>, known: &[&str]) -> Option<String> {
+    let name = reader.parse(item, word("the `issuer` of an entry of `issuers`", TEXT_BYTES_MAX))?;
+    if !known.contains(&&*name) {
+        let remedy = match nearest(&name, known.iter().copied()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => "add it under `issuers`".to_owned(),
+        };
+        reader.warning(item, format!("vouches for nobody: no issuer has that name, byte by byte; {remedy}"));
+    }
+    Some(name)
 }
 
 /// A limit and its name; the name alone where there is such a limit but it could not be read.

@@ -1,12 +1,13 @@
-//! The sections `listen`, `store` and `bounds`.
+//! The sections `listen`, `store`, `dpop` and `bounds`.
 
 use std::path::PathBuf;
 
 use url::Url;
 
 use super::reader::{Fields, Item, Reader};
+use super::tls::{Tls, tls};
 use super::values::{address, duration, word};
-use super::{Bounds, Listen, Reach, Redis, Secret, Sentinel, Store};
+use super::{Bounds, Dpop, Listen, Reach, Redis, Secret, Sentinel, Store};
 use crate::domain::time::Micros;
 
 /// The most calls in flight that can be asked for.
@@ -18,12 +19,16 @@ const URLS_MAX: usize = 16;
 /// Certificate authorities: a system's whole bundle fits.
 const CA_BYTES_MAX: u64 = 1 << 20;
 
-pub(super) fn listen(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Listen> {
+/// The shortest secret that nonces are made with.
+const NONCE_SECRET_BYTES_MIN: usize = 32;
+
+pub(super) fn listen(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<(Listen, Option<Tls>)> {
     let default = Listen::default();
     let mut fields = reader.fields(item, "listen")?;
     let grpc = fields.or(reader, "grpc", default.grpc, |reader, item| reader.parse(item, address));
     let http = fields.or(reader, "http", default.http, |reader, item| reader.parse(item, address));
     let admin = fields.or(reader, "admin", default.admin, |reader, item| reader.parse(item, address));
+    let tls = fields.optional(reader, "tls", tls);
     fields.finish(reader);
     let listen = Listen { grpc: grpc?, http: http?, admin: admin? };
     let Listen { grpc, http, admin } = listen;
@@ -35,7 +40,7 @@ pub(super) fn listen(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Listen>
             reader.error(item, format!("`{one}` and `{other}` are both {address}; choose another port for one"));
         }
     }
-    Some(listen)
+    Some((listen, tls?))
 }
 
 pub(super) fn store(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Store> {
@@ -220,6 +225,23 @@ fn certificates(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<PathBuf> {
         return None;
     }
     Some(path)
+}
+
+pub(super) fn dpop(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Dpop> {
+    let mut fields = reader.fields(item, "dpop")?;
+    let nonce_secret = fields.optional(reader, "nonce_secret", |reader, item| reader.parse_secret(item, nonce_secret));
+    fields.finish(reader);
+    Some(Dpop { nonce_secret: nonce_secret? })
+}
+
+/// As long as the hash that it keys (RFC 2104 §3). Says nothing of the text.
+fn nonce_secret(text: String) -> Result<Secret, String> {
+    if text.len() < NONCE_SECRET_BYTES_MIN {
+        return Err(format!(
+            "must have at least {NONCE_SECRET_BYTES_MIN} bytes, drawn at random, such as `openssl rand -base64 32` prints"
+        ));
+    }
+    Ok(Secret::new(text))
 }
 
 pub(super) fn bounds(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Bounds> {

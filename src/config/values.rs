@@ -84,14 +84,14 @@ pub(super) fn scope(text: &str) -> Result<String, String> {
     Err("must be one scope: 1 to 256 printable ASCII characters without space, `\"` and `\\`".to_owned())
 }
 
-/// An address to fetch keys and metadata from: `https`, or `http` to this machine; no user, no fragment, and not
-/// link-local, where clouds keep their machines' secrets. Whoever fetches refuses the others, too; said here, it has a
-/// line.
-pub(super) fn fetchable(text: &str) -> Result<Url, String> {
+/// An address to fetch keys and metadata from: `https`, or `http` to this machine, or to any where `plain_http` allows
+/// it; no user, no fragment, and not link-local, where clouds keep their machines' secrets. Whoever fetches refuses the
+/// others, too; said here, it has a line.
+pub(super) fn fetchable(text: &str, plain_http: bool) -> Result<Url, String> {
     let must = "must be an https URL (http only to loopback) without user name and fragment, to no link-local address";
     let url = Url::parse(text).map_err(|_| must.to_owned())?;
     let plain_user = url.username().is_empty() && url.password().is_none();
-    let secure = url.scheme() == "https" || (url.scheme() == "http" && is_loopback(&url));
+    let secure = url.scheme() == "https" || (url.scheme() == "http" && (plain_http || is_loopback(&url)));
     // The parser drops what surrounds and interrupts a URL: what is compared and logged must be what is fetched.
     let clean = text.chars().all(|c| c.is_ascii_graphic());
     if plain_user && secure && clean && url.has_host() && url.fragment().is_none() && !is_link_local(&url) {
@@ -101,8 +101,8 @@ pub(super) fn fetchable(text: &str) -> Result<Url, String> {
 }
 
 /// An issuer whose metadata is fetched (RFC 8414 §2, `OpenID` Connect Discovery §3).
-pub(super) fn discoverable(text: &str) -> Result<String, String> {
-    match fetchable(text) {
+pub(super) fn discoverable(text: &str, plain_http: bool) -> Result<String, String> {
+    match fetchable(text, plain_http) {
         Ok(url) if url.query().is_none() => Ok(text.to_owned()),
         _ => Err("must be an https URL (http only to loopback) without query and fragment, \
                   since the issuer's keys are found from it; with `jwks` it may be any string"
@@ -211,7 +211,7 @@ mod tests {
             "http://[::1]/",
             "http://localhost:3000",
         ] {
-            assert!(fetchable(text).is_ok(), "{text}");
+            assert!(fetchable(text, false).is_ok(), "{text}");
         }
         for text in [
             "",
@@ -231,7 +231,10 @@ mod tests {
             "https://[fe80::1]/",
             "https://[::ffff:169.254.169.254]/",
         ] {
-            assert!(fetchable(text).is_err(), "{text}");
+            assert!(fetchable(text, false).is_err(), "{text}");
+            let elsewhere = ["http://auth.", "http://localhost.", "http://127.0.0.1."];
+            let is_plain = elsewhere.iter().any(|start| text.starts_with(start));
+            assert_eq!(fetchable(text, true).is_ok(), is_plain, "{text}");
         }
     }
 }

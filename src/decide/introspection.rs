@@ -4,7 +4,7 @@ use super::ports::{Answer, Inspected, Shown, Verdict};
 use super::{Decider, stands};
 use crate::domain::client::{self, Sight};
 use crate::domain::decision::{Class, Reason};
-use crate::domain::question::Credential;
+use crate::domain::question::{Certificate, Credential};
 use crate::telemetry::names;
 
 /// The scope that asking needs: without it, whoever finds a token could learn what it is good for (RFC 7662 §4).
@@ -13,8 +13,8 @@ pub const INTROSPECT_SCOPE: &str = "tollgate:introspect";
 /// Who asks about a token, as it shows itself.
 #[derive(Clone, Copy)]
 pub enum Asker<'a> {
-    /// By a token or an API key that has the scope [`INTROSPECT_SCOPE`].
-    Operator(Credential<'a>),
+    /// By a token, an API key or the connection's certificate, which has the scope [`INTROSPECT_SCOPE`].
+    Operator(Credential<'a>, Option<&'a Certificate<'a>>),
     /// By the name and the secret of a client of the configuration.
     Client {
         /// Its name.
@@ -37,8 +37,8 @@ impl Decider {
     /// Which tokens `asker` learns of, if any.
     pub fn permit_asker<'a>(&'a self, asker: Asker<'a>) -> Answer<'a, Result<Sight, Unpermitted>> {
         match asker {
-            Asker::Operator(credential) => self
-                .permit_operator(credential, INTROSPECT_SCOPE)
+            Asker::Operator(credential, certificate) => self
+                .permit_operator(credential, certificate, INTROSPECT_SCOPE)
                 .then(|verdict| Answer::Now(verdict.map(|_| Sight::Every).map_err(Unpermitted::Operator))),
             Asker::Client { id, secret } => {
                 let policy = self.policy();
@@ -58,7 +58,7 @@ impl Decider {
                 Err(reason) if reason.class() == Class::DependencyUnavailable => "away",
                 Err(_) => "inactive",
             };
-            self.telemetry.counter(names::INTROSPECTIONS, &[("outcome", outcome)]).increment(1);
+            self.telemetry.counter(names::INTROSPECTION_ANSWERS, &[("outcome", outcome)]).increment(1);
             Answer::Now(verdict)
         })
     }

@@ -19,14 +19,14 @@ use self::counters::Holding;
 pub use self::counters::{CounterCharge, Paid};
 pub use self::introspection::{Asker, INTROSPECT_SCOPE, Unpermitted};
 use self::ports::{
-    Answer, Charge, Charges, Clock, Inspected, Payment, Quotas, RevocationView, Shown, Standing, TokenInspector,
-    Verdict,
+    Answer, Charge, Charges, Clock, Inspected, Payment, Proved, Quotas, RevocationView, Shown, Standing,
+    TokenInspector, Verdict,
 };
 use crate::domain::decision::{Decision, Explanation, Held, Provenance, QuotaStates, Reason};
-use crate::domain::identity::Identity;
+use crate::domain::identity::{Binding, Identity};
 use crate::domain::limit::{Attribute, Limit};
-use crate::domain::policy::{Demand, Policy, Rule, Unkeyed};
-use crate::domain::question::{Credential, Mode, Question};
+use crate::domain::policy::{Demand, Operators, Policy, Rule, Unkeyed};
+use crate::domain::question::{Certificate, Credential, Mode, Question};
 use crate::domain::time::{Micros, Moment};
 use crate::telemetry::{Call, DecisionMeter, Facade, Telemetry};
 
@@ -74,6 +74,7 @@ struct Journey<'a> {
     rule: usize,
     extra: Vec<Arc<Limit>>,
     held: Option<Box<Held>>,
+    dpop_nonce: Option<Box<str>>,
     explanation: Explanation,
 }
 
@@ -95,6 +96,11 @@ impl Decider {
     pub fn adopt(&self, policy: Policy) {
         let policy = Arc::new(policy);
         self.plan.store(Arc::new(Plan { meter: self.telemetry.meter(&policy), policy }));
+    }
+
+    /// The time by which it decides.
+    pub fn now(&self) -> Moment {
+        self.clock.now()
     }
 
     /// The policy in force.
@@ -121,6 +127,7 @@ impl Decider {
                 identity: None,
                 quotas: QuotaStates::new(),
                 held: None,
+                dpop_nonce: None,
                 explanation: question.explain.then(Box::default),
                 policy: Arc::clone(&plan.policy),
             };
@@ -128,7 +135,7 @@ impl Decider {
             return Answer::Now(Ok(decision));
         };
         let explanation = Explanation::default();
-        let journey = Journey { question, now, plan, call, rule, extra, held: None, explanation };
+        let journey = Journey { question, now, plan, call, rule, extra, held: None, dpop_nonce: None, explanation };
         self.authenticate(journey)
     }
 
@@ -153,10 +160,13 @@ impl Decider {
     }
 
     /// A proof is for one call, so it is asked for even where the verdict is remembered.
-    fn ask_for_proof<'a>(&'a self, journey: Journey<'a>, identity: Arc<Identity>) -> Answer<'a, Decided> {
-        self.tokens.prove(&identity, journey.question, journey.now).then(move |proved| match proved {
-            Ok(()) => self.ask_revocations(journey, identity),
-            Err(reason) => self.authorize(journey, Err(reason)),
+    fn ask_for_proof<'a>(&'a self, mut journey: Journey<'a>, identity: Arc<Identity>) -> Answer<'a, Decided> {
+        self.tokens.prove(&identity, journey.question, journey.now).then(move |Proved { outcome, next_nonce }| {
+            journey.dpop_nonce = next_nonce;
+            match outcome {
+                Ok(()) => self.ask_revocations(journey, identity),
+                Err(reason) => self.authorize(journey, Err(reason)),
+            }
         })
     }
 
@@ -175,8 +185,11 @@ impl Decider {
         let refused = match (&journey.rule().demand, refused) {
             // Whoever anyone is: a credential that is not accepted counts as none, and says nothing about anybody.
             (Demand::Anyone, _) => None,
-            (Demand::Caller { .. }, Some(reason)) => Some(reason),
-            (Demand::Caller { .. }, None) => journey.rule().admits(identity.as_deref()).err(),
+            (Demand::Caller(_), Some(reason)) => Some(reason),
+            (demand @ Demand::Caller(_), None) => {
+                let certificate = journey.question.proofs.certificate.as_ref();
+                demand.admits(identity.as_deref(), certificate, journey.now.wall).err()
+            }
         };
         match refused {
             Some(reason) => Answer::Now(Ok(self.conclude(journey, reason, identity, QuotaStates::new()))),
@@ -218,13 +231,14 @@ impl Decider {
         identity: Option<Arc<Identity>>,
         quotas: QuotaStates,
     ) -> Decision {
-        let Journey { question, plan, call, rule, held, explanation, .. } = journey;
+        let Journey { question, plan, call, rule, held, dpop_nonce, explanation, .. } = journey;
         let decision = Decision {
             reason,
             rule: Some(rule),
             identity,
             quotas,
             held,
+            dpop_nonce,
             explanation: question.explain.then(|| Box::new(explanation)),
             policy: Arc::clone(&plan.policy),
         };
@@ -232,25 +246,48 @@ impl Decider {
         decision
     }
 
-    /// Whether the caller of an administrative method has `scope`, from an issuer that may grant it.
-    pub fn permit_operator<'a>(&'a self, credential: Credential<'a>, scope: &'a str) -> Answer<'a, Verdict> {
-        let shown = match credential {
-            Credential::None => return Answer::Now(Err(Reason::NoCredential)),
-            Credential::Bearer(token) => Shown::Token(token),
-            Credential::ApiKey(key) => Shown::ApiKey(key),
-            Credential::Dpop(_) | Credential::Unreadable => {
+    /// Whether the caller of an administrative method has `scope`: by a token, from an issuer that may grant it, or an API
+    /// key; without either by the certificate of its connection, where the configuration names it.
+    pub fn permit_operator<'a>(
+        &'a self,
+        credential: Credential<'a>,
+        certificate: Option<&'a Certificate<'a>>,
+        scope: &'a str,
+    ) -> Answer<'a, Verdict> {
+        let shown = match (credential, certificate) {
+            (Credential::None, Some(certificate)) => return self.permit_certificate(certificate, scope),
+            (Credential::None, None) => return Answer::Now(Err(Reason::NoCredential)),
+            (Credential::Bearer(token), _) => Shown::Token(token),
+            (Credential::ApiKey(key), _) => Shown::ApiKey(key),
+            (Credential::Dpop(_) | Credential::Unreadable, _) => {
                 return Answer::Now(Err(Reason::MalformedToken));
             }
         };
         self.stands_now(shown).then(move |verdict| {
             Answer::Now(verdict.and_then(|identity| {
-                if !identity.binding.is_none() {
+                let Binding { certificate: bound, key } = identity.binding;
+                let holds = |bound| certificate.is_some_and(|certificate| certificate.thumbprint == bound);
+                if key.is_some() || !bound.is_none_or(holds) {
                     return Err(Reason::BindingRequired);
                 }
                 let may = identity.may_operate && identity.has_scope(scope);
                 if may { Ok(identity) } else { Err(Reason::InsufficientScope) }
             }))
         })
+    }
+}
+
+impl Decider {
+    fn permit_certificate<'a>(&'a self, certificate: &Certificate<'_>, scope: &str) -> Answer<'a, Verdict> {
+        let now = self.clock.now();
+        let policy = self.policy();
+        let Operators { names, scopes } = &policy.operators;
+        let identity = match certificate.identify(names, now.wall) {
+            Ok(identity) if scopes.iter().any(|granted| granted == scope) => Arc::new(identity),
+            Ok(_) => return Answer::Now(Err(Reason::InsufficientScope)),
+            Err(reason) => return Answer::Now(Err(reason)),
+        };
+        self.revocations.standing(&identity, now).then(move |standing| Answer::Now(stands(identity, standing)))
     }
 }
 

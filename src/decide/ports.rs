@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use crate::domain::api_key::{ApiKey, KeyId};
 use crate::domain::decision::{QuotaStates, Reason};
-use crate::domain::identity::Identity;
+use crate::domain::identity::{Identity, Thumbprint};
 use crate::domain::limit::{CounterKey, Limit};
 use crate::domain::question::{Certificate, Mode, Question};
 use crate::domain::time::{Micros, Moment};
@@ -74,14 +74,44 @@ pub trait TokenInspector: Send + Sync {
     /// someone has to be asked. A remembered verdict says nothing about revocation, which is asked every time.
     fn inspect<'a>(&'a self, shown: Shown<'a>, now: Moment) -> Answer<'a, Inspected>;
 
-    /// Whether the caller holds the keys that `identity` is bound to, or that its issuer demands: asked on each decision, after
-    /// the verdict, since a proof is for one call. A [`Reason`] of class `Unauthenticated` or `DependencyUnavailable` if not.
-    fn prove<'a>(
-        &'a self,
-        identity: &Arc<Identity>,
-        question: &'a Question<'a>,
-        now: Moment,
-    ) -> Answer<'a, Result<(), Reason>>;
+    /// Whether the caller holds the keys that `identity` is bound to: asked on each decision, after the verdict, since a
+    /// proof is for one call. [`Answer::Now`] where no key is asked for.
+    fn prove<'a>(&'a self, identity: &Arc<Identity>, question: &'a Question<'a>, now: Moment) -> Answer<'a, Proved>;
+}
+
+/// What came of asking for proofs of possession.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proved {
+    /// Whether the caller holds the keys: if not, a [`Reason`] of class `Unauthenticated` or `DependencyUnavailable`.
+    pub outcome: Result<(), Reason>,
+    /// The nonce that the next `DPoP` proof is to hold (RFC 9449 §8), where the caller does not know it yet.
+    pub next_nonce: Option<Box<str>>,
+}
+
+impl From<Result<(), Reason>> for Proved {
+    fn from(outcome: Result<(), Reason>) -> Self {
+        Self { outcome, next_nonce: None }
+    }
+}
+
+/// Remembers which proofs of possession were used, so that none is good twice (RFC 9449 §11.1).
+pub trait ProofLog: Send + Sync {
+    /// Whether this is the first use of a proof, which is remembered then for as long as it says. [`Mode::Peek`] only looks.
+    /// Of several who ask at a time, on whatever replicas that share the log, one alone is told that it is the first.
+    ///
+    /// Nothing is forgotten before its time to make room: where there is none the answer is [`AwayCause::Full`].
+    fn first_use(&self, proof: ProofUse, mode: Mode, now: Moment) -> Answer<'_, Result<bool, Away>>;
+}
+
+/// One use of a proof of possession.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProofUse {
+    /// The key that made the proof.
+    pub key: Thumbprint,
+    /// A hash that stands for the proof: of the key and of the proof's own id.
+    pub name: [u8; 32],
+    /// For how long the proof could be shown once more.
+    pub keep: Micros,
 }
 
 /// What is shown to find out who calls.
@@ -379,7 +409,7 @@ pub enum AwayCause {
     /// It lost its data, and has not been told yet what was admitted before.
     #[error("has lost its data and is being told what was admitted")]
     Lost,
-    /// It has no room for another counter.
+    /// It has no room for another counter or proof.
     #[error("is full")]
     Full,
     /// It is not what the configuration takes it for.
@@ -388,4 +418,20 @@ pub enum AwayCause {
     /// It answered something else than expected.
     #[error("gave an answer that was not understood")]
     Garbled,
+}
+
+impl AwayCause {
+    /// Whether what was asked may have been done all the same, and the answer did not come.
+    pub const fn may_have_been_asked(self) -> bool {
+        match self {
+            Self::Unreachable | Self::Deadline | Self::Garbled => true,
+            Self::Resting
+            | Self::Crowded
+            | Self::Denied
+            | Self::ReadOnly
+            | Self::Lost
+            | Self::Full
+            | Self::Mistaken => false,
+        }
+    }
 }

@@ -13,7 +13,7 @@ use crate::domain::decision::{HeldCounter, QuotaState, QuotaVerdict};
 use crate::domain::identity::Binding;
 use crate::domain::limit::{Algorithm, CounterKey, Kind, WhenAway};
 use crate::domain::path::{Method, Target};
-use crate::domain::policy::{Match, PathPattern};
+use crate::domain::policy::{Caller, Match, PathPattern};
 use crate::domain::question::{Certificate, ExtraCharge, Pairs, Proofs};
 use crate::domain::slots::Slots;
 use crate::domain::window::LeaseId;
@@ -58,17 +58,13 @@ impl TokenInspector for World {
         if cold { Answer::later(async move { inspected }) } else { Answer::Now(inspected) }
     }
 
-    fn prove<'a>(
-        &'a self,
-        identity: &Arc<Identity>,
-        question: &'a Question<'a>,
-        _now: Moment,
-    ) -> Answer<'a, Result<(), Reason>> {
+    fn prove<'a>(&'a self, identity: &Arc<Identity>, question: &'a Question<'a>, _now: Moment) -> Answer<'a, Proved> {
         if identity.binding.is_none() {
-            return Answer::Now(Ok(()));
+            return Answer::Now(Ok(()).into());
         }
         self.note("proof");
-        Answer::Now(if question.proofs.dpop == ["proof"] { Ok(()) } else { Err(Reason::BindingRequired) })
+        let outcome = if question.proofs.dpop == ["proof"] { Ok(()) } else { Err(Reason::BindingRequired) };
+        Answer::Now(Proved { outcome, next_nonce: Some("next".into()) })
     }
 }
 
@@ -164,9 +160,9 @@ fn policy() -> Policy {
         demand,
         limits: limits.iter().copied().cloned().collect(),
     };
-    let caller = |scopes: &[&str]| Demand::Caller {
-        roles: Vec::new(),
-        scopes: scopes.iter().map(|s| (*s).to_owned()).collect(),
+    let caller = |scopes: &[&str]| {
+        let scopes = scopes.iter().map(|s| (*s).to_owned()).collect();
+        Demand::Caller(Caller { scopes, ..Caller::default() })
     };
     Policy {
         version: 3,
@@ -344,7 +340,7 @@ fn a_warm_decision_is_there_at_once_and_a_cold_one_comes_later() {
 #[test]
 fn operators_need_the_scope() {
     let bench = Bench::new();
-    let ask = |credential| bench.decider.permit_operator(credential, "read").get().now_or_never().unwrap().err();
+    let ask = |credential| bench.decider.permit_operator(credential, None, "read").get().now_or_never().unwrap().err();
     assert_eq!(ask(Credential::Bearer("reader")), None);
     assert_eq!(ask(Credential::ApiKey("reader")), None);
     assert_eq!(ask(Credential::Bearer("nobody")), Some(Reason::InsufficientScope));
@@ -482,7 +478,7 @@ fn a_certificate_says_who_calls_where_nothing_else_is_shown() {
     let bench = Bench::new();
     let caller = Ok(Arc::new(Identity::vouched_by("mesh")));
     bench.world.verdicts.lock().unwrap().insert("spiffe://mesh/a".to_owned(), caller);
-    let certificate = Certificate { thumbprint: [7; 32], names: vec!["spiffe://mesh/a".into()] };
+    let certificate = Certificate { thumbprint: [7; 32], names: vec!["spiffe://mesh/a".into()], validity: None };
     let proofs = Proofs { certificate: Some(certificate), ..Proofs::default() };
     let asks =
         |credential| bench.decide(&Question { credential, proofs: proofs.clone(), ..question("/anybody", None) }).0;

@@ -234,6 +234,8 @@ pub struct Decision {
     pub quotas: QuotaStates,
     /// What the call holds until it is settled: slots of concurrency limits.
     pub held: Option<Box<Held>>,
+    /// The nonce that the caller's next `DPoP` proof is to hold (RFC 9449 §8), where that has to be said.
+    pub dpop_nonce: Option<Box<str>>,
     /// How the answer came about, where the question asked for it.
     pub explanation: Option<Box<Explanation>>,
 }

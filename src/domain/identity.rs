@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::decision::Reason;
 use super::time::Micros;
 
 /// What kind of credential proved the identity.
@@ -84,12 +85,25 @@ pub struct Identity {
     pub not_before: Option<Micros>,
     /// `iat`.
     pub issued_at: Option<Micros>,
+    /// `auth_time`: when the subject last logged in (OIDC Core §2, RFC 9470 §4).
+    pub logged_in_at: Option<Micros>,
 }
 
 impl Binding {
     /// Whether no key is asked for.
     pub const fn is_none(&self) -> bool {
         self.certificate.is_none() && self.key.is_none()
+    }
+
+    /// Whether the caller holds the certificate's key, where that is asked for (RFC 8705 §3). `shown` is the thumbprint of
+    /// the certificate whose key it holds.
+    pub fn check_certificate(&self, shown: Option<&Thumbprint>) -> Result<(), Reason> {
+        match (&self.certificate, shown) {
+            (None, _) => Ok(()),
+            (Some(_), None) => Err(Reason::BindingRequired),
+            (Some(bound), Some(shown)) if bound == shown => Ok(()),
+            (Some(_), Some(_)) => Err(Reason::BindingMismatch),
+        }
     }
 }
 
@@ -117,12 +131,18 @@ impl Identity {
             expires_at: None,
             not_before: None,
             issued_at: None,
+            logged_in_at: None,
         }
     }
 
     /// Whether this very scope was granted: no prefixes, no case folding.
     pub fn has_scope(&self, scope: &str) -> bool {
         self.scopes.iter().any(|granted| &**granted == scope)
+    }
+
+    /// Whether the credential is meant for this very audience.
+    pub fn is_meant_for(&self, audience: &str) -> bool {
+        self.audiences.iter().any(|own| &**own == audience)
     }
 
     /// Whether this very role is held.

@@ -76,12 +76,13 @@ impl Leases {
         leases.insert(place, Lease { id, expires, units, epoch: *epoch });
     }
 
-    /// Takes a lease out, if it is there and has not expired.
+    /// Takes a lease out, and answers what it was if it has not expired. Once it was taken out too late, it is gone for good,
+    /// even when time steps back.
     pub(super) fn end(&mut self, id: LeaseId, now: Micros) -> Option<Ended> {
         let open = self.0.as_mut()?;
-        let place = open.leases.iter().position(|lease| lease.id == id && lease.expires >= now)?;
+        let place = open.leases.iter().position(|lease| lease.id == id)?;
         let Lease { id: _, expires, units, epoch } = open.leases.remove(place)?;
-        Some(Ended { expires, units, charged: epoch == open.epoch })
+        (expires >= now).then_some(Ended { expires, units, charged: epoch == open.epoch })
     }
 
     /// What was charged for them is gone: they have nothing to give back any more.

@@ -6,22 +6,28 @@
 pub mod admitted;
 pub mod api_key;
 pub mod bucket;
+pub mod certificate;
 pub mod client;
+pub mod connection;
 pub mod counter;
 pub mod date;
 pub mod decision;
+pub mod demand;
 #[cfg(test)]
 pub(crate) mod exact_log;
 pub mod fixed;
 pub mod identity;
 pub mod identity_headers;
+pub mod introspection;
 pub mod issuer;
 pub mod lease;
 pub mod leases;
 pub mod limit;
+pub mod name;
 pub mod path;
 pub mod policy;
 pub mod question;
+pub mod secret;
 #[cfg(test)]
 mod simulation;
 pub mod slots;

@@ -29,10 +29,13 @@ pub struct Method<'a>(&'a str);
 
 /// A host name in canonical form: lower-case, without trailing dot and port; an IPv6 address as RFC 5952 writes it.
 ///
-/// The port is left out because the client chooses it: `api.example.com:8443` must not slip past a rule for
+/// The port is no part of the name because the client chooses it: `api.example.com:8443` must not slip past a rule for
 /// `api.example.com`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Host<'a>(Cow<'a, str>);
+pub struct Host<'a> {
+    name: Cow<'a, str>,
+    port: Option<u16>,
+}
 
 /// What is addressed (RFC 9112 §3.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +50,10 @@ pub enum Target<'a> {
 
 /// An absolute path that has one reading, percent-decoded, without a trailing slash.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Path<'a>(Cow<'a, str>);
+pub struct Path<'a> {
+    read: Cow<'a, str>,
+    written: &'a str,
+}
 
 /// Why a method, host or path is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -112,15 +118,21 @@ impl<'a> Host<'a> {
             Some(colon) if !text[colon..].contains(']') => (&text[..colon], Some(&text[colon + 1..])),
             _ => (text, None),
         };
-        if port.is_some_and(|port| port.len() > 5 || !port.bytes().all(|byte| byte.is_ascii_digit())) {
-            return Err(Unclear::Host);
-        }
+        let port = match port {
+            None | Some("") => None,
+            // `parse` alone would take a sign.
+            Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+                Some(digits.parse().map_err(|_| Unclear::Host)?)
+            }
+            Some(_) => return Err(Unclear::Host),
+        };
         let name = name.strip_suffix('.').unwrap_or(name);
         if let Some(rest) = name.strip_prefix('[') {
             let address = rest.strip_suffix(']').and_then(|address| address.parse::<Ipv6Addr>().ok());
             // One address has many spellings.
             let canonical = format!("[{}]", address.ok_or(Unclear::Host)?);
-            return Ok(Self(if canonical == name { Cow::Borrowed(name) } else { Cow::Owned(canonical) }));
+            let name = if canonical == name { Cow::Borrowed(name) } else { Cow::Owned(canonical) };
+            return Ok(Self { name, port });
         }
         let well_formed = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
             && name.split('.').all(|label| !label.is_empty());
@@ -128,14 +140,19 @@ impl<'a> Host<'a> {
             return Err(Unclear::Host);
         }
         if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            return Ok(Self(Cow::Owned(name.to_ascii_lowercase())));
+            return Ok(Self { name: Cow::Owned(name.to_ascii_lowercase()), port });
         }
-        Ok(Self(Cow::Borrowed(name)))
+        Ok(Self { name: Cow::Borrowed(name), port })
     }
 
     /// The canonical name.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.name
+    }
+
+    /// The port, where one was named.
+    pub const fn port(&self) -> Option<u16> {
+        self.port
     }
 }
 
@@ -150,11 +167,11 @@ impl<'a> Target<'a> {
         }
         let rest = ["http://", "https://"].iter().find_map(|scheme| text.strip_prefix(scheme)).ok_or(Unclear::Form)?;
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
-        if Some(&Host::parse(&rest[..end])?) != host {
+        if Some(Host::parse(&rest[..end])?.as_str()) != host.map(Host::as_str) {
             return Err(Unclear::OtherHost);
         }
         match &rest[end..] {
-            "" => Ok(Self::Path(Path(Cow::Borrowed("/")))),
+            "" => Ok(Self::Path(Path { read: Cow::Borrowed("/"), written: "/" })),
             path => Path::parse(path).map(Self::Path),
         }
     }
@@ -205,26 +222,32 @@ impl<'a> Path<'a> {
             return Err(Unclear::DotSegment);
         }
         if decoded.len() == 1 || !decoded.ends_with('/') {
-            return Ok(Self(decoded));
+            return Ok(Self { read: decoded, written: text });
         }
-        Ok(Self(match decoded {
+        let read = match decoded {
             Cow::Borrowed(path) => Cow::Borrowed(&path[..path.len() - 1]),
             Cow::Owned(mut path) => {
                 path.pop();
                 Cow::Owned(path)
             }
-        }))
+        };
+        Ok(Self { read, written: text })
     }
 
     /// The path, decoded, without a trailing slash.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.read
+    }
+
+    /// The path as it came, without the query.
+    pub const fn as_written(&self) -> &'a str {
+        self.written
     }
 
     /// The segments between the slashes, decoded; none for `/`. None of them is empty.
     pub fn segments(&self) -> impl Iterator<Item = &str> {
         // `/` would yield one empty segment.
-        self.0[1..].split('/').filter(|segment| !segment.is_empty())
+        self.read[1..].split('/').filter(|segment| !segment.is_empty())
     }
 }
 
@@ -337,6 +360,7 @@ mod tests {
             ("/api/orders/{id}", "/api/orders/{id}"),
         ] {
             assert_eq!(Path::parse(path).unwrap().as_str(), read, "{path:?}");
+            assert_eq!(Path::parse(path).unwrap().as_written(), path.split('?').next().unwrap());
         }
         assert_eq!(Path::parse("/").unwrap().segments().count(), 0);
         assert_eq!(Path::parse("/a/b/").unwrap().segments().collect::<Vec<_>>(), ["a", "b"]);
@@ -351,8 +375,8 @@ mod tests {
         assert_eq!(Target::parse("", method("GET"), None), Err(Unclear::Form));
         let host = Host::parse("api.example.com").unwrap();
         let parse = |text| Target::parse(text, method("GET"), Some(&host));
-        assert_eq!(parse("http://api.example.com/x?y"), Ok(Target::Path(Path("/x".into()))));
-        assert_eq!(parse("https://API.example.com:443"), Ok(Target::Path(Path("/".into()))));
+        assert_eq!(parse("http://api.example.com/x?y"), Ok(Target::Path(Path::parse("/x").unwrap())));
+        assert_eq!(parse("https://API.example.com:443"), Ok(Target::Path(Path::parse("/").unwrap())));
         assert_eq!(parse("http://evil/api/public"), Err(Unclear::OtherHost));
         assert_eq!(parse("http://api.example.com@evil/"), Err(Unclear::Host));
         assert_eq!(Target::parse("http://api.example.com/x", method("GET"), None), Err(Unclear::OtherHost));
@@ -371,8 +395,25 @@ mod tests {
         }
         assert_eq!(Host::parse("[2001:DB8::A]").unwrap().as_str(), "[2001:db8::a]");
         assert_eq!(Host::parse("127.0.0.1").unwrap().as_str(), "127.0.0.1");
-        for host in ["", ".", "a,b", "user@host", "a b", "a..b", "host:port", "[::1", "[x]", "é.example", "a/b", "::1"]
-        {
+        for (host, port) in [("a", None), ("a:", None), ("a:443", Some(443)), ("[::1]:8080", Some(8080))] {
+            assert_eq!(Host::parse(host).unwrap().port(), port, "{host}");
+        }
+        for host in [
+            "",
+            ".",
+            "a,b",
+            "user@host",
+            "a b",
+            "a..b",
+            "host:port",
+            "[::1",
+            "[x]",
+            "é.example",
+            "a/b",
+            "::1",
+            "a:+80",
+            "a:65536",
+        ] {
             assert_eq!(Host::parse(host), Err(Unclear::Host), "{host}");
         }
     }

@@ -4,10 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::client::Client;
-use super::decision::Reason;
+pub use super::demand::{Caller, Demand};
 use super::identity::Identity;
 use super::identity_headers::IdentityHeader;
 use super::limit::{Attribute, CounterKey, Limit};
+use super::name::NamePattern;
 use super::path::{Host, Method, Path, Target};
 use super::question::{Pairs, Question};
 
@@ -20,10 +21,21 @@ pub struct Policy {
     pub rules: Vec<Rule>,
     /// Every configured limit, sorted by name.
     pub limits: Vec<Arc<Limit>>,
+    /// Who may operate by certificate.
+    pub operators: Operators,
     /// Who may ask about tokens with a name and a secret; each name once.
     pub clients: Vec<Client>,
     /// Headers that tell services who calls; each name once.
     pub identity_headers: Vec<IdentityHeader>,
+}
+
+/// Who may call administrative methods by the certificate of their connection; others need a token.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Operators {
+    /// Those with one of these names; empty: nobody.
+    pub names: Vec<NamePattern>,
+    /// The administrative scopes that they have.
+    pub scopes: Vec<String>,
 }
 
 /// The most limits that a rule may name: a call to the store is for so many, and a question's own, at most.
@@ -51,20 +63,6 @@ pub struct Match {
     pub host: Option<HostPattern>,
     /// The path; none: any target, `*` and `CONNECT`'s included.
     pub path: Option<PathPattern>,
-}
-
-/// Who may.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Demand {
-    /// Anyone, with or without a credential. A credential that is not accepted counts as none.
-    Anyone,
-    /// Whoever is authenticated and has these.
-    Caller {
-        /// One of these roles, where any is named.
-        roles: Vec<String>,
-        /// All of these scopes.
-        scopes: Vec<String>,
-    },
 }
 
 /// A host, or every name below one.
@@ -123,22 +121,6 @@ impl Policy {
 }
 
 impl Rule {
-    /// Whether `identity` (none: an anonymous caller) may pass, quotas aside.
-    pub fn admits(&self, identity: Option<&Identity>) -> Result<(), Reason> {
-        let (roles, scopes) = match &self.demand {
-            Demand::Anyone => return Ok(()),
-            Demand::Caller { roles, scopes } => (roles, scopes),
-        };
-        let identity = identity.ok_or(Reason::NoCredential)?;
-        if !roles.is_empty() && !roles.iter().any(|role| identity.has_role(role)) {
-            return Err(Reason::InsufficientRole);
-        }
-        if !scopes.iter().all(|scope| identity.has_scope(scope)) {
-            return Err(Reason::InsufficientScope);
-        }
-        Ok(())
-    }
-
     /// Which counter of `limit` the question falls on under this rule.
     pub fn counter<'l>(
         &self,
@@ -201,13 +183,6 @@ impl Match {
         let host = |pattern: &HostPattern| other.host.as_ref().is_some_and(|other| pattern.includes(other));
         let path = |pattern: &PathPattern| other.path.as_ref().is_some_and(|other| pattern.includes(other));
         methods && self.host.as_ref().is_none_or(host) && self.path.as_ref().is_none_or(path)
-    }
-}
-
-impl Demand {
-    /// Whoever is authenticated.
-    pub const fn authenticated() -> Self {
-        Self::Caller { roles: Vec::new(), scopes: Vec::new() }
     }
 }
 

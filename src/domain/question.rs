@@ -1,10 +1,9 @@
 //! What is asked: may this call go on?
 
-use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 
-use super::identity::Thumbprint;
+pub use super::certificate::Certificate;
 use super::path::{Host, Method, Target};
 
 /// One question, borrowed from the message that asked it. Its parts were checked when it was made: a [`Target`] is
@@ -67,15 +66,6 @@ pub struct Proofs<'a> {
     pub dpop: Vec<&'a str>,
     /// Whether the call was made by plain HTTP; else by HTTPS. A proof names the URL.
     pub plain_http: bool,
-}
-
-/// What is known of a certificate that the caller holds the key of. Whoever ended the TLS connection has verified it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Certificate<'a> {
-    /// SHA-256 of its DER form.
-    pub thumbprint: Thumbprint,
-    /// Names that it vouches for (its subject alternative names): URIs, SPIFFE IDs among them, and DNS names.
-    pub names: Vec<Cow<'a, str>>,
 }
 
 /// What a caller shows to say who it is. It may be anything: nothing in it is to be believed before it was verified.

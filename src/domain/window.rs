@@ -438,8 +438,13 @@ mod tests {
         counter.acquire(FRAME, terms, START);
         let open = counter.clone();
         counter.settle(LeaseId { replica: 2, serial: 1 }, 0, START);
-        counter.settle(terms.lease, 0, START + Micros(151));
         assert_eq!(counter, open);
+        let mut late = open;
+        late.settle(terms.lease, 0, START + Micros(151));
+        assert_eq!((late.total, late.latest), (8, START));
+        // Not even when time steps back.
+        late.settle(terms.lease, 0, START);
+        assert_eq!((late.total, late.latest), (8, START));
         counter.settle(terms.lease, 5, START + Micros(150));
         let settled = counter.clone();
         counter.settle(terms.lease, 0, START + Micros(150));

@@ -57,7 +57,11 @@ async fn ready(State(parts): State<Arc<Parts>>) -> impl IntoResponse {
 impl Parts {
     fn is_degraded(&self) -> bool {
         self.shared.as_ref().is_some_and(|shared| shared.store.health().iter().any(|(_, health)| health.is_err()))
-            || self.tokens.health().iter().any(|issuer| issuer.last_error.is_some())
+            || self
+                .tokens
+                .health()
+                .iter()
+                .any(|issuer| issuer.last_error.is_some() || issuer.introspection.iter().any(Option::is_some))
     }
 
     fn state(&self, status: &str) -> Value {
@@ -72,6 +76,7 @@ impl Parts {
                     "keys_age_seconds": issuer.age.map(Micros::as_secs),
                     "stale": issuer.is_stale,
                     "problem": issuer.last_error,
+                    "introspection": issuer.introspection.map(|problem| json!({ "problem": problem })),
                 })
             })
             .collect();

@@ -1,12 +1,12 @@
-//! The HTTP port: HTTP/1.1 and HTTP/2 without TLS (h2c), each connection and request within bounds.
+//! The HTTP port: HTTP/1.1 and HTTP/2, with TLS or without (h2c), each connection and request within bounds.
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::Router;
 use axum::middleware::from_fn_with_state;
+use axum::{Extension, Router};
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::layers::{Admission, admit};
 use super::{HEADER_BYTES_MAX, KEEPALIVE_INTERVAL, STREAMS_MAX};
+use crate::api::Peer;
 
 /// How long the head of a request may take to come, and how long a connection of HTTP/1.1 is kept without one.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -32,19 +33,20 @@ const HEADERS_MAX: usize = 100;
 /// Serves `router` on `connections` until `stopping`, and then until the requests on their way are answered.
 pub(super) async fn serve<S, C>(connections: S, router: Router, admission: Admission, stopping: CancellationToken)
 where
-    S: Stream<Item = io::Result<C>>,
+    S: Stream<Item = io::Result<(Peer, C)>>,
     C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let builder = transport();
-    let service = TowerToHyperService::new(router.layer(from_fn_with_state(admission, admit)));
+    let router = router.layer(from_fn_with_state(admission, admit));
     let graceful = GracefulShutdown::new();
     // Dropped, with all connections, when this is given up.
     let mut tasks = JoinSet::new();
     let mut connections = Box::pin(connections.take_until(stopping.cancelled_owned()));
     while let Some(accepted) = connections.next().await {
         while tasks.join_next().now_or_never().flatten().is_some() {}
-        let Ok(connection) = accepted else { continue };
-        let served = builder.serve_connection(TokioIo::new(Prompt::new(connection)), service.clone());
+        let Ok((peer, connection)) = accepted else { continue };
+        let service = TowerToHyperService::new(router.clone().layer(Extension(peer)));
+        let served = builder.serve_connection(TokioIo::new(Prompt::new(connection)), service);
         let served = graceful.watch(served.into_owned());
         tasks.spawn(async move {
             if let Err(error) = served.await {
@@ -152,7 +154,7 @@ mod tests {
     fn connect() -> DuplexStream {
         let (ours, theirs) = duplex(1 << 16);
         let router = Router::new().route("/", post(async |body: Bytes| body));
-        let connections = stream::iter([Ok(theirs)]).chain(stream::pending());
+        let connections = stream::iter([Ok((Peer::default(), theirs))]).chain(stream::pending());
         tokio::spawn(serve(connections, router, Admission::new(1, Counter::noop()), CancellationToken::new()));
         ours
     }

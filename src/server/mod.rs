@@ -8,6 +8,7 @@ mod http;
 mod incoming;
 mod layers;
 pub mod life;
+mod tls;
 mod watch;
 
 use std::io;
@@ -17,21 +18,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures_util::StreamExt as _;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tonic::transport::server::Connected as _;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 pub use self::api_keys::{api_key_records, draw_api_key};
 pub use self::clock::SystemClock;
+use self::incoming::Incoming;
 use self::layers::Admission;
+use self::tls::Tls;
 use crate::api;
 use crate::api::native::{Decisions, QuotaApi, TokenApi};
 use crate::config::{self, Config, KeptKeys, Secret, Store};
 use crate::decide::Decider;
-use crate::decide::ports::{Clock, Quotas};
+use crate::decide::ports::{Clock, ProofLog, Quotas};
 use crate::domain::api_key;
 use crate::domain::policy::Policy;
 use crate::proto::DESCRIPTORS;
@@ -41,6 +46,7 @@ use crate::proto::token_service_server::TokenServiceServer;
 use crate::quotas::{LeaseDesk, QuotaDesk};
 use crate::revocation::NothingRevoked;
 use crate::stores::memory::{self, MemoryStore};
+use crate::stores::proofs::{self, MemoryProofs};
 use crate::stores::redis::{self, RedisStore};
 use crate::telemetry::{Telemetry, names};
 use crate::tokens::{Kept, KeyRing, Tokens, VERDICTS_MAX_DEFAULT};
@@ -92,6 +98,9 @@ struct Parts {
     telemetry: Arc<Telemetry>,
     decider: Arc<Decider>,
     tokens: Arc<Tokens>,
+    /// Of the gRPC port.
+    tls: Arc<Tls>,
+    http_tls: Arc<Tls>,
     /// None: the memory store, which is never away.
     shared: Option<Shared>,
     admission: Admission,
@@ -169,17 +178,19 @@ impl Server {
             )
             .add_service(health_service)
             .add_service(reflection);
+        let incoming = Incoming::new(grpc, Arc::clone(&parts.tls)).stream();
         let stopping = parts.stopping.clone().cancelled_owned();
         // However it ends.
         let stopped = parts.stopped.clone().drop_guard();
         server.tasks.spawn(async move {
             let _stopped = stopped;
-            if let Err(error) = router.serve_with_incoming_shutdown(incoming::connections(grpc), stopping).await {
+            if let Err(error) = router.serve_with_incoming_shutdown(incoming, stopping).await {
                 tracing::error!(%error, "the gRPC port failed");
             }
         });
+        let incoming = Incoming::new(http, Arc::clone(&parts.http_tls)).stream();
         let served = http::serve(
-            incoming::connections(http),
+            incoming.map(|accepted| accepted.map(|connection| (connection.connect_info(), connection))),
             api::http::router(Arc::clone(&parts.decider)),
             parts.admission.clone(),
             parts.stopping.clone(),
@@ -210,9 +221,11 @@ impl Server {
         if !fixed.is_empty() {
             return Err(fixed.iter().map(|key| format!("{key}: can only be changed by a restart")).collect());
         }
+        let secured = parts.secured(&config).map_err(|problem| vec![problem])?;
         parts.tokens.adopt(config.issuers.clone())?;
+        parts.tokens.demand_nonces(config.dpop.nonce_secret.as_ref().map(Secret::reveal));
         parts.tokens.adopt_api_keys(key_ring(&config, parts.shared.as_ref().map(|shared| &shared.store)));
-        parts.adopt_policy(config.policy.clone());
+        parts.adopt(&config, secured);
         parts.config.store(Arc::new(config));
         Ok(())
     }
@@ -258,32 +271,39 @@ impl Server {
 
 /// What a server would refuse of `config` although it is well written: keys that cannot be used.
 ///
+/// Else what can be used but hardly does what was meant: a certificate that has expired.
+///
 /// # Errors
 /// A sentence for each issuer.
-pub fn check(config: &Config) -> Result<(), Vec<String>> {
+pub fn check(config: &Config) -> Result<Vec<String>, Vec<String>> {
     let telemetry = Telemetry::new().map_err(|error| vec![format!("metrics: {error}")])?;
-    let tokens = Tokens::new(Arc::new(SystemClock::start()), Arc::new(telemetry), 1);
-    tokens.prepare(config.issuers.clone()).map(drop)
+    let proofs = Arc::new(MemoryProofs::new(1, &telemetry));
+    let tokens = Tokens::new(Arc::new(SystemClock::start()), Arc::new(telemetry), 1, proofs);
+    drop(tokens.prepare(config.issuers.clone())?);
+    let now = SystemClock::start().now().wall;
+    Ok(config.tls.iter().filter_map(|tls| tls::doubt(tls, now)).collect())
 }
 
 impl Parts {
     fn build(config: Config, clock: &Arc<dyn Clock>, health: HealthReporter) -> Result<Self, StartProblem> {
         let telemetry = Telemetry::new().map_err(|error| StartProblem::Configuration(format!("metrics: {error}")))?;
         let telemetry = Arc::new(telemetry);
-        let (quotas, shared): (Arc<dyn Quotas>, _) = match &config.store {
+        let (quotas, proofs, shared): (Arc<dyn Quotas>, Arc<dyn ProofLog>, _) = match &config.store {
             Store::Memory => {
                 let store = MemoryStore::new(memory::COUNTERS_MAX, &telemetry);
-                (Arc::new(QuotaDesk::new(Arc::new(store))), None)
+                let proofs = MemoryProofs::new(proofs::PROOFS_MAX, &telemetry);
+                (Arc::new(QuotaDesk::new(Arc::new(store))), Arc::new(proofs), None)
             }
             Store::Redis(settings) => {
                 let store = Arc::new(redis_store(settings, clock, &telemetry)?);
                 let local = Arc::new(MemoryStore::new(memory::COUNTERS_MAX, &telemetry));
                 let desk = LeaseDesk::new(Arc::clone(&store) as _, local, Arc::clone(clock), &telemetry);
                 let desk = Arc::new(desk);
-                (Arc::clone(&desk) as _, Some(Shared { store, desk }))
+                (Arc::clone(&desk) as _, Arc::clone(&store) as _, Some(Shared { store, desk }))
             }
         };
-        let tokens = Tokens::new(Arc::clone(clock), Arc::clone(&telemetry), VERDICTS_MAX_DEFAULT);
+        let tokens = Tokens::new(Arc::clone(clock), Arc::clone(&telemetry), VERDICTS_MAX_DEFAULT, proofs);
+        tokens.demand_nonces(config.dpop.nonce_secret.as_ref().map(Secret::reveal));
         tokens.adopt(config.issuers.clone()).map_err(|problems| StartProblem::Configuration(problems.join("\n")))?;
         tokens.adopt_api_keys(key_ring(&config, shared.as_ref().map(|shared| &shared.store)));
         let decider = Arc::new(Decider::new(
@@ -294,12 +314,16 @@ impl Parts {
             Arc::clone(&telemetry),
         ));
         let admission = Admission::new(config.bounds.calls_in_flight, telemetry.counter(names::OVERLOAD, &[]));
-        let policy = config.policy.clone();
+        let tls = Tls::new(tls::GRPC, clock, &telemetry);
+        let http_tls = Tls::new(tls::HTTP, clock, &telemetry);
+        let config = Arc::new(config);
         let parts = Self {
-            config: ArcSwap::from_pointee(config),
+            config: ArcSwap::new(Arc::clone(&config)),
             telemetry,
             decider,
             tokens,
+            tls,
+            http_tls,
             shared,
             admission,
             health,
@@ -309,11 +333,26 @@ impl Parts {
             stopped: CancellationToken::new(),
             http_stopped: CancellationToken::new(),
         };
-        parts.adopt_policy(policy);
+        let secured = parts.secured(&config).map_err(StartProblem::Configuration)?;
+        parts.adopt(&config, secured);
         Ok(parts)
     }
 
-    fn adopt_policy(&self, policy: Policy) {
+    /// What nothing can go wrong with any more.
+    /// What secures both ports, to be adopted.
+    fn secured(&self, config: &Config) -> Result<[tls::Prepared; 2], String> {
+        let tls = config.tls.as_ref();
+        Ok([self.tls.prepare(tls)?, self.http_tls.prepare(tls)?])
+    }
+
+    fn adopt(&self, config: &Config, [tls, http_tls]: [tls::Prepared; 2]) {
+        self.tls.commit(tls);
+        self.http_tls.commit(http_tls);
+        self.tokens.accept_certificates(config.certificates.clone());
+        if let Some(doubt) = config.tls.as_ref().and_then(|tls| tls::doubt(tls, self.decider.now().wall)) {
+            tracing::warn!(%doubt, "in the configuration");
+        }
+        let policy = config.policy.clone();
         let version = self.policy_version.fetch_add(1, Ordering::Relaxed) + 1;
         self.decider.adopt(Policy { version, ..policy });
     }

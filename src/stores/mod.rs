@@ -1,13 +1,17 @@
 //! Where counters are kept: in memory or in Redis, where a gate before each node bounds waiting. Each store implements
-//! [`QuotaStore`](crate::decide::ports::QuotaStore) and passes the same suite of behaviour tests.
+//! [`QuotaStore`](crate::decide::ports::QuotaStore) and passes the same suite of behaviour tests; so do the logs of used
+//! proofs, which implement [`ProofLog`](crate::decide::ports::ProofLog).
 
 pub mod memory;
+pub mod proofs;
 pub mod redis;
 
 #[cfg(test)]
 mod algorithms;
 #[cfg(test)]
 mod comparison;
+#[cfg(test)]
+mod proof_suite;
 #[cfg(test)]
 mod redis_faults;
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use proptest::prelude::*;
@@ -11,7 +12,9 @@ use super::jwt::TOKEN_BYTES_MAX;
 use super::mint::{Bench, ISSUER, NOW, Signer, claims, claims_with, issuer, issuer_of, set};
 use crate::domain::decision::Reason;
 use crate::domain::decision::Reason::*;
-use crate::domain::issuer::{Algorithm, KeySource};
+use crate::domain::identity::Binding;
+use crate::domain::issuer::{Algorithm, BindingDemand, Issuer, KeySource};
+use crate::domain::secret::Secret;
 
 fn b64(text: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(text)
@@ -172,6 +175,55 @@ fn the_algorithm_is_never_the_tokens_choice() {
         let tag = aws_lc_rs::hmac::sign(&key, input.as_bytes());
         assert_eq!(bench.reason(&format!("{input}.{}", b64(tag))), BadAlgorithm);
     }
+}
+
+/// A token with a code instead of a signature.
+fn coded(alg: &str, kid: Option<&str>, secret: &[u8]) -> String {
+    let hash = match alg {
+        "HS384" => hmac::HMAC_SHA384,
+        "HS512" => hmac::HMAC_SHA512,
+        _ => hmac::HMAC_SHA256,
+    };
+    let header = kid.map_or_else(|| json!({"alg": alg}), |kid| json!({"alg": alg, "kid": kid}));
+    let input = format!("{}.{}", b64(header.to_string()), b64(claims().to_string()));
+    let tag = hmac::sign(&hmac::Key::new(hash, secret), input.as_bytes());
+    format!("{input}.{}", b64(tag))
+}
+
+#[test]
+fn a_shared_secret_is_for_the_algorithms_that_its_issuer_names() {
+    let secret = "0123456789abcdef".repeat(4);
+    let mut shared = issuer(KeySource::Secret(Secret::new(secret.clone())));
+    shared.algorithms = vec![Algorithm::HS256, Algorithm::HS512];
+    let bench = Bench::new(vec![shared.clone()]);
+    let forged = "0123456789abcdef".repeat(3) + "0123456789abcdeF";
+    check(
+        &bench,
+        [
+            (coded("HS256", None, secret.as_bytes()), Allowed),
+            (coded("HS256", Some("any"), secret.as_bytes()), Allowed),
+            (coded("HS512", None, secret.as_bytes()), Allowed),
+            (coded("HS384", None, secret.as_bytes()), BadAlgorithm),
+            (coded("HS256", None, forged.as_bytes()), BadSignature),
+            (coded("HS256", None, b""), BadSignature),
+            (Signer::ec("k").token(&claims()), BadAlgorithm),
+        ],
+    );
+    let good = coded("HS256", None, secret.as_bytes());
+    assert_eq!(bench.reason(&good[..good.len() - 3]), BadSignature, "cut short");
+    assert!(bench.at_once(&good).1, "remembered");
+    shared.keys = KeySource::Secret(Secret::new(forged));
+    bench.tokens.adopt(vec![shared.clone()]).unwrap();
+    assert_eq!(bench.reason(&good), BadSignature, "another secret ends what the old one vouched for");
+    let refused = |change: &dyn Fn(&mut Issuer)| {
+        let mut issuer = shared.clone();
+        change(&mut issuer);
+        bench.tokens.adopt(vec![issuer]).is_err()
+    };
+    assert!(refused(&|issuer| issuer.algorithms.push(Algorithm::ES256)), "never together with public keys");
+    assert!(refused(&|issuer| issuer.keys = issuer_of([&Signer::ec("k")]).keys));
+    assert!(refused(&|issuer| issuer.keys = KeySource::Secret(Secret::new("x".repeat(63)))), "shorter than HS512");
+    assert!(!format!("{shared:?}").contains("0123456789abcdef"));
 }
 
 #[test]
@@ -458,14 +510,21 @@ fn id_tokens_logout_tokens_and_events_are_no_access_tokens() {
 }
 
 #[test]
-fn a_token_that_is_bound_to_a_key_is_refused_while_no_proof_is_checked() {
+fn a_token_that_is_bound_to_a_key_says_so_with_its_verdict_or_is_refused() {
     let (bench, signer) = bench();
+    let token = signer.token(&claims_with("cnf", json!({"jkt": b64([1; 32]), "x5t#S256": b64([2; 32])})));
+    for remembered in [false, true] {
+        let (verdict, was_remembered) = bench.at_once(&token);
+        let both = Binding { certificate: Some([2; 32]), key: Some([1; 32]) };
+        assert_eq!((verdict.unwrap().binding, was_remembered), (both, remembered));
+    }
     check(
         &bench,
         [
-            (signer.token(&claims_with("cnf", json!({"jkt": "x"}))), UnsupportedExtension),
-            (signer.token(&claims_with("cnf", json!({"x5t#S256": "x"}))), UnsupportedExtension),
-            (signer.token(&claims_with("cnf", json!({"unknown": "x"}))), UnsupportedExtension),
+            (signer.token(&claims_with("cnf", json!({"unknown": "x"}))), BindingRequired),
+            (signer.token(&claims_with("cnf", json!({}))), BindingRequired),
+            (signer.token(&claims_with("cnf", json!({"jkt": "x"}))), MalformedToken),
+            (signer.token(&claims_with("cnf", json!({"x5t#S256": "x"}))), MalformedToken),
             (signer.token(&claims_with("cnf", "x")), MalformedToken),
             (
                 signer.compact(&signer.header().to_string(), &claims().to_string().replacen('{', "{\"cnf\":null,", 1)),
@@ -473,6 +532,27 @@ fn a_token_that_is_bound_to_a_key_is_refused_while_no_proof_is_checked() {
             ),
         ],
     );
+}
+
+#[test]
+fn an_issuer_whose_tokens_must_be_bound_has_no_other_tokens() {
+    let signer = Signer::ec("k");
+    let bound = |names: &[&str]| {
+        let members = names.iter().map(|&name| (name.to_owned(), json!(b64([1; 32]))));
+        signer.token(&claims_with("cnf", members.collect::<serde_json::Map<_, _>>()))
+    };
+    let (unbound, certificate, key) = (signer.token(&claims()), bound(&["x5t#S256"]), bound(&["jkt"]));
+    let both = bound(&["jkt", "x5t#S256"]);
+    for (binding, unbound_is, certificate_is, key_is) in [
+        (BindingDemand::Nothing, Allowed, Allowed, Allowed),
+        (BindingDemand::AnyKey, BindingRequired, Allowed, Allowed),
+        (BindingDemand::Certificate, BindingRequired, Allowed, BindingRequired),
+        (BindingDemand::Dpop, BindingRequired, BindingRequired, Allowed),
+    ] {
+        let bench = Bench::new(vec![Issuer { binding, ..issuer_of([&signer]) }]);
+        let cases = [(&unbound, unbound_is), (&certificate, certificate_is), (&key, key_is), (&both, Allowed)];
+        check(&bench, cases);
+    }
 }
 
 #[test]

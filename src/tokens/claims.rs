@@ -4,15 +4,16 @@
 
 use std::sync::Arc;
 
-use super::json::{Number, Object, Value};
+use super::actors;
+use super::binding;
+use super::dates::Dates;
+use super::json::{Object, Value};
 use super::jwt::Verified;
+use super::places::{chosen, roles, scopes, strings, text_at};
 use crate::domain::decision::Reason;
-use crate::domain::identity::{Binding, Identity, IdentityKind};
-use crate::domain::issuer::{ClaimPath, Issuer, NEVER_ACCESS_TOKENS};
+use crate::domain::identity::{Identity, IdentityKind};
+use crate::domain::issuer::{Issuer, NEVER_ACCESS_TOKENS};
 use crate::domain::time::Micros;
-
-/// The last second of the year 9999: dates beyond are mistakes (milliseconds, mostly).
-const DATE_MAX: u64 = 253_402_300_799;
 
 /// What is held against a token.
 pub(super) struct Accepted {
@@ -26,12 +27,50 @@ pub(super) struct Accepted {
 
 /// Judges a token at `now`, by the wall clock. `name` is the issuer's, shared by all of its identities.
 pub(super) fn judge(token: &Verified<'_>, issuer: &Issuer, name: &Arc<str>, now: Micros) -> Result<Accepted, Reason> {
-    let claims = &token.claims;
     check_kind(token, issuer)?;
+    if issuer.svid && !is_svid(token) {
+        return Err(Reason::WrongType);
+    }
+    judge_claims(&token.claims, IdentityKind::Jwt, issuer, name, now)
+}
+
+/// Judges what an issuer answered about an active token (RFC 7662 §2.2), as a JWT's claims are judged. Times may be left
+/// out: the issuer itself has been asked just now.
+pub(super) fn judge_answer(
+    answer: &Object<'_>,
+    issuer: &Issuer,
+    name: &Arc<str>,
+    now: Micros,
+) -> Result<Accepted, Reason> {
+    if answer.string("iss")?.is_some_and(|given| given != issuer.issuer) {
+        return Err(Reason::UnknownIssuer);
+    }
+    let is_access = |name, kinds: &[&str]| {
+        let kind = answer.string(name)?;
+        Ok::<_, Reason>(kind.is_none_or(|kind| kinds.iter().any(|access| access.eq_ignore_ascii_case(kind))))
+    };
+    let is_access = is_access("token_type", &["bearer", "dpop", "access_token"])?
+        && is_access("token_use", &["access", "access_token"])?;
+    if !is_access || is_other_kind(answer) {
+        return Err(Reason::WrongType);
+    }
+    let accepted = judge_claims(answer, IdentityKind::Opaque, issuer, name, now)?;
+    let is_bound = answer.string("token_type")?.is_some_and(|kind| kind.eq_ignore_ascii_case("dpop"));
+    // Without the key's thumbprint nobody can tell whose proof would do.
+    if is_bound && accepted.identity.binding.key.is_none() { Err(Reason::BindingRequired) } else { Ok(accepted) }
+}
+
+fn judge_claims(
+    claims: &Object<'_>,
+    kind: IdentityKind,
+    issuer: &Issuer,
+    name: &Arc<str>,
+    now: Micros,
+) -> Result<Accepted, Reason> {
     let dates = Dates::read(claims)?;
     let audiences = list(claims.get("aud"))?;
     let identity = Identity {
-        kind: IdentityKind::Jwt,
+        kind,
         issuer: Arc::clone(name),
         subject: text(claims, "sub")?,
         client: first_text(claims, ["client_id", "azp"])?,
@@ -42,18 +81,21 @@ pub(super) fn judge(token: &Verified<'_>, issuer: &Issuer, name: &Arc<str>, now:
         audiences,
         token_id: text(claims, "jti")?,
         session: text(claims, "sid")?,
-        tenant: None,
-        actors: Box::default(),
-        claims: Box::default(),
+        tenant: issuer.tenant.as_ref().map(|place| text_at(claims, place)).transpose()?.flatten(),
+        actors: actors::read(claims, name)?,
+        claims: chosen(claims, &issuer.claims)?,
         names: Box::default(),
-        binding: Binding::default(),
+        binding: binding::read(claims)?,
         limits: Box::default(),
         expires_at: dates.expires_at,
         not_before: dates.not_before,
         issued_at: dates.issued_at,
+        logged_in_at: dates.logged_in_at,
     };
-    check_binding(claims)?;
-    let (from, until) = dates.judge(issuer, now)?;
+    if !issuer.binding.is_met_by(identity.binding) {
+        return Err(Reason::BindingRequired);
+    }
+    let (from, until) = dates.judge(kind, issuer, now)?;
     if !identity.audiences.iter().any(|audience| issuer.audiences.iter().any(|own| **own == **audience)) {
         return Err(Reason::WrongAudience);
     }
@@ -61,62 +103,6 @@ pub(super) fn judge(token: &Verified<'_>, issuer: &Issuer, name: &Arc<str>, now:
         return Err(Reason::MissingClaim);
     }
     Ok(Accepted { identity, from, until })
-}
-
-/// The dates of a token (RFC 7519 §4.1.4 to §4.1.6).
-struct Dates {
-    expires_at: Option<Micros>,
-    not_before: Option<Micros>,
-    issued_at: Option<Micros>,
-}
-
-impl Dates {
-    fn read(claims: &Object<'_>) -> Result<Self, Reason> {
-        let date = |name| claims.get(name).map(numeric_date).transpose();
-        Ok(Self {
-            expires_at: date("exp")?,
-            not_before: date("nbf")?,
-            // Cut-offs ("everything issued before") count in whole seconds.
-            issued_at: date("iat")?.map(|at| Micros::from_secs(at.as_secs())),
-        })
-    }
-
-    /// From when until when the token is accepted, where that is now. `iat` must be there: without it there is no
-    /// telling how long the token has lived, and a revocation could be forgotten before the token ends. (RFC 9068 §2.2
-    /// demands it too. `nbf` cannot stand in for it: a token can lie idle until then, and so outlive its revocation.)
-    fn judge(&self, issuer: &Issuer, now: Micros) -> Result<(Micros, Micros), Reason> {
-        let (Some(expires_at), Some(issued_at)) = (self.expires_at, self.issued_at) else {
-            return Err(Reason::MissingClaim);
-        };
-        let until = expires_at + issuer.leeway;
-        if now >= until {
-            return Err(Reason::Expired);
-        }
-        let from = self.not_before.unwrap_or(issued_at).max(issued_at).since(issuer.leeway);
-        if now < from {
-            return Err(Reason::NotYetValid);
-        }
-        if self.not_before.is_some_and(|not_before| expires_at < not_before) {
-            return Err(Reason::MalformedToken);
-        }
-        if expires_at.since(issued_at) > issuer.max_token_lifetime {
-            return Err(Reason::LifetimeTooLong);
-        }
-        Ok((from, until))
-    }
-}
-
-/// A numeric date (RFC 7519 §2): seconds since the epoch, fractions allowed. Before the epoch counts as the epoch: long ago.
-fn numeric_date(value: &Value<'_>) -> Result<Micros, Reason> {
-    let Value::Number(number) = value else { return Err(Reason::MalformedToken) };
-    match *number {
-        Number::Unsigned(secs) if secs <= DATE_MAX => Ok(Micros::from_secs(secs)),
-        Number::Negative(_) => Ok(Micros::ZERO),
-        #[expect(clippy::cast_precision_loss, reason = "DATE_MAX is far below 2^53")]
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and DATE_MAX seconds")]
-        Number::Float(secs) if secs <= DATE_MAX as f64 => Ok(Micros((secs.max(0.0) * 1e6) as u64)),
-        Number::Unsigned(_) | Number::Float(_) => Err(Reason::MalformedToken),
-    }
 }
 
 /// Whether it is an access token at all: by `typ`, and by the marks of tokens that are something else.
@@ -135,6 +121,12 @@ fn check_kind(token: &Verified<'_>, issuer: &Issuer) -> Result<(), Reason> {
     if accepted && (is_declared || !is_other_kind(&token.claims)) { Ok(()) } else { Err(Reason::WrongType) }
 }
 
+/// JWT-SVID §2 and §3.1: nothing else in the header, and the subject a SPIFFE ID.
+fn is_svid(token: &Verified<'_>) -> bool {
+    let is_id = |subject: &str| subject.strip_prefix("spiffe://").is_some_and(|rest| !rest.is_empty());
+    token.has_bare_header && token.claims.string("sub").is_ok_and(|subject| subject.is_some_and(is_id))
+}
+
 /// The marks of logout tokens and security events (RFC 8417), of ID tokens (OIDC Core §2, §3.1.3.6), and
 /// what Keycloak (`typ`) and Cognito (`token_use`) call their tokens.
 fn is_other_kind(claims: &Object<'_>) -> bool {
@@ -149,72 +141,6 @@ fn is_other_kind(claims: &Object<'_>) -> bool {
     !says("typ", &["Bearer", "DPoP"]) && ["nonce", "at_hash", "c_hash"].into_iter().any(|name| claims.has(name))
 }
 
-/// A token that is bound to a key (RFC 7800, RFC 8705, RFC 9449) is good only with a proof of possession, which is not
-/// checked yet. To take it without would turn it into a plain bearer token.
-fn check_binding(claims: &Object<'_>) -> Result<(), Reason> {
-    match claims.get("cnf") {
-        None => Ok(()),
-        Some(Value::Object(_)) => Err(Reason::UnsupportedExtension),
-        Some(_) => Err(Reason::MalformedToken),
-    }
-}
-
-/// Scopes of the first claim that is there. One string holds several, with single spaces between (RFC 6749 §3.3); in an
-/// array each string is one.
-fn scopes(claims: &Object<'_>, places: &[ClaimPath]) -> Result<Box<[Box<str>]>, Reason> {
-    for place in places {
-        let mut scopes = Vec::new();
-        let mut found = false;
-        visit(claims, &place.0, &mut |value| {
-            found = true;
-            match value {
-                Value::String(text) => {
-                    scopes.extend(text.split(' ').filter(|scope| !scope.is_empty()).map(Into::into));
-                    Ok(())
-                }
-                value => strings(value, &mut scopes),
-            }
-        })?;
-        if found {
-            return Ok(scopes.into());
-        }
-    }
-    Ok(Box::default())
-}
-
-/// Roles of every claim that is there. A string is one role.
-fn roles(claims: &Object<'_>, places: &[ClaimPath]) -> Result<Box<[Box<str>]>, Reason> {
-    let mut roles = Vec::new();
-    for place in places {
-        visit(claims, &place.0, &mut |value| match value {
-            Value::String(role) => {
-                roles.push((**role).into());
-                Ok(())
-            }
-            value => strings(value, &mut roles),
-        })?;
-    }
-    Ok(roles.into())
-}
-
-/// Shows every value at a place. What is on the way there and no object leads nowhere.
-fn visit<'c, 'a>(
-    object: &'c Object<'a>,
-    names: &[String],
-    show: &mut impl FnMut(&'c Value<'a>) -> Result<(), Reason>,
-) -> Result<(), Reason> {
-    let Some((name, inner)) = names.split_first() else { return Ok(()) };
-    let mut step = |value: &'c Value<'a>| match value {
-        value if inner.is_empty() => show(value),
-        Value::Object(object) => visit(object, inner, show),
-        _ => Ok(()),
-    };
-    if name == "*" {
-        return object.values().try_for_each(step);
-    }
-    object.get(name).map_or(Ok(()), &mut step)
-}
-
 /// `aud` (RFC 7519 §4.1.3): one string, or several.
 fn list(value: Option<&Value<'_>>) -> Result<Box<[Box<str>]>, Reason> {
     match value {
@@ -226,17 +152,6 @@ fn list(value: Option<&Value<'_>>) -> Result<Box<[Box<str>]>, Reason> {
             Ok(list.into())
         }
     }
-}
-
-/// Adds the strings of an array; anything else is malformed.
-fn strings(value: &Value<'_>, list: &mut Vec<Box<str>>) -> Result<(), Reason> {
-    let Value::Array(items) = value else { return Err(Reason::MalformedToken) };
-    list.reserve_exact(items.len());
-    for item in items {
-        let Value::String(text) = item else { return Err(Reason::MalformedToken) };
-        list.push((**text).into());
-    }
-    Ok(())
 }
 
 fn text(claims: &Object<'_>, name: &str) -> Result<Option<Box<str>>, Reason> {
@@ -262,9 +177,9 @@ mod tests {
 
     use crate::domain::decision::Reason::{self, *};
     use crate::domain::identity::Identity;
-    use crate::domain::issuer::{ClaimPath, Issuer};
+    use crate::domain::issuer::{ChosenClaim, ClaimPath, Issuer};
     use crate::domain::time::Micros;
-    use crate::tokens::mint::{Bench, NOW, Signer, claims, claims_with, issuer_of};
+    use crate::tokens::mint::{Bench, ISSUER, NOW, Signer, claims, claims_with, issuer_of};
 
     struct Fixture {
         bench: Bench,
@@ -329,7 +244,7 @@ mod tests {
     #[test]
     fn dates_are_numbers_or_the_token_is_malformed() {
         let fixture = with(|_| {});
-        for name in ["exp", "nbf", "iat"] {
+        for name in ["exp", "nbf", "iat", "auth_time"] {
             for text in [
                 "\"1800000000\"",
                 "true",
@@ -461,8 +376,7 @@ mod tests {
         for wrong in [json!({"roles": 1}), json!({"roles": [1]}), json!({"roles": {"ADMIN": true}})] {
             assert_eq!(fixture.reason(&claims_with("realm_access", wrong.clone())), MalformedToken, "{wrong}");
         }
-        let path = ClaimPath(vec!["https://example/roles".to_owned(), "__proto__".to_owned()]);
-        let literal = with(|issuer| issuer.role_claims = vec![path]);
+        let literal = with(|issuer| issuer.role_claims = vec![path(&["https://example/roles", "__proto__"])]);
         let claims = claims_with("https://example/roles", json!({"__proto__": ["z"]}));
         assert!(literal.identity(&claims).has_role("z"), "names are taken literally");
     }
@@ -486,6 +400,154 @@ mod tests {
         assert_eq!(fixture.reason_of_text("tenant", "null"), MissingClaim);
         for absent in ["exp", "iat"] {
             assert_eq!(with(|_| {}).reason(&claims_with(absent, Value::Null)), MissingClaim, "{absent}");
+        }
+    }
+
+    fn path(names: &[&str]) -> ClaimPath {
+        ClaimPath(names.iter().map(|&name| name.to_owned()).collect())
+    }
+
+    fn chosen(name: &str, place: &[&str]) -> ChosenClaim {
+        ChosenClaim { name: name.to_owned(), place: path(place) }
+    }
+
+    #[test]
+    fn the_tenant_and_chosen_claims_are_text_and_nothing_else_will_do() {
+        let fixture = with(|issuer| {
+            issuer.tenant = Some(path(&["org", "id"]));
+            issuer.claims =
+                ["plan", "level", "beta", "absent"].map(|name| chosen(&format!("x-{name}"), &[name])).to_vec();
+        });
+        let mut claims = claims_with("org", json!({"id": 7, "name": "ACME"}));
+        claims["plan"] = json!("gold");
+        claims["level"] = json!(-3);
+        claims["beta"] = json!(true);
+        let identity = fixture.identity(&claims);
+        assert_eq!(identity.tenant.as_deref(), Some("7"));
+        let texts: Vec<_> = identity.claims.iter().map(|(name, text)| (&**name, &**text)).collect();
+        assert_eq!(texts, [("x-plan", "gold"), ("x-level", "-3"), ("x-beta", "true")]);
+        assert_eq!(fixture.identity(&claims_with("org", "flat")).tenant, None);
+        for (name, wrong) in [("plan", json!(["gold"])), ("plan", json!({})), ("org", json!({"id": []}))] {
+            assert_eq!(fixture.reason(&claims_with(name, wrong.clone())), MalformedToken, "{name} {wrong}");
+        }
+        assert_eq!(fixture.reason_of_text("plan", "null"), MalformedToken);
+    }
+
+    #[test]
+    fn kubernetes_claims_become_the_identitys() {
+        let fixture = with(|issuer| {
+            issuer.tenant = Some(path(&["kubernetes.io", "namespace"]));
+            issuer.claims = vec![
+                chosen("service-account", &["kubernetes.io", "serviceaccount", "name"]),
+                chosen("pod", &["kubernetes.io", "pod", "name"]),
+            ];
+        });
+        let mut claims = claims_with("sub", "system:serviceaccount:shop:checkout");
+        claims["kubernetes.io"] = json!({
+            "namespace": "shop",
+            "node": {"name": "n-1", "uid": "1"},
+            "pod": {"name": "checkout-7d9f", "uid": "2"},
+            "serviceaccount": {"name": "checkout", "uid": "3"},
+            "warnafter": NOW + 60,
+        });
+        let identity = fixture.identity(&claims);
+        assert_eq!(identity.subject.as_deref(), Some("system:serviceaccount:shop:checkout"));
+        assert_eq!(identity.tenant.as_deref(), Some("shop"));
+        let texts: Vec<_> = identity.claims.iter().map(|(name, text)| (&**name, &**text)).collect();
+        assert_eq!(texts, [("service-account", "checkout"), ("pod", "checkout-7d9f")]);
+    }
+
+    #[test]
+    fn who_acts_is_read_from_the_current_actor_back_and_never_guessed() {
+        let fixture = with(|_| {});
+        let act = json!({
+            "sub": "gateway",
+            "act": {"iss": "https://other.example", "sub": "batch", "act": {"client_id": "cron", "iss": ISSUER}},
+        });
+        let identity = fixture.identity(&claims_with("act", act));
+        let actors: Vec<_> = identity
+            .actors
+            .iter()
+            .map(|actor| (actor.issuer.as_deref(), actor.subject.as_deref(), actor.client.as_deref()))
+            .collect();
+        let expected = [
+            (None, Some("gateway"), None),
+            (Some("https://other.example"), Some("batch"), None),
+            (None, None, Some("cron")),
+        ];
+        assert_eq!(actors, expected);
+        assert_eq!(identity.subject.as_deref(), Some("ann"), "never the subject");
+        let chain = |length: usize| {
+            let inner = (1..length).fold(json!({"sub": "first"}), |act, _| json!({"sub": "next", "act": act}));
+            fixture.reason(&claims_with("act", inner))
+        };
+        assert_eq!((chain(8), chain(9)), (Allowed, TokenTooLarge));
+        for wrong in [
+            json!("gateway"),
+            json!(["gateway"]),
+            json!({}),
+            json!({"sub": ""}),
+            json!({"sub": 1}),
+            json!({"iss": ISSUER}),
+            json!({"sub": "a", "iss": 1}),
+            json!({"sub": "a", "client_id": []}),
+            json!({"sub": "a", "act": "b"}),
+            json!({"sub": "a", "act": {}}),
+        ] {
+            assert_eq!(fixture.reason(&claims_with("act", wrong.clone())), MalformedToken, "{wrong}");
+        }
+        assert_eq!(fixture.reason_of_text("act", "null"), MalformedToken);
+    }
+
+    #[test]
+    fn a_token_may_be_no_older_than_its_issuer_says() {
+        let fixture = with(|issuer| {
+            issuer.max_age = Some(Micros::from_secs(100));
+            issuer.leeway = Micros::from_secs(5);
+        });
+        let made = |secs: u64| fixture.reason(&claims_with("iat", NOW - secs));
+        assert_eq!((made(104), made(105), made(1000)), (Allowed, TokenTooOld, TokenTooOld));
+        let token = fixture.signer.token(&claims_with("iat", NOW - 50));
+        assert_eq!(fixture.bench.reason(&token), Allowed);
+        fixture.bench.clock.pass(Micros::from_secs(54));
+        assert!(fixture.bench.at_once(&token).1, "remembered");
+        fixture.bench.clock.pass(Micros::from_secs(1));
+        assert_eq!(fixture.bench.reason(&token), TokenTooOld, "nor is it remembered for longer");
+    }
+
+    #[test]
+    fn when_the_subject_logged_in_is_told() {
+        let identity = with(|_| {}).identity(&claims_with("auth_time", NOW - 70));
+        assert_eq!(identity.logged_in_at, Some(Micros::from_secs(NOW - 70)));
+    }
+
+    #[test]
+    fn an_svid_has_a_bare_header_and_a_spiffe_id() {
+        let fixture = with(|issuer| {
+            issuer.svid = true;
+            issuer.types = vec!["jwt".to_owned(), "jose".to_owned()];
+        });
+        let with = |header: Value, subject: &str| {
+            let claims = claims_with("sub", subject).to_string();
+            fixture.bench.reason(&fixture.signer.compact(&header.to_string(), &claims))
+        };
+        let id = "spiffe://example.org/ns/shop/sa/checkout";
+        for header in [
+            json!({"alg": "ES256"}),
+            json!({"alg": "ES256", "kid": "k", "typ": "JWT"}),
+            json!({"alg": "ES256", "kid": "k", "typ": "JOSE"}),
+        ] {
+            assert_eq!(with(header.clone(), id), Allowed, "{header}");
+        }
+        for header in [
+            json!({"alg": "ES256", "kid": "k", "typ": "at+jwt"}),
+            json!({"alg": "ES256", "kid": "k", "typ": "JWT", "cty": "x"}),
+            json!({"alg": "ES256", "jku": "https://a.example"}),
+        ] {
+            assert_eq!(with(header.clone(), id), WrongType, "{header}");
+        }
+        for subject in ["ann", "spiffe://", "SPIFFE://example.org/x", "https://example.org"] {
+            assert_eq!(with(json!({"alg": "ES256"}), subject), WrongType, "{subject}");
         }
     }
 }

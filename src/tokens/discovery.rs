@@ -1,9 +1,10 @@
-//! Where an issuer publishes its keys, as it says itself: OIDC Discovery 1.0 §4, RFC 8414 §3.
+//! Where an issuer has its keys and endpoints, as it says itself: OIDC Discovery 1.0 §4, RFC 8414 §3.
 
 use url::Url;
 
 use super::fetch::{self, FetchError, Fetched, Fetcher};
 use super::json::{self, Bounds};
+use crate::domain::connection::Connection;
 use crate::domain::time::Micros;
 
 /// How long an address that was found is used before the issuer is asked for it again.
@@ -11,23 +12,31 @@ const REMEMBERED_FOR: Micros = Micros::from_secs(3600);
 
 const BOUNDS: Bounds = Bounds { depth: 32, members: 2048, name_bytes: 1024 };
 
-/// Finds an issuer's key set.
+/// Finds an issuer's key set, or an endpoint.
 pub(super) struct Discovery {
     issuer: String,
     openid: Url,
     oauth: Url,
+    connection: Connection,
+    /// The member of the metadata that names it.
+    member: &'static str,
     found: Option<Found>,
 }
 
 struct Found {
-    keys: Url,
+    place: Url,
     at: Micros,
 }
 
 impl Discovery {
-    /// For the issuer of that name, which must be an address.
-    pub(super) fn of(issuer: &str) -> Result<Self, String> {
-        let base = fetch::address(issuer)?;
+    /// Of the keys of the issuer of that name, which must be an address.
+    pub(super) fn of(issuer: &str, connection: &Connection) -> Result<Self, String> {
+        Self::of_member("jwks_uri", issuer, connection)
+    }
+
+    /// Of the place that a member of the issuer's metadata names.
+    pub(super) fn of_member(member: &'static str, issuer: &str, connection: &Connection) -> Result<Self, String> {
+        let base = fetch::address(issuer, connection)?;
         if base.query().is_some() {
             return Err(format!("`{issuer}` must have no query, for its metadata to have a place"));
         }
@@ -39,32 +48,48 @@ impl Discovery {
         };
         let openid = below(&format!("{path}/.well-known/openid-configuration"));
         let oauth = below(&format!("/.well-known/oauth-authorization-server{path}"));
-        Ok(Self { issuer: issuer.to_owned(), openid, oauth, found: None })
+        Ok(Self { issuer: issuer.to_owned(), openid, oauth, connection: connection.clone(), member, found: None })
     }
 
     /// Fetches the key set from where the issuer says it is.
     pub(super) async fn fetch(&mut self, fetcher: &Fetcher, now: Micros) -> Result<Fetched, FetchError> {
         let keys = match self.found.take() {
             Some(found) if now.since(found.at) < REMEMBERED_FOR => found,
-            _ => Found { keys: self.ask(fetcher).await?, at: now },
+            _ => Found { place: self.ask(fetcher).await?, at: now },
         };
         // Where that fails the place may have changed: it is asked for again next time.
-        let answer = fetcher.fetch(&keys.keys).await?;
+        let answer = fetcher.fetch(&keys.place).await?;
         self.found = Some(keys);
         Ok(answer)
     }
 
+    /// The place, as the issuer said within the last hour.
+    pub(super) async fn place(&mut self, fetcher: &Fetcher, now: Micros) -> Result<Url, FetchError> {
+        if let Some(found) = self.found.as_ref().filter(|found| now.since(found.at) < REMEMBERED_FOR) {
+            return Ok(found.place.clone());
+        }
+        let keys = self.ask(fetcher).await?;
+        self.found = Some(Found { place: keys.clone(), at: now });
+        Ok(keys)
+    }
+
+    /// The place may have changed: the issuer is asked for it again.
+    pub(super) fn forget(&mut self) {
+        self.found = None;
+    }
+
     async fn ask(&self, fetcher: &Fetcher) -> Result<Url, FetchError> {
         let answer = match fetcher.fetch(&self.openid).await {
-            Err(absent) if absent.is_absent => fetcher.fetch(&self.oauth).await?,
+            Err(absent) if absent.is_absent() => fetcher.fetch(&self.oauth).await?,
             answer => answer?,
         };
-        self.read(&answer.body).map_err(|sentence| FetchError { sentence, is_absent: false })
+        self.read(&answer.body).map_err(FetchError::new)
     }
 
     /// The address in a metadata document. That must be about this very issuer (RFC 8414 §3.3): else whoever can place
     /// a document somewhere could vouch for others.
     fn read(&self, document: &[u8]) -> Result<Url, String> {
+        let member = self.member;
         let document = json::object(document, BOUNDS).map_err(|_| "its metadata is no JSON object".to_owned())?;
         match document.string("issuer") {
             Ok(Some(issuer)) if issuer == self.issuer => {}
@@ -74,13 +99,13 @@ impl Discovery {
             }
             Ok(None) | Err(_) => return Err("its metadata names no issuer".to_owned()),
         }
-        let Ok(Some(keys)) = document.string("jwks_uri") else {
-            return Err("its metadata has no `jwks_uri`".to_owned());
+        let Ok(Some(keys)) = document.string(member) else {
+            return Err(format!("its metadata has no `{member}`"));
         };
-        let keys =
-            fetch::address(keys).map_err(|why| format!("its metadata has a `jwks_uri` that cannot be used: {why}"))?;
+        let keys = fetch::address(keys, &self.connection)
+            .map_err(|why| format!("its metadata has a `{member}` that cannot be used: {why}"))?;
         if fetch::is_loopback(&keys) && !fetch::is_loopback(&self.openid) {
-            return Err("its metadata has a `jwks_uri` on this machine, which is not where the issuer is".to_owned());
+            return Err(format!("its metadata has a `{member}` on this machine, which is not where the issuer is"));
         }
         Ok(keys)
     }
@@ -111,16 +136,16 @@ mod tests {
                 "https://a.example/.well-known/oauth-authorization-server/realms/x",
             ),
         ] {
-            let discovery = Discovery::of(issuer).unwrap();
+            let discovery = Discovery::of(issuer, &Connection::default()).unwrap();
             assert_eq!((discovery.openid.as_str(), discovery.oauth.as_str()), (openid, oauth));
         }
-        assert!(Discovery::of("https://a.example/?x=y").is_err());
-        assert!(Discovery::of("a.example").is_err());
+        assert!(Discovery::of("https://a.example/?x=y", &Connection::default()).is_err());
+        assert!(Discovery::of("a.example", &Connection::default()).is_err());
     }
 
     #[test]
     fn metadata_must_be_about_the_very_issuer_and_name_a_safe_place() {
-        let discovery = Discovery::of("https://a.example/x").unwrap();
+        let discovery = Discovery::of("https://a.example/x", &Connection::default()).unwrap();
         let read = |issuer: &str, keys: &str| {
             discovery.read(format!(r#"{{"issuer":"{issuer}","jwks_uri":"{keys}"}}"#).as_bytes())
         };

@@ -1,34 +1,64 @@
-//! Fetching JSON from issuers, who are not trusted more than need be: time, size and addresses are bounded, and nothing
-//! that they answer leads to another place than the one that was asked.
+//! Asking issuers, who are not trusted more than need be: time, size and addresses are bounded, and nothing that they
+//! answer leads to another place than the one that was asked.
 
 use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::header::{ACCEPT, CACHE_CONTROL, HeaderMap, HeaderValue};
-use reqwest::{Client, StatusCode, redirect};
-use url::{Host, Url};
+use reqwest::header::{
+    ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+};
+use reqwest::{Certificate, Client, Identity, Response, StatusCode, redirect};
+use tokio::io::AsyncReadExt as _;
+use url::{Host, Origin, Url};
 
+use crate::domain::connection::{ClientCertificate, Connection};
+use crate::domain::issuer::{Issuer, KeySource};
 use crate::domain::time::Micros;
 
-/// Bytes of an answer, and of a key file.
+/// Bytes of a key set or metadata document, and of a key file.
 pub(super) const BODY_BYTES_MAX: usize = 512 * 1024;
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 
-/// For one answer, from the first byte sent to the last one received.
+/// For a key set or metadata document, from the first byte sent to the last one received.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Fetches over HTTP. Clones share one client.
-#[derive(Clone, Default)]
-pub(super) struct Fetcher {
-    /// Made when first needed, for that reads the system's certificate authorities. An error: there are none, mostly.
-    client: Arc<OnceLock<Result<Client, String>>>,
+/// Bytes of a file that holds a bearer token.
+const TOKEN_FILE_BYTES_MAX: u64 = 64 * 1024;
+
+/// Asks one issuer's servers over HTTP, as its [`Connection`] says. Clones share one client.
+#[derive(Clone)]
+pub(super) struct Fetcher(Arc<Shared>);
+
+struct Shared {
+    /// Made when first needed, for that may read the system's certificate authorities. An error: there are none, mostly.
+    client: OnceLock<Result<Client, String>>,
+    connection: Connection,
+    headers: HeaderMap,
+    /// Where the configuration itself sends us. Token and headers are shown to nobody else: metadata may name any place.
+    homes: Vec<Origin>,
+}
+
+/// What is asked of a server.
+pub(super) struct Request<'a> {
+    /// Where.
+    pub url: &'a Url,
+    /// A form to post (`application/x-www-form-urlencoded`); none: the document there is asked for.
+    pub form: Option<String>,
+    /// Headers of this request. They come before those of the connection.
+    pub headers: HeaderMap,
+    /// For all of it, from the first byte sent to the last one received.
+    pub deadline: Duration,
+    /// Bytes of the answer; more is an error.
+    pub bytes_max: usize,
 }
 
 /// What was fetched.
+#[derive(Debug)]
 pub(super) struct Fetched {
     /// The body.
     pub body: Vec<u8>,
@@ -42,70 +72,197 @@ pub(super) struct Fetched {
 pub(super) struct FetchError {
     /// For the log and `/readyz`.
     pub sentence: String,
-    /// Whether the server said that there is no such thing: a status of 400 to 499.
-    pub is_absent: bool,
+    /// The status that was answered; none where nothing was, or not in time.
+    pub status: Option<StatusCode>,
+    /// How long the server wants to be left alone: `Retry-After` in seconds (RFC 9110 §10.2.3). A date is not read.
+    pub retry_after: Option<Micros>,
 }
 
-/// Uses no proxy: keys are what everything else hangs on, so they come on the path that the configuration names and on
-/// no other, whatever the environment says.
-fn client() -> Result<Client, String> {
-    let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("application/json"))]);
-    Client::builder()
-        .user_agent(concat!("tollgate/", env!("CARGO_PKG_VERSION")))
-        .default_headers(headers)
-        .connect_timeout(CONNECT_DEADLINE)
-        .timeout(DEADLINE)
-        .redirect(redirect::Policy::none())
-        .referer(false)
-        .no_proxy()
-        .dns_resolver(Arc::new(Resolver))
-        .build()
-        .map_err(|error| format!("no HTTP client can be made: {}", reasons(&error)))
+impl FetchError {
+    /// Without an answer that explains it.
+    pub(super) const fn new(sentence: String) -> Self {
+        Self { sentence, status: None, retry_after: None }
+    }
+
+    /// Whether the server said that there is no such thing: a status of 400 to 499.
+    pub(super) fn is_absent(&self) -> bool {
+        self.status.is_some_and(|status| status.is_client_error())
+    }
+}
+
+impl<'a> Request<'a> {
+    /// For the document at `url`.
+    pub(super) fn of(url: &'a Url) -> Self {
+        let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("application/json"))]);
+        Self { url, form: None, headers, deadline: DEADLINE, bytes_max: BODY_BYTES_MAX }
+    }
 }
 
 impl Fetcher {
+    /// For the servers of that issuer. An error is a sentence: its certificates or headers cannot be used.
+    pub(super) fn of(issuer: &Issuer) -> Result<Self, String> {
+        let keys = match &issuer.keys {
+            KeySource::Url(url) => Some(url),
+            KeySource::Discovery
+            | KeySource::File(_)
+            | KeySource::Inline(_)
+            | KeySource::Secret(_)
+            | KeySource::Unneeded => None,
+        };
+        let introspection = issuer.introspection.as_ref().and_then(|introspection| introspection.url.as_ref());
+        Self::new(
+            &issuer.connection,
+            [Some(&issuer.issuer), keys, introspection].into_iter().flatten().map(String::as_str),
+        )
+    }
+
+    /// `homes` are addresses of the configuration; what is none counts for nothing.
+    fn new<'a>(connection: &Connection, homes: impl Iterator<Item = &'a str>) -> Result<Self, String> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in &connection.headers {
+            let shown = printable(name);
+            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!("`{shown}` is no header's name"))?;
+            headers.insert(name, secret(value.reveal()).ok_or(format!("the value of `{shown}` is no header's"))?);
+        }
+        let homes = homes.filter_map(|text| Url::parse(text).ok()).map(|url| url.origin()).collect();
+        let made = OnceLock::new();
+        // What the operator wrote is checked at once; the system's authorities are read when they are needed.
+        if connection.ca.is_some() || connection.certificate.is_some() {
+            made.get_or_init(|| client(connection)).as_ref().map_err(Clone::clone)?;
+        }
+        Ok(Self(Arc::new(Shared { client: made, connection: connection.clone(), headers, homes })))
+    }
+
     /// Fetches what is at `url`.
     pub(super) async fn fetch(&self, url: &Url) -> Result<Fetched, FetchError> {
-        let failed = |what: String| FetchError { sentence: format!("{} {what}", place(url)), is_absent: false };
-        let client =
-            self.client.get_or_init(client).as_ref().map_err(|why| failed(format!("cannot be asked: {why}")))?;
+        self.send(Request::of(url)).await
+    }
+
+    /// Sends a request. Anything but status 200 is an error.
+    pub(super) async fn send(&self, request: Request<'_>) -> Result<Fetched, FetchError> {
+        let (url, bytes_max) = (request.url, request.bytes_max);
+        let failed = |what: String| FetchError::new(format!("{} {what}", place(url)));
         let broke = |error: reqwest::Error| {
-            let slow = error.is_timeout();
-            failed(if slow {
+            failed(if error.is_timeout() {
                 "did not answer in time".into()
             } else {
                 format!("cannot be read: {}", reasons(&error.without_url()))
             })
         };
-        let mut answer = client.get(url.clone()).send().await.map_err(broke)?;
+        let mut answer = self.ask(request).await.map_err(&failed)?.map_err(broke)?;
         let status = answer.status();
         if status != StatusCode::OK {
             let hint = if status.is_redirection() { ", and redirects are not followed" } else { "" };
             let error = failed(format!("answered with status {}{hint}", status.as_u16()));
-            return Err(FetchError { is_absent: status.is_client_error(), ..error });
+            return Err(FetchError { status: Some(status), retry_after: retry_after(answer.headers()), ..error });
         }
-        let too_large = || failed(format!("answered with more than {} KiB", BODY_BYTES_MAX / 1024));
-        if answer.content_length().is_some_and(|length| length > BODY_BYTES_MAX as u64) {
+        let too_large = || failed(format!("answered with more than {} KiB", bytes_max / 1024));
+        if answer.content_length().is_some_and(|length| length > bytes_max as u64) {
             return Err(too_large());
         }
         let max_age = max_age(answer.headers());
         let mut body = Vec::new();
         while let Some(chunk) = answer.chunk().await.map_err(broke)? {
-            if body.len() + chunk.len() > BODY_BYTES_MAX {
+            if body.len() + chunk.len() > bytes_max {
                 return Err(too_large());
             }
             body.extend_from_slice(&chunk);
         }
         Ok(Fetched { body, max_age })
     }
+
+    /// The outer error: it could not even be asked, and why.
+    async fn ask(&self, request: Request<'_>) -> Result<reqwest::Result<Response>, String> {
+        let Request { url, form, headers, deadline, bytes_max: _ } = request;
+        let Shared { client: made, connection, .. } = &*self.0;
+        // Whoever made the address has checked it, under settings that may have changed since.
+        address(url.as_str(), connection)?;
+        let client = made.get_or_init(|| client(connection)).as_ref();
+        let client = client.map_err(|why| format!("cannot be asked: {why}"))?;
+        let own = self.own_headers(url).await.map_err(|why| format!("cannot be asked: {why}"))?;
+        let request = match form {
+            Some(form) => client
+                .post(url.clone())
+                .header(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"))
+                .body(form),
+            None => client.get(url.clone()),
+        };
+        Ok(request.headers(own).headers(headers).timeout(deadline).send().await)
+    }
+
+    /// What the connection shows, where `url` is one of its homes.
+    async fn own_headers(&self, url: &Url) -> Result<HeaderMap, String> {
+        let Shared { connection, headers, homes, .. } = &*self.0;
+        if !homes.contains(&url.origin()) {
+            return Ok(HeaderMap::new());
+        }
+        let mut headers = headers.clone();
+        if let Some(path) = &connection.token {
+            let token = read_token(path).await?;
+            let value = secret(&format!("Bearer {token}"));
+            headers.insert(AUTHORIZATION, value.ok_or(format!("{} holds no token", path.display()))?);
+        }
+        Ok(headers)
+    }
 }
 
-/// Checks the address of an issuer or a key set: `https`, or `http` to this very machine; no user, no fragment; and no
-/// link-local address, where clouds keep their machines' secrets.
-pub(super) fn address(text: &str) -> Result<Url, String> {
+/// Uses no proxy: keys are what everything else hangs on, so they come on the path that the configuration names and on
+/// no other, whatever the environment says.
+fn client(connection: &Connection) -> Result<Client, String> {
+    let mut builder = Client::builder()
+        .user_agent(concat!("tollgate/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_DEADLINE)
+        .redirect(redirect::Policy::none())
+        .referer(false)
+        .no_proxy()
+        .dns_resolver(Arc::new(Resolver));
+    if let Some(ca) = &connection.ca {
+        let authorities = Certificate::from_pem_bundle(ca.as_bytes()).unwrap_or_default();
+        if authorities.is_empty() {
+            return Err("its `ca` holds no certificate".to_owned());
+        }
+        builder = builder.tls_certs_only(authorities);
+    }
+    if let Some(ClientCertificate { chain, key }) = &connection.certificate {
+        let both = format!("{chain}\n{}", key.reveal());
+        // The library's reason is left out: it was made while it had the key in hand.
+        let identity = Identity::from_pem(both.as_bytes());
+        builder =
+            builder.identity(identity.map_err(|_| "its client certificate or the key cannot be read".to_owned())?);
+    }
+    builder.build().map_err(|error| format!("no HTTP client can be made: {}", reasons(&error)))
+}
+
+/// The token in a file: one line.
+async fn read_token(path: &Path) -> Result<String, String> {
+    let failed = |error: std::io::Error| format!("{} cannot be read: {error}", path.display());
+    let mut text = String::new();
+    let file = tokio::fs::File::open(path).await.map_err(failed)?;
+    file.take(TOKEN_FILE_BYTES_MAX).read_to_string(&mut text).await.map_err(failed)?;
+    match text.trim() {
+        "" => Err(format!("{} holds no token", path.display())),
+        token => Ok(token.to_owned()),
+    }
+}
+
+/// A header's value that the HTTP library does not print; none where it can be no header's.
+fn secret(text: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(text).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// Checks the address of an issuer, a key set or an endpoint: `https`, or `http` to this very machine, or to any where
+/// that is allowed; no user, no fragment; and no link-local address, where clouds keep their machines' secrets.
+pub(super) fn address(text: &str, connection: &Connection) -> Result<Url, String> {
     let url = Url::parse(text).map_err(|error| format!("`{}` is no address: {error}", printable(text)))?;
     let shown = place(&url);
-    if !matches!(url.scheme(), "https" | "http") || (url.scheme() == "http" && !is_loopback(&url)) {
+    let is_fit = match url.scheme() {
+        "https" => true,
+        "http" => connection.plain_http || is_loopback(&url),
+        _ => false,
+    };
+    if !is_fit {
         return Err(format!("`{shown}` must begin with https:// (http:// only for this machine, as 127.0.0.1)"));
     }
     if !url.username().is_empty() || url.password().is_some() || url.fragment().is_some() {
@@ -169,6 +326,10 @@ fn max_age(headers: &HeaderMap) -> Option<Micros> {
     age
 }
 
+fn retry_after(headers: &HeaderMap) -> Option<Micros> {
+    headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Micros::from_secs)
+}
+
 /// An error and what is behind it, in one sentence.
 fn reasons(error: &dyn Error) -> String {
     let mut sentence = error.to_string();
@@ -213,7 +374,7 @@ mod tests {
             "http://localhost/jwks",
             "http://[::1]:1/",
         ] {
-            assert!(address(good).is_ok(), "{good}");
+            assert!(address(good, &Connection::default()).is_ok(), "{good}");
         }
         for bad in [
             "",
@@ -230,8 +391,11 @@ mod tests {
             "https://[fe80::1]/",
             "https://[::ffff:169.254.169.254]/",
         ] {
-            let error = address(bad).unwrap_err();
+            let error = address(bad, &Connection::default()).unwrap_err();
             assert!(!error.contains("secret"), "{error}");
+            let plain = Connection { plain_http: true, ..Connection::default() };
+            let elsewhere = ["http://issuer.example", "http://localhost.evil.example/", "http://10.0.0.1/"];
+            assert_eq!(address(bad, &plain).is_ok(), elsewhere.contains(&bad), "{bad}");
         }
     }
 
@@ -247,6 +411,108 @@ mod tests {
         assert_eq!(age("max-age=-1"), None);
         assert_eq!(age("max-age=99999999999999999999999"), None);
         assert_eq!(age("private"), None);
+    }
+
+    /// A server for one TLS connection after another, which answers each with the certificates that it was shown and the
+    /// request's head.
+    fn tls_server(server: rustls::ServerConfig) -> u16 {
+        use std::io::{Read as _, Write as _};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = Arc::new(server);
+        std::thread::spawn(move || {
+            for mut socket in listener.incoming().flatten() {
+                let mut tls = rustls::ServerConnection::new(Arc::clone(&server)).unwrap();
+                let mut head = Vec::new();
+                let mut stream = rustls::Stream::new(&mut tls, &mut socket);
+                let mut byte = [0];
+                while !head.ends_with(b"\r\n\r\n") && matches!(stream.read(&mut byte), Ok(1)) {
+                    head.push(byte[0]);
+                }
+                let shown = tls.peer_certificates().map_or(0, <[_]>::len);
+                let body = format!("{shown} {}", String::from_utf8_lossy(&head));
+                let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+                let _ = rustls::Stream::new(&mut tls, &mut socket).write_all(answer.as_bytes());
+                tls.send_close_notify();
+                let _ = tls.complete_io(&mut socket);
+            }
+        });
+        port
+    }
+
+    #[tokio::test]
+    async fn a_private_authority_a_client_certificate_a_token_and_headers_are_used_where_the_configuration_leads() {
+        use crate::domain::secret::Secret;
+        use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+        let names = vec!["localhost".to_owned()];
+        let own = rcgen::generate_simple_self_signed(names.clone()).unwrap();
+        let client = rcgen::generate_simple_self_signed(names).unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from(client.cert.der().to_vec())).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier =
+            rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+        let server = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(verifier.allow_unauthenticated().build().unwrap())
+            .with_single_cert(
+                vec![own.cert.der().clone()],
+                PrivateKeyDer::try_from(own.signing_key.serialize_der()).unwrap(),
+            )
+            .unwrap();
+        let url = Url::parse(&format!("https://localhost:{}/keys", tls_server(server))).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let token = folder.path().join("token");
+        std::fs::write(&token, "first\n").unwrap();
+        let trusting = Connection { ca: Some(own.cert.pem()), ..Connection::default() };
+        let whole = Connection {
+            certificate: Some(ClientCertificate {
+                chain: client.cert.pem(),
+                key: Secret::new(client.signing_key.serialize_pem()),
+            }),
+            token: Some(token.clone()),
+            headers: vec![("x-api-key".to_owned(), Secret::new("k1".to_owned()))],
+            ..trusting.clone()
+        };
+        let answer = async |connection: &Connection, home: &str| {
+            let fetched = Fetcher::new(connection, [home].into_iter()).unwrap().fetch(&url).await;
+            fetched.map(|fetched| String::from_utf8(fetched.body).unwrap()).map_err(|error| error.sentence)
+        };
+        let stranger = answer(&Connection::default(), url.as_str()).await;
+        assert!(stranger.unwrap_err().contains("cannot be read"), "the system's authorities do not know it");
+        let plain = answer(&trusting, url.as_str()).await.unwrap();
+        assert!(plain.starts_with("0 GET") && !plain.contains("authorization"), "{plain}");
+        let shown = answer(&whole, url.as_str()).await.unwrap();
+        assert!(shown.starts_with("1 GET") && shown.contains("x-api-key: k1"), "{shown}");
+        assert!(shown.contains("authorization: Bearer first\r\n"), "{shown}");
+        let elsewhere = answer(&whole, "https://other.example").await.unwrap();
+        assert!(!elsewhere.contains("first") && !elsewhere.contains("k1"), "metadata may name any place: {elsewhere}");
+        // Renewed in place, by the same client.
+        let fetcher = Fetcher::new(&whole, [url.as_str()].into_iter()).unwrap();
+        std::fs::write(&token, "second").unwrap();
+        assert!(String::from_utf8(fetcher.fetch(&url).await.unwrap().body).unwrap().contains("Bearer second\r\n"));
+        std::fs::write(&token, "\n").unwrap();
+        assert!(fetcher.fetch(&url).await.unwrap_err().sentence.contains("holds no token"));
+        std::fs::remove_file(&token).unwrap();
+        assert!(fetcher.fetch(&url).await.unwrap_err().sentence.contains("cannot be read"));
+    }
+
+    #[test]
+    fn certificates_and_headers_that_cannot_be_used_are_named_at_once_without_their_secrets() {
+        use crate::domain::secret::Secret;
+        let connection = Connection::default;
+        let secret = || Secret::new("hunter2\n".to_owned());
+        let certificate = Some(ClientCertificate { chain: "x".to_owned(), key: secret() });
+        for bad in [
+            Connection { ca: Some("nothing".to_owned()), ..connection() },
+            Connection { certificate, ..connection() },
+            Connection { headers: vec![("a b".to_owned(), secret())], ..connection() },
+            Connection { headers: vec![("a".to_owned(), secret())], ..connection() },
+        ] {
+            let why = Fetcher::new(&bad, std::iter::empty()).err().unwrap();
+            assert!(!why.contains("hunter2"), "{why}");
+        }
     }
 
     #[tokio::test]

@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
-use super::keys::Keys;
+use super::fetch::Fetcher;
+use super::keys::{IssuerHealth, Keys};
+use super::opaque::{self, Introspector};
 use crate::decide::ports::Clock;
-use crate::domain::issuer::Issuer;
+use crate::domain::issuer::{Issuer, KeySource};
+use crate::domain::time::Micros;
 
 /// The issuers of one configuration. Replaced whole, never changed.
 #[derive(Default)]
@@ -18,6 +21,7 @@ pub(super) struct Issuers {
 }
 
 /// An issuer whose tokens are accepted.
+#[derive(Clone)]
 pub(super) struct Trusted {
     /// What is demanded of its tokens.
     pub settings: Issuer,
@@ -25,6 +29,10 @@ pub(super) struct Trusted {
     pub name: Arc<str>,
     /// Its keys. They outlive a change of the other settings.
     pub keys: Arc<Keys>,
+    /// Reaches its servers.
+    pub fetcher: Fetcher,
+    /// Asks it about its tokens, where it is to be asked.
+    pub introspector: Option<Arc<Introspector>>,
 }
 
 /// Issuers that were checked, and whose files were read, but that are not in force yet.
@@ -35,6 +43,13 @@ impl Issuers {
     /// The issuer of that name. Bytes are compared: no folding, no trailing slash forgiven.
     pub(super) fn get(&self, name: &str) -> Option<&Arc<Trusted>> {
         self.by_name.get(name)
+    }
+
+    /// Who is to be asked about a token that cannot be read; none where nobody is, or where it is a JWT, if a bad one: no
+    /// token is tried both ways.
+    pub(super) fn unread(&self, token: &str) -> Option<Arc<Introspector>> {
+        let mut introspectors = self.iter().filter_map(|trusted| trusted.introspector.as_ref());
+        introspectors.find(|introspector| introspector.is_for(token) && opaque::may_be(token)).cloned()
     }
 
     /// Which configuration this is.
@@ -57,11 +72,11 @@ impl Issuers {
                 problems.push(format!("issuer `{}`: is configured twice", settings.issuer));
                 continue;
             }
-            let trusted = match self.get(&settings.issuer).filter(|old| old.keys.serve(&settings)) {
-                Some(old) => Ok(Trusted { settings, name: Arc::clone(&old.name), keys: Arc::clone(&old.keys) }),
-                None => Trusted::prepare(settings, clock),
-            };
-            match trusted {
+            if let Some(problem) = misfit(&settings) {
+                problems.push(problem);
+                continue;
+            }
+            match Trusted::prepare(settings, self, clock) {
                 Ok(trusted) => drop(next.by_name.insert(Arc::clone(&trusted.name), Arc::new(trusted))),
                 Err(problem) => problems.push(problem),
             }
@@ -78,17 +93,64 @@ impl Issuers {
         next
     }
 
+    /// Those who are asked no more under `next`, and whom nobody follows.
+    pub(super) fn asked_no_more(&self, next: &Self) -> impl Iterator<Item = &Arc<Introspector>> {
+        let followed = |name: &str| next.get(name).is_some_and(|new| new.introspector.is_some());
+        self.iter().filter(move |old| !followed(&old.name)).filter_map(|old| old.introspector.as_ref())
+    }
+
     /// Those whose keys `next` no longer uses.
     pub(super) fn gone(&self, next: &Self) -> impl Iterator<Item = &Arc<Trusted>> {
         self.iter().filter(|old| !next.get(&old.name).is_some_and(|new| Arc::ptr_eq(&new.keys, &old.keys)))
     }
 }
 
+/// Why the algorithms of an issuer do not fit its keys. The configuration says so with a line; this is for whoever does
+/// not come from there.
+fn misfit(settings: &Issuer) -> Option<String> {
+    let least = settings.algorithms.iter().filter_map(|algorithm| algorithm.secret_bytes_min()).max().unwrap_or(0);
+    let why = match &settings.keys {
+        _ if !settings.has_fitting_algorithms() => {
+            "has public keys and a secret's algorithms, or the reverse".to_owned()
+        }
+        KeySource::Secret(secret) if secret.reveal().len() < least => {
+            format!("has a secret of less than the {least} bytes that its algorithms need")
+        }
+        KeySource::Discovery
+        | KeySource::Url(_)
+        | KeySource::File(_)
+        | KeySource::Inline(_)
+        | KeySource::Secret(_)
+        | KeySource::Unneeded => {
+            return None;
+        }
+    };
+    Some(format!("issuer `{}`: {why}", settings.issuer))
+}
+
 impl Trusted {
-    fn prepare(settings: Issuer, clock: &Arc<dyn Clock>) -> Result<Self, String> {
-        let name: Arc<str> = settings.issuer.as_str().into();
-        let keys =
-            Keys::prepare(&settings, &name, clock).map_err(|why| format!("issuer `{}`: {why}", settings.issuer))?;
-        Ok(Self { settings, name, keys: Arc::new(keys) })
+    /// Its name and keys stay where `old` has them. An error is a sentence that names the issuer.
+    fn prepare(settings: Issuer, old: &Issuers, clock: &Arc<dyn Clock>) -> Result<Self, String> {
+        let named = |why| format!("issuer `{}`: {why}", settings.issuer);
+        let old = old.get(&settings.issuer);
+        if let Some(same) = old.filter(|old| old.settings == settings) {
+            return Ok(Self { settings, ..same.as_ref().clone() });
+        }
+        let fetcher = Fetcher::of(&settings).map_err(named)?;
+        let (name, keys) = if let Some(old) = old.filter(|old| old.keys.serve(&settings)) {
+            (Arc::clone(&old.name), Arc::clone(&old.keys))
+        } else {
+            let name: Arc<str> = settings.issuer.as_str().into();
+            let keys = Keys::prepare(&settings, &name, clock).map_err(named)?;
+            (name, Arc::new(keys))
+        };
+        let introspector = Introspector::prepare(&settings, &name, &keys, &fetcher, clock).map_err(named)?;
+        Ok(Self { settings, name, keys, fetcher, introspector })
+    }
+
+    /// How its keys are, and whether it can be asked.
+    pub(super) fn health(&self, now: Micros) -> IssuerHealth {
+        let introspection = self.introspector.as_ref().map(|introspector| introspector.problem());
+        IssuerHealth { introspection, ..self.keys.health(now) }
     }
 }

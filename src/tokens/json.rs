@@ -86,6 +86,11 @@ impl<'a> Object<'a> {
         self.get(name).is_some()
     }
 
+    /// How many members there are.
+    pub(super) const fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// The values of all members, in the text's order.
     pub(super) fn values(&self) -> impl Iterator<Item = &Value<'a>> {
         self.0.iter().map(|(_, value)| value)

@@ -1,4 +1,4 @@
-//! One public key: a JSON Web Key (RFC 7517 §4) in, a key that is ready to check signatures out.
+//! One key: a JSON Web Key (RFC 7517 §4), or a shared secret, in; a key that is ready to check signatures out.
 //!
 //! What is accepted was checked whole (type, curve, sizes, use, algorithm), so that verifying has nothing left to ask
 //! but which algorithms fit.
@@ -6,12 +6,13 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use aws_lc_rs::digest;
+use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256,
     RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384,
     RSA_PSS_2048_8192_SHA512, RsaParameters, RsaPublicKeyComponents,
 };
+use aws_lc_rs::{digest, hmac};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -25,14 +26,30 @@ pub(super) const KID_BYTES_MAX: usize = 256;
 /// RSA moduli that are accepted, in bits: below, they can be factored; above, one check costs too much.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 
-/// A public key that signatures are checked with.
+/// A key that signatures are checked with.
 pub(super) struct Key {
     pub(super) kid: Option<Box<str>>,
     thumbprint: [u8; 32],
     /// What it can check, with the key made ready for each: parsing it again for every token costs an eighth of an
     /// RSA check.
-    checks: Box<[(Algorithm, ParsedPublicKey)]>,
+    checks: Box<[(Algorithm, Check)]>,
     in_force: AtomicBool,
+}
+
+/// A key, ready to check one algorithm's signatures.
+pub(super) enum Check {
+    Public(ParsedPublicKey),
+    Shared(Box<hmac::Key>),
+}
+
+impl Check {
+    /// Whether `signature` is one of `message`. Codes made with a secret are compared in constant time.
+    pub(super) fn verify_sig(&self, message: &[u8], signature: &[u8]) -> Result<(), Unspecified> {
+        match self {
+            Self::Public(key) => key.verify_sig(message, signature),
+            Self::Shared(key) => hmac::verify(key, message, signature),
+        }
+    }
 }
 
 /// Why a key is left out.
@@ -59,6 +76,15 @@ pub(super) enum Skip {
 /// Reads one key (RFC 7517 §4). Private members are never looked at.
 pub(super) fn read(jwk: &Value<'_>) -> Result<Key, Skip> {
     let Value::Object(jwk) = jwk else { return Err(Skip::Malformed) };
+    read_as(jwk, None)
+}
+
+/// Reads one key that is to check signatures of that algorithm, and is made ready for no other.
+pub(super) fn read_for(jwk: &Object<'_>, algorithm: Algorithm) -> Result<Key, Skip> {
+    read_as(jwk, Some(algorithm))
+}
+
+fn read_as(jwk: &Object<'_>, wanted: Option<Algorithm>) -> Result<Key, Skip> {
     let text = |name| jwk.string(name).map_err(|_| Skip::Malformed);
     let kid = text("kid")?;
     if kid.is_some_and(|kid| kid.len() > KID_BYTES_MAX) {
@@ -69,9 +95,11 @@ pub(super) fn read(jwk: &Value<'_>) -> Result<Key, Skip> {
         return Err(Skip::Symmetric);
     }
     check_use(jwk)?;
-    let algorithm = match text("alg")? {
-        Some(name) => Some(Algorithm::from_name(name).ok_or(Skip::Unsupported)?),
-        None => None,
+    let named = text("alg")?.map(|name| Algorithm::asymmetric(name).ok_or(Skip::Unsupported));
+    let algorithm = match (named.transpose()?, wanted) {
+        (None, wanted) => wanted,
+        (Some(named), Some(wanted)) if named != wanted => return Err(Skip::WrongUse),
+        (named, _) => named,
     };
     let (thumbprint, checks) = match kty {
         "RSA" => rsa(jwk, algorithm)?,
@@ -83,6 +111,22 @@ pub(super) fn read(jwk: &Value<'_>) -> Result<Key, Skip> {
 }
 
 impl Key {
+    /// A secret, for every algorithm that it is long enough for.
+    pub(super) fn shared(secret: &[u8]) -> Self {
+        let fit = Algorithm::SYMMETRIC.into_iter().filter_map(|algorithm| {
+            let hash = match algorithm.secret_bytes_min()? {
+                least if secret.len() < least => return None,
+                32 => hmac::HMAC_SHA256,
+                48 => hmac::HMAC_SHA384,
+                _ => hmac::HMAC_SHA512,
+            };
+            Some((algorithm, Check::Shared(Box::new(hmac::Key::new(hash, secret)))))
+        });
+        // RFC 7638 §3.2.
+        let canonical = format!(r#"{{"k":"{}","kty":"oct"}}"#, URL_SAFE_NO_PAD.encode(secret));
+        Self { kid: None, thumbprint: thumbprint(&canonical), checks: fit.collect(), in_force: AtomicBool::new(true) }
+    }
+
     /// Whether its issuer still publishes it. Once false, false for ever: a key that comes back is another [`Key`].
     pub(super) fn is_in_force(&self) -> bool {
         self.in_force.load(Ordering::Acquire)
@@ -93,8 +137,13 @@ impl Key {
         self.in_force.store(false, Ordering::Release);
     }
 
+    /// Its thumbprint (RFC 7638).
+    pub(super) const fn thumbprint(&self) -> &[u8; 32] {
+        &self.thumbprint
+    }
+
     /// How to check signatures of that algorithm, where it is for that.
-    pub(super) fn check(&self, algorithm: Algorithm) -> Option<&ParsedPublicKey> {
+    pub(super) fn check(&self, algorithm: Algorithm) -> Option<&Check> {
         self.checks.iter().find(|(own, _)| *own == algorithm).map(|(_, check)| check)
     }
 
@@ -139,7 +188,7 @@ fn check_use(jwk: &Object<'_>) -> Result<(), Skip> {
     }
 }
 
-type Material = ([u8; 32], Box<[(Algorithm, ParsedPublicKey)]>);
+type Material = ([u8; 32], Box<[(Algorithm, Check)]>);
 
 /// RFC 7518 §6.3.1. Leading zero octets, which some publishers leave in, are no part of the number.
 fn rsa(jwk: &Object<'_>, algorithm: Option<Algorithm>) -> Result<Material, Skip> {
@@ -162,7 +211,7 @@ fn rsa(jwk: &Object<'_>, algorithm: Option<Algorithm>) -> Result<Material, Skip>
     let key = RsaPublicKeyComponents { n: modulus, e: exponent };
     let checks = algorithms.iter().map(|&algorithm| {
         let parameters = rsa_parameters(algorithm).ok_or(Skip::WrongUse)?;
-        Ok((algorithm, key.to_parsed_public_key(parameters).map_err(|_| Skip::Invalid)?))
+        Ok((algorithm, Check::Public(key.to_parsed_public_key(parameters).map_err(|_| Skip::Invalid)?)))
     });
     let canonical = format!(
         r#"{{"e":"{}","kty":"RSA","n":"{}"}}"#,
@@ -184,7 +233,12 @@ const fn rsa_parameters(algorithm: Algorithm) -> Option<&'static RsaParameters> 
         Algorithm::PS256 => Some(&RSA_PSS_2048_8192_SHA256),
         Algorithm::PS384 => Some(&RSA_PSS_2048_8192_SHA384),
         Algorithm::PS512 => Some(&RSA_PSS_2048_8192_SHA512),
-        Algorithm::ES256 | Algorithm::ES384 | Algorithm::EdDSA => None,
+        Algorithm::ES256
+        | Algorithm::ES384
+        | Algorithm::EdDSA
+        | Algorithm::HS256
+        | Algorithm::HS384
+        | Algorithm::HS512 => None,
     }
 }
 
@@ -211,7 +265,7 @@ fn elliptic(jwk: &Object<'_>, algorithm: Option<Algorithm>) -> Result<Material, 
         URL_SAFE_NO_PAD.encode(x),
         URL_SAFE_NO_PAD.encode(y)
     );
-    Ok((thumbprint(&canonical), Box::new([(own, key)])))
+    Ok((thumbprint(&canonical), Box::new([(own, Check::Public(key))])))
 }
 
 /// RFC 8037 §2: Ed25519 only.
@@ -229,7 +283,7 @@ fn edwards(jwk: &Object<'_>, algorithm: Option<Algorithm>) -> Result<Material, S
     }
     let key = ParsedPublicKey::new(&ED25519, x).map_err(|_| Skip::Invalid)?;
     let canonical = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, URL_SAFE_NO_PAD.encode(x));
-    Ok((thumbprint(&canonical), Box::new([(Algorithm::EdDSA, key)])))
+    Ok((thumbprint(&canonical), Box::new([(Algorithm::EdDSA, Check::Public(key))])))
 }
 
 /// A member in base64url, strictly: no padding, no stray bits.

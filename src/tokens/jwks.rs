@@ -5,11 +5,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use aws_lc_rs::signature::ParsedPublicKey;
 use smallvec::SmallVec;
 
 use super::json::{self, Bounds, Flaw, Value};
-use super::jwk::{self, Key, Skip};
+use super::jwk::{self, Check, Key, Skip};
 use crate::domain::issuer::Algorithm;
 
 /// Usable keys of one set; those beyond are left out.
@@ -25,6 +24,8 @@ const BOUNDS: Bounds = Bounds { depth: 32, members: 16_384, name_bytes: 1024 };
 pub(super) struct KeySet {
     /// Sorted by `kid`, those without one first.
     keys: Vec<Arc<Key>>,
+    /// A secret stands alone, and has no name that a token could get wrong.
+    is_secret: bool,
 }
 
 /// What became of the text of a key set.
@@ -50,7 +51,7 @@ pub(super) enum NoKey {
 }
 
 /// The keys that may have signed a token, and how to check with each.
-pub(super) type Candidates<'k> = SmallVec<[(&'k Arc<Key>, &'k ParsedPublicKey); CANDIDATES_MAX]>;
+pub(super) type Candidates<'k> = SmallVec<[(&'k Arc<Key>, &'k Check); CANDIDATES_MAX]>;
 
 /// Reads a key set. An error is a sentence about the text as a whole.
 pub(super) fn read(text: &[u8]) -> Result<Reading, &'static str> {
@@ -82,6 +83,11 @@ impl Reading {
 }
 
 impl KeySet {
+    /// A secret, alone.
+    pub(super) fn secret(secret: &[u8]) -> Self {
+        Self { keys: vec![Arc::new(Key::shared(secret))], is_secret: true }
+    }
+
     /// How many keys there are.
     pub(super) fn len(&self) -> usize {
         self.keys.len()
@@ -89,7 +95,7 @@ impl KeySet {
 
     /// The keys that a token with this `kid` and algorithm may have been signed with.
     pub(super) fn candidates(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<Candidates<'_>, NoKey> {
-        let Some(kid) = kid else {
+        let Some(kid) = kid.filter(|_| !self.is_secret) else {
             let fit = self.keys.iter().filter_map(|key| Some((key, key.check(algorithm)?)));
             let fit: Candidates<'_> = fit.take(CANDIDATES_MAX).collect();
             return if fit.is_empty() { Err(NoKey::Unknown) } else { Ok(fit) };
@@ -148,7 +154,7 @@ fn without_ambiguities(mut keys: Vec<Key>, skipped: &mut BTreeMap<Skip, usize>) 
         *skipped.entry(Skip::Ambiguous).or_default() += count;
     }
     let sound = keys.into_iter().zip(ambiguous).filter(|(_, ambiguous)| !ambiguous);
-    KeySet { keys: sound.map(|(key, _)| Arc::new(key)).collect() }
+    KeySet { keys: sound.map(|(key, _)| Arc::new(key)).collect(), is_secret: false }
 }
 
 #[cfg(test)]

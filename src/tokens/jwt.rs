@@ -5,7 +5,7 @@
 //! issuer. What it says is judged in [`super::claims`].
 //!
 //! Nothing is repaired on the way and nothing is read twice: one token has one spelling and one meaning. No key ever
-//! comes from a token (`jwk`, `jku`, `x5u` and `x5c` are not looked at), and no algorithm that the issuer's
+//! comes from an access token (`jwk`, `jku`, `x5u` and `x5c` are not looked at; proofs are read in [`super::proof`]), and no algorithm that the issuer's
 //! configuration and the key do not both allow.
 
 use std::ops::Range;
@@ -51,6 +51,8 @@ pub(super) struct Header {
     algorithm: Algorithm,
     kid: Option<Box<str>>,
     typ: Option<Box<str>>,
+    /// Whether there is nothing else in it.
+    is_bare: bool,
 }
 
 /// A well-formed token that anybody may have written.
@@ -65,6 +67,8 @@ pub(super) struct Claimed<'d> {
 pub(super) struct Verified<'d> {
     /// `typ` of the header.
     pub typ: Option<Box<str>>,
+    /// Whether the header has nothing but `alg`, `kid` and `typ`.
+    pub has_bare_header: bool,
     /// The payload.
     pub claims: Object<'d>,
     /// What it was verified with.
@@ -76,8 +80,8 @@ pub(super) struct Verified<'d> {
 pub(super) enum Unverified {
     /// It is refused, and newer keys would change nothing about that.
     Refused(Reason),
-    /// No key in hand may have signed it; newer ones may.
-    NoKey,
+    /// No key in hand has signed it, as far as can be told; newer ones may have. With the reason where there are none.
+    NoKey(Reason),
 }
 
 impl<'t> Compact<'t> {
@@ -131,6 +135,26 @@ impl Decoded<'_> {
         })
     }
 
+    /// The bytes of the first part.
+    pub(super) fn header_bytes(&self) -> &[u8] {
+        &self.bytes[self.header.clone()]
+    }
+
+    /// The bytes of the second part.
+    pub(super) fn payload_bytes(&self) -> &[u8] {
+        &self.bytes[self.payload.clone()]
+    }
+
+    /// The signature.
+    pub(super) fn signature(&self) -> &[u8] {
+        &self.bytes[self.signature.clone()]
+    }
+
+    /// What was signed.
+    pub(super) const fn signing_input(&self) -> &[u8] {
+        self.signing_input.as_bytes()
+    }
+
     fn header(&self) -> Result<Header, Reason> {
         let header = json::object(&self.bytes[self.header.clone()], BOUNDS)?;
         check_critical(&header)?;
@@ -142,7 +166,9 @@ impl Decoded<'_> {
         if kid.is_some_and(|kid| kid.len() > KID_BYTES_MAX) {
             return Err(Reason::MalformedToken);
         }
-        Ok(Header { algorithm, kid: kid.map(Into::into), typ: header.string("typ")?.map(Into::into) })
+        let typ = header.string("typ")?;
+        let is_bare = header.len() == 1 + usize::from(kid.is_some()) + usize::from(typ.is_some());
+        Ok(Header { algorithm, kid: kid.map(Into::into), typ: typ.map(Into::into), is_bare })
     }
 }
 
@@ -157,7 +183,7 @@ impl Decoded<'_> {
 
 /// RFC 7515 §4.1.11: what a token declares critical must be understood, and Tollgate understands no extension. RFC 7797
 /// (`b64`) may only be used by declaring it.
-fn check_critical(header: &Object<'_>) -> Result<(), Reason> {
+pub(super) fn check_critical(header: &Object<'_>) -> Result<(), Reason> {
     let Some(critical) = header.get("crit") else {
         return match header.get("b64") {
             None | Some(Value::Bool(true)) => Ok(()),
@@ -181,7 +207,7 @@ impl<'d> Claimed<'d> {
     /// Checks the signature with the issuer's keys; `allowed` are the algorithms that the issuer may use.
     pub(super) fn verify(self, allowed: &[Algorithm], keys: &KeySet) -> Result<Verified<'d>, Unverified> {
         let key = self.header.signer(self.signing_input, self.signature, allowed, keys)?;
-        Ok(Verified { typ: self.header.typ, claims: self.claims, key })
+        Ok(Verified { typ: self.header.typ, has_bare_header: self.header.is_bare, claims: self.claims, key })
     }
 }
 
@@ -198,15 +224,16 @@ impl Header {
             return Err(Unverified::Refused(Reason::BadAlgorithm));
         }
         let candidates = keys.candidates(self.kid.as_deref(), self.algorithm).map_err(|none| match none {
-            NoKey::Unknown => Unverified::NoKey,
+            NoKey::Unknown => Unverified::NoKey(Reason::UnknownKey),
             NoKey::Unfit => Unverified::Refused(Reason::BadAlgorithm),
         })?;
         let signer = candidates.iter().find(|(_, check)| check.verify_sig(signing_input, signature).is_ok());
         // Where several keys might have signed it, nobody can say that this one's signature is bad.
         let none = if candidates.len() > 1 { Reason::UnknownKey } else { Reason::BadSignature };
-        // Refused, not "no key": a known key whose signature is bad never leads to a refresh, else floods of garbage
-        // would cost the issuer.
-        signer.map(|(key, _)| Arc::clone(key)).ok_or(Unverified::Refused(none))
+        // A key that is known by its name never leads to a refresh, else floods of garbage would cost the issuer. Where
+        // tokens name none, a bad signature is all that a new key shows of itself.
+        let why = if self.kid.is_some() { Unverified::Refused(none) } else { Unverified::NoKey(none) };
+        signer.map(|(key, _)| Arc::clone(key)).ok_or(why)
     }
 }
 

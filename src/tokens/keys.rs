@@ -49,6 +49,8 @@ pub struct IssuerHealth {
     pub last_error: Option<String>,
     /// Whether two or more refreshes in a row have failed, so that the keys in hand may be out of date.
     pub is_stale: bool,
+    /// Why it cannot be asked about its tokens, if so; none where it need not be.
+    pub introspection: Option<Option<String>>,
 }
 
 /// What questions and the task share.
@@ -58,6 +60,8 @@ struct Shared {
     /// In µs, as the configuration in force has them: neither is a reason to fetch keys anew.
     stale_for: AtomicU64,
     cooldown: AtomicU64,
+    /// None until they are started.
+    fetcher: ArcSwapOption<Fetcher>,
     clock: Arc<dyn Clock>,
     current: ArcSwapOption<KeySet>,
     /// Never held across anything that waits.
@@ -111,16 +115,17 @@ impl Keys {
     /// [started](Self::start). An error is a sentence.
     pub(super) fn prepare(issuer: &Issuer, name: &Arc<str>, clock: &Arc<dyn Clock>) -> Result<Self, String> {
         let origin = match &issuer.keys {
-            KeySource::Discovery => Origin::Discovery(Box::new(Discovery::of(&issuer.issuer)?)),
-            KeySource::Url(url) => Origin::Url(fetch::address(url)?),
+            KeySource::Discovery => Origin::Discovery(Box::new(Discovery::of(&issuer.issuer, &issuer.connection)?)),
+            KeySource::Url(url) => Origin::Url(fetch::address(url, &issuer.connection)?),
             KeySource::File(path) => Origin::File(path.clone()),
-            KeySource::Inline(_) => Origin::Inline,
+            KeySource::Inline(_) | KeySource::Secret(_) | KeySource::Unneeded => Origin::Inline,
         };
         let shared = Shared {
             issuer: Arc::clone(name),
             source: issuer.keys.clone(),
             stale_for: AtomicU64::new(issuer.stale_for.0),
             cooldown: AtomicU64::new(issuer.refresh_cooldown.0),
+            fetcher: ArcSwapOption::empty(),
             clock: Arc::clone(clock),
             current: ArcSwapOption::empty(),
             ledger: Mutex::default(),
@@ -130,12 +135,20 @@ impl Keys {
             gauges: OnceLock::new(),
         };
         let at_once = match &issuer.keys {
-            KeySource::Discovery | KeySource::Url(_) => None,
+            KeySource::Discovery | KeySource::Url(_) | KeySource::Secret(_) | KeySource::Unneeded => None,
             KeySource::File(path) => Some(read_file(path)?),
             KeySource::Inline(text) => Some(text.clone().into_bytes()),
         };
+        if let KeySource::Secret(secret) = &issuer.keys {
+            let keys = Arc::new(KeySet::secret(secret.reveal().as_bytes()));
+            shared.ledger().schedule.succeed(clock.steady(), Freshness::File, 0.0);
+            shared.replace(Some(&keys));
+            shared.progress.send_modify(|progress| progress.ended = 1);
+        }
         if let Some(text) = at_once {
             shared.take(&text, Freshness::File)?;
+            shared.progress.send_modify(|progress| progress.ended = 1);
+        } else if issuer.keys == KeySource::Unneeded {
             shared.progress.send_modify(|progress| progress.ended = 1);
         }
         Ok(Self { shared: Arc::new(shared), origin: Mutex::new(Some(origin)), task: OnceLock::new() })
@@ -146,6 +159,11 @@ impl Keys {
     pub(super) fn start(&self, issuer: &Issuer, fetcher: &Fetcher, telemetry: &Telemetry) {
         self.shared.stale_for.store(issuer.stale_for.0, Ordering::Relaxed);
         self.shared.cooldown.store(issuer.refresh_cooldown.0, Ordering::Relaxed);
+        // Keys that nobody needs are not missed.
+        if self.shared.source == KeySource::Unneeded {
+            return;
+        }
+        self.shared.fetcher.store(Some(Arc::new(fetcher.clone())));
         self.shared.gauges.get_or_init(|| {
             let gauge = |name| telemetry.issuer_gauge(name, &self.shared.issuer);
             Gauges { keys: gauge(names::ISSUER_KEYS), up: gauge(names::ISSUER_UP) }
@@ -153,7 +171,7 @@ impl Keys {
         self.shared.show(!self.shared.ledger().schedule.is_failing());
         let origin = lock(&self.origin).take();
         let Some(origin) = origin.filter(|origin| !matches!(origin, Origin::Inline)) else { return };
-        let task = tokio::spawn(Arc::clone(&self.shared).keep_fresh(origin, fetcher.clone()));
+        let task = tokio::spawn(Arc::clone(&self.shared).keep_fresh(origin));
         // The origin was there, so nobody else has started.
         let _ = self.task.set(Task(task.abort_handle()));
     }
@@ -208,6 +226,7 @@ impl Keys {
             age: ledger.schedule.refreshed_at().map(|at| now.since(at)),
             last_error: ledger.error.clone(),
             is_stale: ledger.schedule.is_stale(),
+            introspection: None,
         }
     }
 
@@ -231,7 +250,7 @@ impl Shared {
     }
 
     const fn source_can_change(&self) -> bool {
-        !matches!(self.source, KeySource::Inline(_))
+        !matches!(self.source, KeySource::Inline(_) | KeySource::Secret(_) | KeySource::Unneeded)
     }
 
     /// Asks the task for a refresh, unless the cool-down forbids it.
@@ -251,10 +270,12 @@ impl Shared {
         asked
     }
 
-    async fn keep_fresh(self: Arc<Self>, mut origin: Origin, fetcher: Fetcher) {
+    async fn keep_fresh(self: Arc<Self>, mut origin: Origin) {
         loop {
             self.wait_for_turn().await;
             self.progress.send_modify(|progress| progress.under_way = true);
+            // The one in force now: the connection may have changed.
+            let Some(fetcher) = self.fetcher.load_full() else { return };
             match origin.fetch(&fetcher, self.clock.steady()).await {
                 Ok((text, freshness)) => {
                     if let Err(why) = self.take(&text, freshness) {

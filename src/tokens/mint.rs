@@ -2,8 +2,8 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
@@ -16,9 +16,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use super::Tokens;
-use crate::decide::ports::{Answer, Clock, Shown, TokenInspector as _, Verdict};
+use crate::decide::ports::{Answer, Away, AwayCause, Clock, ProofLog, ProofUse, Shown, TokenInspector as _, Verdict};
+use crate::domain::connection::Connection;
 use crate::domain::decision::Reason;
-use crate::domain::issuer::{Algorithm, ClaimPath, Issuer, KeySource};
+use crate::domain::issuer::{Algorithm, BindingDemand, ClaimPath, Issuer, KeySource};
+use crate::domain::question::Mode;
 use crate::domain::time::{Micros, Moment};
 use crate::telemetry::Telemetry;
 
@@ -171,16 +173,23 @@ pub(super) fn issuer(keys: KeySource) -> Issuer {
         issuer: ISSUER.to_owned(),
         audiences: vec!["orders".to_owned()],
         operators: false,
-        algorithms: Algorithm::ALL.to_vec(),
+        algorithms: Algorithm::ASYMMETRIC.to_vec(),
         types: vec!["at+jwt".to_owned(), "jwt".to_owned()],
         untyped: true,
         leeway: Micros::from_secs(60),
         max_token_lifetime: Micros::from_secs(86_400),
+        binding: BindingDemand::Nothing,
+        max_age: None,
+        svid: false,
         required_claims: Vec::new(),
         scope_claims: vec![path(&["scope"]), path(&["scp"])],
         role_claims: vec![path(&["roles"]), path(&["realm_access", "roles"]), path(&["resource_access", "*", "roles"])],
+        tenant: None,
+        claims: Vec::new(),
         keys,
         stale_for: Micros::from_secs(86_400),
+        introspection: None,
+        connection: Connection::default(),
         refresh_cooldown: Micros::from_secs(30),
     }
 }
@@ -223,9 +232,42 @@ impl Clock for TestClock {
     }
 }
 
+/// A log of used proofs that a test can look into, and take away.
+#[derive(Default)]
+pub(super) struct TestLog {
+    used: Mutex<Vec<ProofUse>>,
+    away: AtomicBool,
+}
+
+impl TestLog {
+    pub(super) fn set_away(&self, away: bool) {
+        self.away.store(away, Ordering::SeqCst);
+    }
+
+    /// The proof that was remembered last.
+    pub(super) fn latest(&self) -> ProofUse {
+        *self.used.lock().unwrap().last().unwrap()
+    }
+}
+
+impl ProofLog for TestLog {
+    fn first_use(&self, proof: ProofUse, mode: Mode, _: Moment) -> Answer<'_, Result<bool, Away>> {
+        if self.away.load(Ordering::SeqCst) {
+            return Answer::Now(Err(Away { because: AwayCause::Unreachable }));
+        }
+        let mut used = self.used.lock().unwrap();
+        let first = !used.iter().any(|known| known.name == proof.name);
+        if first && mode == Mode::Consume {
+            used.push(proof);
+        }
+        Answer::Now(Ok(first))
+    }
+}
+
 /// Tokens' validation with a clock of its own.
 pub(super) struct Bench {
     pub tokens: Arc<Tokens>,
+    pub log: Arc<TestLog>,
     pub clock: Arc<TestClock>,
     pub telemetry: Arc<Telemetry>,
 }
@@ -233,9 +275,10 @@ pub(super) struct Bench {
 impl Bench {
     pub(super) fn new(issuers: Vec<Issuer>) -> Self {
         let (clock, telemetry) = (TestClock::new(), Arc::new(Telemetry::new().unwrap()));
-        let tokens = Tokens::new(Arc::clone(&clock) as Arc<dyn Clock>, Arc::clone(&telemetry), 1000);
+        let log = Arc::<TestLog>::default();
+        let tokens = Tokens::new(Arc::clone(&clock) as _, Arc::clone(&telemetry), 1000, Arc::clone(&log) as _);
         tokens.adopt(issuers).unwrap();
-        Self { tokens, clock, telemetry }
+        Self { tokens, log, clock, telemetry }
     }
 
     /// The verdict, which must be there without waiting, and whether it was remembered.

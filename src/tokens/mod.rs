@@ -1,16 +1,23 @@
-//! Whose a token is: JSON Web Tokens, verified with the keys of the issuers that are configured.
+//! Whose a token is: JSON Web Tokens, verified with the keys of the issuers that are configured, and opaque tokens, about
+//! which their issuer is asked ([`opaque`]).
 //!
 //! A remembered verdict ([`remembered`]), else the token is read ([`jwt`]), its signature checked with the keys in hand
 //! ([`keys`], [`jwks`], [`jwk`]) and its claims judged ([`claims`]), all without waiting. Only a token whose key is not in hand
 //! waits, for at most a second, and only where a refresh of its issuer's keys is under way or may be asked for.
+//! Whether the caller holds the key that a token is bound to is asked each time ([`proof`]).
 //!
 //! Signatures are checked with aws-lc-rs itself, with keys that were parsed when they were fetched. jsonwebtoken would
 //! parse the key anew for each token (an eighth of an RS256 check), and reads headers and claims leniently.
 
+mod actors;
 mod api_keys;
 #[cfg(test)]
 mod attacks;
+mod binding;
 mod claims;
+#[cfg(test)]
+mod cluster;
+mod dates;
 mod discovery;
 mod fetch;
 mod issuers;
@@ -21,6 +28,9 @@ mod jwt;
 mod keys;
 #[cfg(test)]
 mod mint;
+mod opaque;
+mod places;
+mod proof;
 mod remembered;
 mod schedule;
 #[cfg(test)]
@@ -36,19 +46,21 @@ use arc_swap::ArcSwap;
 
 use self::api_keys::ApiKeys;
 pub use self::api_keys::{Kept, KeyRing};
-use self::fetch::Fetcher;
 pub use self::issuers::Prepared;
 use self::issuers::{Issuers, Trusted};
 use self::jwks::KeySet;
 use self::jwt::{Compact, TOKEN_BYTES_MAX, Unverified};
 pub use self::keys::IssuerHealth;
-use self::remembered::{Fingerprint, Good, Remembered};
-use crate::decide::ports::{Answer, Clock, Inspected, Shown, TokenInspector, Verdict};
+use self::opaque::Introspector;
+use self::proof::Prover;
+use self::remembered::{Fingerprint, Good, REMEMBERED_FOR, Remembered};
+use crate::decide::ports::{Answer, Clock, Inspected, ProofLog, Proved, Shown, TokenInspector, Verdict};
 use crate::domain::api_key;
 use crate::domain::decision::Reason;
 use crate::domain::identity::Identity;
 use crate::domain::issuer::Issuer;
-use crate::domain::question::{Credential, Question};
+use crate::domain::name::NamePattern;
+use crate::domain::question::Question;
 use crate::domain::time::Moment;
 use crate::telemetry::Telemetry;
 
@@ -67,8 +79,10 @@ pub struct Tokens {
     clock: Arc<dyn Clock>,
     telemetry: Arc<Telemetry>,
     issuers: ArcSwap<Issuers>,
-    remembered: Remembered,
-    fetcher: Fetcher,
+    remembered: Arc<Remembered>,
+    /// Names of certificates that are credentials by themselves; empty: none are.
+    certificates: ArcSwap<Vec<NamePattern>>,
+    prover: Prover,
     api_keys: ApiKeys,
     /// Held while the issuers are replaced, by one at a time.
     replacing: Mutex<()>,
@@ -77,20 +91,28 @@ pub struct Tokens {
 /// How far a token got with the keys in hand.
 enum Outcome {
     Settled(Verdict),
-    NoKey(Arc<Trusted>),
+    /// With the reason where no newer key comes.
+    NoKey(Arc<Trusted>, Reason),
+    Ask(Arc<Introspector>, Fingerprint),
 }
 
 impl Tokens {
     /// Accepts no tokens until issuers are [adopted](Self::adopt). Remembers up to `verdicts_max` verdicts; see
-    /// [`VERDICTS_MAX_DEFAULT`].
-    pub fn new(clock: Arc<dyn Clock>, telemetry: Arc<Telemetry>, verdicts_max: usize) -> Arc<Self> {
+    /// [`VERDICTS_MAX_DEFAULT`]. Used `DPoP` proofs are remembered in `proofs`.
+    pub fn new(
+        clock: Arc<dyn Clock>,
+        telemetry: Arc<Telemetry>,
+        verdicts_max: usize,
+        proofs: Arc<dyn ProofLog>,
+    ) -> Arc<Self> {
         Arc::new(Self {
-            remembered: Remembered::new(verdicts_max, &telemetry),
+            prover: Prover::new(proofs, &telemetry),
+            remembered: Arc::new(Remembered::new(verdicts_max, &telemetry)),
             api_keys: ApiKeys::new(Arc::clone(&clock), Arc::clone(&telemetry)),
             clock,
             telemetry,
             issuers: ArcSwap::default(),
-            fetcher: Fetcher::default(),
+            certificates: ArcSwap::default(),
             replacing: Mutex::new(()),
         })
     }
@@ -99,6 +121,12 @@ impl Tokens {
     /// error is a sentence that names an issuer. Must be called within a Tokio runtime.
     pub fn adopt(&self, issuers: Vec<Issuer>) -> Result<(), Vec<String>> {
         self.prepare(issuers).map(|prepared| self.commit(prepared))
+    }
+
+    /// Demands of each `DPoP` proof a nonce from now on (RFC 9449 §9): replicas with the same secret accept each other's.
+    /// None: proofs need no nonce.
+    pub fn demand_nonces(&self, secret: Option<&str>) {
+        self.prover.demand_nonces(secret);
     }
 
     /// The first half of [`adopt`](Self::adopt): checks the issuers and reads their key files, which may block for a
@@ -114,12 +142,23 @@ impl Tokens {
         let old = self.issuers.load_full();
         let next = Arc::new(Issuers::succeeding(prepared, &old));
         self.issuers.store(Arc::clone(&next));
+        for gone in old.asked_no_more(&next) {
+            gone.end();
+        }
         for gone in old.gone(&next) {
             gone.keys.end();
         }
         for trusted in next.iter() {
-            trusted.keys.start(&trusted.settings, &self.fetcher, &self.telemetry);
+            trusted.keys.start(&trusted.settings, &trusted.fetcher, &self.telemetry);
+            if let Some(introspector) = &trusted.introspector {
+                introspector.start(&self.telemetry);
+            }
         }
+    }
+
+    /// Takes certificates with such names as credentials from now on.
+    pub fn accept_certificates(&self, names: Vec<NamePattern>) {
+        self.certificates.store(Arc::new(names));
     }
 
     /// Accepts these API keys from now on, and no others.
@@ -130,7 +169,7 @@ impl Tokens {
     /// How each issuer's keys are, sorted by issuer.
     pub fn health(&self) -> Vec<IssuerHealth> {
         let now = self.clock.steady();
-        let mut health: Vec<_> = self.issuers.load().iter().map(|trusted| trusted.keys.health(now)).collect();
+        let mut health: Vec<_> = self.issuers.load().iter().map(|trusted| trusted.health(now)).collect();
         health.sort_by(|a, b| a.issuer.cmp(&b.issuer));
         health
     }
@@ -155,7 +194,8 @@ impl Tokens {
                 Outcome::Settled(Ok(identity))
             }
             Err(Refusal::Final(reason)) => Outcome::Settled(Err(reason)),
-            Err(Refusal::NoKey(trusted)) => Outcome::NoKey(trusted),
+            Err(Refusal::NoKey(trusted, reason)) => Outcome::NoKey(trusted, reason),
+            Err(Refusal::Ask(introspector)) => Outcome::Ask(introspector, fingerprint),
         }
     }
 
@@ -168,26 +208,31 @@ impl Tokens {
     /// Waits for refreshes of the issuer's keys, as long as that is allowed and may help.
     async fn verify_later(&self, token: &str, trusted: Arc<Trusted>, now: Moment) -> Verdict {
         let waiting = async {
-            let mut trusted = trusted;
+            let (mut trusted, mut reason) = (trusted, Reason::UnknownKey);
             for _ in 0..REFRESHES_MAX {
                 let refreshed = trusted.keys.refreshed(now.steady).await;
                 // Even where there was nothing to wait for: a refresh may have ended a moment ago.
                 match self.verify_again(token, now) {
                     Outcome::Settled(verdict) => return verdict,
-                    Outcome::NoKey(still) => trusted = still,
+                    Outcome::NoKey(still, why) => (trusted, reason) = (still, why),
+                    Outcome::Ask(introspector, fingerprint) => {
+                        return introspector.ask(token, fingerprint, &self.remembered, now).get().await;
+                    }
                 }
                 if !refreshed {
                     break;
                 }
             }
-            Err(keyless(&trusted))
+            Err(keyless(&trusted, reason))
         };
         match tokio::time::timeout(KEY_WAIT, waiting).await {
             Ok(verdict) => verdict,
             // Time is up: whatever has come in the meantime counts.
             Err(_) => match self.verify_again(token, now) {
                 Outcome::Settled(verdict) => verdict,
-                Outcome::NoKey(trusted) => Err(keyless(&trusted)),
+                Outcome::NoKey(trusted, reason) => Err(keyless(&trusted, reason)),
+                // Since a moment ago its issuer is to be asked, and there is no time for that.
+                Outcome::Ask(..) => Err(Reason::IssuerAway),
             },
         }
     }
@@ -201,7 +246,9 @@ impl TokenInspector for Tokens {
             Shown::Token(key) if key.starts_with(api_key::PREFIX) => return self.api_keys.inspect(key, now),
             Shown::Token(token) => token,
             Shown::ApiKey(key) => return self.api_keys.inspect(key, now),
-            Shown::Certificate(_) => return Answer::Now(made(Err(Reason::NoCredential))),
+            Shown::Certificate(certificate) => {
+                return Answer::Now(made(certificate.identify(&self.certificates.load(), now.wall).map(Arc::new)));
+            }
         };
         // Before anything looks at all of it.
         if token.len() > TOKEN_BYTES_MAX {
@@ -214,29 +261,27 @@ impl TokenInspector for Tokens {
         }
         match self.verify(&issuers, token, fingerprint, now) {
             Outcome::Settled(verdict) => Answer::Now(made(verdict)),
-            Outcome::NoKey(trusted) if trusted.keys.may_come(now.steady) => {
+            Outcome::NoKey(trusted, _) if trusted.keys.may_come(now.steady) => {
                 Answer::later(async move { made(self.verify_later(token, trusted, now).await) })
             }
-            Outcome::NoKey(trusted) => Answer::Now(made(Err(keyless(&trusted)))),
+            Outcome::NoKey(trusted, reason) => Answer::Now(made(Err(keyless(&trusted, reason)))),
+            Outcome::Ask(introspector, fingerprint) => introspector
+                .ask(token, fingerprint, &self.remembered, now)
+                .then(move |verdict| Answer::Now(made(verdict))),
         }
     }
 
-    fn prove<'a>(
-        &'a self,
-        identity: &Arc<Identity>,
-        question: &'a Question<'a>,
-        _now: Moment,
-    ) -> Answer<'a, Result<(), Reason>> {
-        let is_dpop = matches!(question.credential, Credential::Dpop(_));
-        let needs_none = identity.binding.is_none() && !is_dpop;
-        Answer::Now(if needs_none { Ok(()) } else { Err(Reason::BindingRequired) })
+    fn prove<'a>(&'a self, identity: &Arc<Identity>, question: &'a Question<'a>, now: Moment) -> Answer<'a, Proved> {
+        self.prover.prove(identity, question, now)
     }
 }
 
 /// Why a token was not accepted.
 enum Refusal {
     Final(Reason),
-    NoKey(Arc<Trusted>),
+    NoKey(Arc<Trusted>, Reason),
+    /// Its issuer has to be asked.
+    Ask(Arc<Introspector>),
 }
 
 impl From<Reason> for Refusal {
@@ -246,21 +291,26 @@ impl From<Reason> for Refusal {
 }
 
 fn verify(issuers: &Issuers, token: &str, now: Moment) -> Result<Good, Refusal> {
-    let decoded = Compact::split(token)?.decode()?;
-    let claimed = decoded.read()?;
+    let unread = |why| issuers.unread(token).map_or(Refusal::Final(why), Refusal::Ask);
+    let decoded = Compact::split(token).and_then(Compact::decode).map_err(unread)?;
+    let claimed = decoded.read().map_err(unread)?;
     let trusted = issuers.get(claimed.issuer()?).ok_or(Reason::UnknownIssuer)?;
+    if let Some(introspector) = trusted.introspector.as_ref().filter(|introspector| introspector.is_for_all()) {
+        return Err(Refusal::Ask(Arc::clone(introspector)));
+    }
     let keys = trusted.keys.current();
     let none = KeySet::default();
     let keys = keys.as_deref().unwrap_or(&none);
     let verified = claimed.verify(&trusted.settings.algorithms, keys).map_err(|why| match why {
         Unverified::Refused(reason) => Refusal::Final(reason),
-        Unverified::NoKey => Refusal::NoKey(Arc::clone(trusted)),
+        Unverified::NoKey(reason) => Refusal::NoKey(Arc::clone(trusted), reason),
     })?;
     let accepted = claims::judge(&verified, &trusted.settings, &trusted.name, now.wall)?;
-    Ok(Good { identity: Arc::new(accepted.identity), key: verified.key, from: accepted.from, until: accepted.until })
+    let (key, keep) = (Some(verified.key), REMEMBERED_FOR);
+    Ok(Good { identity: Arc::new(accepted.identity), key, keep, from: accepted.from, until: accepted.until })
 }
 
 /// The reason where no key fits: the token's fault if the issuer's keys are known, else nobody can tell.
-fn keyless(trusted: &Trusted) -> Reason {
-    if trusted.keys.current().is_some() { Reason::UnknownKey } else { Reason::KeysAway }
+fn keyless(trusted: &Trusted, reason: Reason) -> Reason {
+    if trusted.keys.current().is_some() { reason } else { Reason::KeysAway }
 }

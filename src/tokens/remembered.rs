@@ -18,7 +18,7 @@ use crate::domain::time::{Micros, Moment};
 use crate::telemetry::{Telemetry, names};
 
 /// How long a verdict is remembered at most, by the steady clock: a bound on what a mistake in anything else can do.
-const REMEMBERED_FOR: Micros = Micros::from_secs(300);
+pub(super) const REMEMBERED_FOR: Micros = Micros::from_secs(300);
 
 /// What a verdict is found by: every byte of the token, and everything beside it that the verdict depends on. Compared
 /// whole, so two tokens never share a verdict; holds nothing that a token could be told from.
@@ -34,8 +34,10 @@ pub(super) struct Fingerprint {
 pub(super) struct Good {
     /// Whose the token is.
     pub identity: Arc<Identity>,
-    /// The key that made it; when that ends, so does the verdict.
-    pub key: Arc<Key>,
+    /// The key that made it; when that ends, so does the verdict. None: no key did, the issuer was asked.
+    pub key: Option<Arc<Key>>,
+    /// How long it is remembered at most, by the steady clock.
+    pub keep: Micros,
     /// The first moment of the wall clock at which it holds.
     pub from: Micros,
     /// The first one at which it no longer does.
@@ -98,10 +100,16 @@ impl Remembered {
         None
     }
 
+    /// Like [`recall`](Self::recall), for who has asked before: it is not counted again.
+    pub(super) fn recall_after_all(&self, token: &Fingerprint, now: Moment) -> Option<Arc<Identity>> {
+        let entry = self.verdicts.get(token).filter(|entry| entry.holds(now))?;
+        Some(Arc::clone(&entry.good.identity))
+    }
+
     /// Remembers a verdict that was made at `now`. One whose key ended while it was being made is dropped here or, if
     /// the key ends a moment later, at its first use: the key itself says so, and no lock need be held.
     pub(super) fn remember(&self, token: Fingerprint, good: Good, now: Moment) {
-        let entry = Entry { good, forget_at: now.steady + REMEMBERED_FOR };
+        let entry = Entry { forget_at: now.steady + good.keep.min(REMEMBERED_FOR), good };
         if entry.holds(now) {
             self.verdicts.insert(token, Arc::new(entry));
             self.show();
@@ -118,7 +126,7 @@ impl Entry {
         now.steady < self.forget_at
             && now.wall >= self.good.from
             && now.wall < self.good.until
-            && self.good.key.is_in_force()
+            && self.good.key.as_ref().is_none_or(|key| key.is_in_force())
     }
 }
 
@@ -208,7 +216,8 @@ mod tests {
         fn good(&self) -> Good {
             Good {
                 identity: Arc::clone(&self.identity),
-                key: Arc::clone(self.keys.candidates(Some("k"), Algorithm::ES256).unwrap()[0].0),
+                key: Some(Arc::clone(self.keys.candidates(Some("k"), Algorithm::ES256).unwrap()[0].0)),
+                keep: REMEMBERED_FOR,
                 from: NOW.wall - Micros::from_secs(10),
                 until: NOW.wall + Micros::from_secs(10_000),
             }

@@ -260,6 +260,66 @@ async fn unknown_keys_lead_to_one_refresh_in_a_cool_down_and_bad_signatures_to_n
     assert_eq!(bench.reason(&stranger(502)), UnknownKey, "a failure counts too");
 }
 
+/// A key set of an issuer that names no keys.
+fn nameless(signer: &Signer) -> Says {
+    let mut jwk = signer.jwk();
+    jwk.as_object_mut().unwrap().remove("kid");
+    Says::Text(set([jwk]))
+}
+
+fn without_kid(signer: &Signer, id: &str) -> String {
+    let header = json!({"alg": "ES256", "typ": "at+jwt"}).to_string();
+    signer.compact(&header, &claims_with("jti", id).to_string())
+}
+
+#[tokio::test]
+async fn an_issuer_that_names_no_keys_changes_them_and_its_new_tokens_are_accepted_after_one_refresh() {
+    let (old, new) = (Signer::ec("old"), Signer::ec("new"));
+    let provider = Provider::with(nameless(&old)).await;
+    let bench = bench(issuer(provider.url())).await;
+    assert_eq!(bench.reason(&without_kid(&old, "1")), Allowed);
+    provider.says(nameless(&new));
+    assert_eq!(bench.reason_later(&without_kid(&new, "2")).await, Allowed);
+    assert_eq!(provider.asked(), 2);
+    for id in 3..50 {
+        assert_eq!(
+            bench.reason(&without_kid(&old, &id.to_string())),
+            BadSignature,
+            "at once: the issuer is left alone"
+        );
+    }
+    bench.clock.pass(Micros::from_secs(30));
+    assert_eq!(bench.reason_later(&without_kid(&old, "50")).await, BadSignature);
+    assert_eq!(provider.asked(), 3);
+}
+
+#[tokio::test]
+async fn an_issuer_that_stalls_or_is_flooded_with_unknown_keys_slows_no_other() {
+    let (near, far) = (Signer::ec("near"), Signer::ec("far"));
+    let provider = Provider::with(keys([&far])).await;
+    let mut stalling = issuer(provider.url());
+    stalling.issuer = "https://far.example".to_owned();
+    let bench = Bench::new(vec![issuer_of([&near]), stalling]);
+    bench.tokens.first_fetch().await;
+    provider.says(Says::Silence);
+    let now = crate::decide::ports::Clock::now(&*bench.clock);
+    let mut waiting = JoinSet::new();
+    for index in 0..200 {
+        let claims = claims_with("iss", "https://far.example");
+        let (tokens, token) = (Arc::clone(&bench.tokens), Signer::ed(&format!("unknown-{index}")).token(&claims));
+        waiting.spawn(async move { tokens.inspect(Shown::Token(&token), now).get().await.verdict.unwrap_err() });
+    }
+    until("the issuer is asked", || provider.asked() == 2).await;
+    for index in 0..100 {
+        // Without waiting at all: `reason` would panic.
+        assert_eq!(bench.reason(&near.token(&claims_with("jti", index.to_string()))), Allowed);
+        let mut claims = claims_with("iss", "https://far.example");
+        claims["jti"] = json!(index.to_string());
+        assert_eq!(bench.reason(&far.token(&claims)), Allowed, "nor the tokens of its own keys in hand");
+    }
+    assert!(waiting.join_all().await.iter().all(|reason| *reason == UnknownKey));
+}
+
 #[tokio::test]
 async fn asking_for_a_key_does_nothing_until_somebody_waits() {
     let provider = Provider::with(keys([&Signer::ec("k")])).await;

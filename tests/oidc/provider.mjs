@@ -9,7 +9,11 @@
 // --keys   where the signing keys are kept, so that a provider that is started again still has them
 //
 // Tokens are asked for with a resource indicator (RFC 8707), `https://NAME.example/ALG`: `aud` is then
-// `https://NAME.example`, and ALG, one of RS256, ES256 and EdDSA, signs.
+// `https://NAME.example`, and ALG, one of RS256, ES256 and EdDSA, signs; or they are opaque, where ALG is opaque. With a
+// DPoP proof they are bound to its key.
+//
+// The clients `tollgate-basic` and `tollgate-post` may ask about tokens (RFC 7662), each by its own authentication; any
+// client may take its own tokens back (RFC 7009).
 //
 // Beside the provider's own endpoints there are two for the test's hand:
 //   POST /control/rotate?keep=true   new signing keys; the old ones stay published, or go with keep=false
@@ -32,6 +36,9 @@ const CLIENTS = {
   'orders-admin': { scope: SCOPES, roles: ['USER', 'ADMIN'] },
   'orders-nobody': { scope: 'orders:read', roles: [] },
 };
+
+/** Who may only ask about tokens, and how each of them says who it is. */
+const ASKERS = { 'tollgate-basic': 'client_secret_basic', 'tollgate-post': 'client_secret_post' };
 
 /** One new key per algorithm. */
 function newKeys() {
@@ -60,16 +67,19 @@ function keep(keys, file) {
 
 /** The resource that an indicator stands for: whom its tokens are for, and which algorithm signs them. */
 function resourceOf(indicator, lifetime) {
-  const [, audience, alg] = /^(https:\/\/[a-z0-9-]+\.example)\/(RS256|ES256|EdDSA)$/.exec(indicator) ?? [];
+  const [, audience, alg] = /^(https:\/\/[a-z0-9-]+\.example)\/(RS256|ES256|EdDSA|opaque)$/.exec(indicator) ?? [];
   if (audience === undefined) {
-    throw new errors.InvalidTarget('a resource is https://NAME.example/ALG, with RS256, ES256 or EdDSA');
+    throw new errors.InvalidTarget('a resource is https://NAME.example/ALG, with RS256, ES256, EdDSA or opaque');
+  }
+  if (alg === 'opaque') {
+    return { audience, scope: SCOPES, accessTokenFormat: 'opaque', accessTokenTTL: lifetime };
   }
   return { audience, scope: SCOPES, accessTokenFormat: 'jwt', accessTokenTTL: lifetime, jwt: { sign: { alg } } };
 }
 
 function providerOf(issuer, keys, state) {
   return new Provider(issuer, {
-    clients: Object.entries(CLIENTS).map(([id, { scope }]) => ({
+    clients: [...Object.entries(CLIENTS).map(([id, { scope }]) => ({
       client_id: id,
       client_secret: `secret of ${id}`,
       grant_types: ['client_credentials'],
@@ -77,7 +87,14 @@ function providerOf(issuer, keys, state) {
       response_types: [],
       scope,
       token_endpoint_auth_method: 'client_secret_post',
-    })),
+    })), ...Object.entries(ASKERS).map(([id, method]) => ({
+      client_id: id,
+      client_secret: `secret of ${id}`,
+      grant_types: [],
+      redirect_uris: [],
+      response_types: [],
+      token_endpoint_auth_method: method,
+    }))],
     cookies: { keys: [randomUUID()] },
     // Ahead of the keys that it keeps, a new one signs: the first that fits is taken.
     jwks: { keys },
@@ -87,6 +104,9 @@ function providerOf(issuer, keys, state) {
     features: {
       clientCredentials: { enabled: true },
       devInteractions: { enabled: false },
+      dPoP: { enabled: true },
+      introspection: { enabled: true },
+      revocation: { enabled: true },
       resourceIndicators: {
         enabled: true,
         getResourceServerInfo: (_ctx, indicator) => resourceOf(indicator, state.lifetime),

@@ -1,5 +1,6 @@
 //! What the tests share: processes that end with the test, waiting with a deadline, and the peers themselves.
 
+pub(crate) mod authority;
 pub(crate) mod calls;
 pub(crate) mod oidc;
 pub(crate) mod redis;

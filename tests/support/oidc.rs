@@ -149,20 +149,53 @@ impl Oidc {
 
     /// An access token for `audience`, which is `https://NAME.example`; `scopes` are separated by spaces.
     pub(crate) async fn token(&self, client: Client, audience: &str, signature: Signature, scopes: &str) -> String {
-        let mut form = Serializer::new(String::new());
-        form.append_pair("grant_type", "client_credentials");
-        form.append_pair("client_id", client.id());
-        form.append_pair("client_secret", &format!("secret of {}", client.id()));
-        form.append_pair("resource", &format!("{audience}/{}", signature.name()));
+        self.asked_for(client, audience, signature.name(), scopes, None).await
+    }
+
+    /// The same without scopes, bound to the key that made `proof` (RFC 9449 §5).
+    pub(crate) async fn bound_token(
+        &self,
+        client: Client,
+        audience: &str,
+        signature: Signature,
+        proof: &str,
+    ) -> String {
+        self.asked_for(client, audience, signature.name(), "", Some(proof)).await
+    }
+
+    /// An access token that only the provider can read.
+    pub(crate) async fn opaque_token(&self, client: Client, audience: &str, scopes: &str) -> String {
+        self.asked_for(client, audience, "opaque", scopes, None).await
+    }
+
+    async fn asked_for(&self, client: Client, audience: &str, form: &str, scopes: &str, proof: Option<&str>) -> String {
+        let resource = format!("{audience}/{form}");
+        let mut fields = vec![("grant_type", "client_credentials"), ("resource", &resource)];
         if !scopes.is_empty() {
-            form.append_pair("scope", scopes);
+            fields.push(("scope", scopes));
         }
-        let request = self.http.post(format!("{}/token", self.issuer)).body(form.finish());
-        let request = request.header("content-type", "application/x-www-form-urlencoded");
-        let answer = request.send().await.expect("the provider answers").text().await.expect("it answers in text");
+        let answer = self.post(client, "token", &fields, proof).await;
         let fields: Value = serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error}: {answer}"));
         let token = fields["access_token"].as_str();
         token.unwrap_or_else(|| panic!("{client:?} gets no token for {audience}: {answer}")).to_owned()
+    }
+
+    /// Takes a token of that client's back (RFC 7009).
+    pub(crate) async fn take_back(&self, client: Client, token: &str) {
+        let answer = self.post(client, "token/revocation", &[("token", token)], None).await;
+        assert_eq!(answer, "", "an error would be told");
+    }
+
+    /// What the provider answers when that client posts a form, with a `DPoP` proof where there is one.
+    async fn post(&self, client: Client, place: &str, fields: &[(&str, &str)], proof: Option<&str>) -> String {
+        let mut form = Serializer::new(String::new());
+        form.append_pair("client_id", client.id());
+        form.append_pair("client_secret", &format!("secret of {}", client.id()));
+        form.extend_pairs(fields);
+        let request = self.http.post(format!("{}/{place}", self.issuer)).body(form.finish());
+        let request = request.header("content-type", "application/x-www-form-urlencoded");
+        let request = proof.into_iter().fold(request, |request, proof| request.header("dpop", proof));
+        request.send().await.expect("the provider answers").text().await.expect("it answers in text")
     }
 
     /// Signs with new keys, with new key ids, from now on.

@@ -5,7 +5,7 @@
 #![allow(clippy::panic, clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panicking")]
 
 use std::fmt::Write as _;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -133,12 +133,21 @@ impl RedisServer {
 
     /// Sends one command and gives its answer as text; an error begins with `-`, and an array has a line for each part.
     pub(crate) fn command(&self, words: &[&str]) -> String {
-        let mut stream = BufReader::new(TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap());
-        stream.get_ref().set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        self.try_command(words).unwrap()
+    }
+
+    /// Whether it says that it has this role. Sentinels who give it another one end its connections, this one too.
+    pub(crate) fn has_role(&self, role: &str) -> bool {
+        self.try_command(&["ROLE"]).is_ok_and(|answer| answer.starts_with(role))
+    }
+
+    fn try_command(&self, words: &[&str]) -> io::Result<String> {
+        let mut stream = BufReader::new(TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?);
+        stream.get_ref().set_read_timeout(Some(Duration::from_secs(5)))?;
         if let Some(password) = self.kind.password() {
-            exchange(&mut stream, &["AUTH", password]).unwrap();
+            exchange(&mut stream, &["AUTH", password])?;
         }
-        exchange(&mut stream, words).unwrap()
+        exchange(&mut stream, words)
     }
 
     fn try_spawn(&mut self) -> bool {

@@ -67,7 +67,12 @@ impl Tollgate {
 
     /// The same, with a clock of the test's.
     pub(crate) async fn start_with(yaml: &str, clock: Arc<TestClock>) -> Self {
-        let server = Server::start(configuration(yaml), Arc::clone(&clock) as _, "test").await;
+        Self::start_as(configuration(yaml), clock).await
+    }
+
+    /// One that is configured so, ports and all.
+    pub(crate) async fn start_as(config: config::Config, clock: Arc<TestClock>) -> Self {
+        let server = Server::start(config, Arc::clone(&clock) as _, "test").await;
         let server = server.unwrap_or_else(|problem| panic!("{problem}"));
         tokio::time::timeout(SOON, server.ready()).await.expect("it gets ready");
         let http = reqwest::Client::builder().no_proxy().timeout(SOON).build().expect("nothing can be amiss");

@@ -24,7 +24,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
 const SEE_ALL: [&str; 3] = ["server", "main", "lib"];
 
 /// Crates, and parts of the standard library, that only these modules may name.
-const HOMES: [(&str, &[&str]); 16] = [
+const HOMES: [(&str, &[&str]); 18] = [
     ("tonic", &["api", "server", "cli", "lib"]),
     ("tonic_prost", &["api", "server", "lib"]),
     ("tonic_types", &["api", "server", "cli"]),
@@ -41,10 +41,13 @@ const HOMES: [(&str, &[&str]); 16] = [
     ("mimalloc", &["main"]),
     ("clap", &["main", "cli", "telemetry"]),
     ("notify", &["server"]),
+    ("tokio_rustls", &["server"]),
+    ("x509_parser", &["domain"]),
 ];
 
 /// Crates that do no input or output, start nothing and keep no time: all that `domain` may name beside `std`.
-const PURE: [&str; 8] = ["aws_lc_rs", "base64", "foldhash", "http", "proptest", "serde", "smallvec", "thiserror"];
+const PURE: [&str; 10] =
+    ["aws_lc_rs", "base64", "foldhash", "http", "proptest", "rcgen", "serde", "smallvec", "thiserror", "x509_parser"];
 
 /// Parts of the standard library that reach outside or keep time: nothing for `domain` and `decide`.
 const OUTSIDE: [&str; 12] = [

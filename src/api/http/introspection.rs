@@ -12,8 +12,8 @@ use serde_json::{Map, Value, json};
 
 use super::form::Form;
 use super::refusal::Refusal;
-use crate::api::asker;
 use crate::api::known::{self, token_type};
+use crate::api::{Peer, asker};
 use crate::decide::{Decider, Unpermitted};
 use crate::domain::decision::{Class, Reason};
 use crate::domain::identity::{Actor, Identity};
@@ -28,13 +28,15 @@ async fn answer(decider: &Decider, request: Request<Body>) -> Result<Response, R
     if request.uri().query().is_some() {
         return Err(Refusal::Malformed("there must be no query: the token belongs into the body"));
     }
+    let certificate = request.extensions().get::<Peer>().and_then(Peer::certificate);
     // Before the body: what strangers send is not read.
-    let sight = asker::sight(decider, request.headers()).await.map_err(|unpermitted| match unpermitted {
-        Unpermitted::Operator(Reason::MalformedToken) if asker::is_unreadable(request.headers()) => {
-            Refusal::Malformed("there must be one authorization header: Basic, or Bearer and one token")
-        }
-        unpermitted => Refusal::Unpermitted(unpermitted),
-    })?;
+    let sight =
+        asker::sight(decider, request.headers(), certificate).await.map_err(|unpermitted| match unpermitted {
+            Unpermitted::Operator(Reason::MalformedToken) if asker::is_unreadable(request.headers()) => {
+                Refusal::Malformed("there must be one authorization header: Basic, or Bearer and one token")
+            }
+            unpermitted => Refusal::Unpermitted(unpermitted),
+        })?;
     let form = Form::read(request).await?;
     let token = form.required("token", "the form must have the field `token`", "the form has several tokens")?;
     let body = match decider.introspect(token, &sight).get().await {

@@ -33,7 +33,7 @@ pub(super) fn response(decision: &Decision, replica: &str) -> pb::DecideResponse
         explanation: decision.explanation.as_deref().map(|seen| explanation(decision, *seen, replica)),
         reservation: reservation(decision.held.as_deref()),
         expires_after: expires_after(decision.held.as_deref()),
-        dpop_nonce: String::new(),
+        dpop_nonce: text(decision.dpop_nonce.as_deref()),
         identity_headers: identity_headers(decision),
         removed_headers: decision.policy.identity_headers.iter().map(|header| header.name.to_string()).collect(),
     }
@@ -194,7 +194,7 @@ fn quota(state: &QuotaState) -> pb::QuotaStatus {
 fn required_scopes(decision: &Decision) -> Vec<String> {
     let rule = decision.rule.and_then(|index| decision.policy.rules.get(index));
     match (decision.reason, rule.map(|rule| &rule.demand)) {
-        (Reason::InsufficientScope, Some(Demand::Caller { scopes, .. })) => scopes.clone(),
+        (Reason::InsufficientScope, Some(Demand::Caller(caller))) => caller.scopes.clone(),
         _ => Vec::new(),
     }
 }

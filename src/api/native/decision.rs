@@ -191,7 +191,7 @@ mod tests {
 
     use super::*;
     use crate::decide::ports::{
-        Answer, Away, Charges, Clock, Inspected, Payment, Quotas, Refunds, RevocationView, Settlements, Shown,
+        Answer, Away, Charges, Clock, Inspected, Payment, Proved, Quotas, Refunds, RevocationView, Settlements, Shown,
         Standing, TokenInspector,
     };
     use crate::domain::decision::{QuotaStates, Reason};
@@ -215,8 +215,8 @@ mod tests {
             Answer::Now(Inspected { verdict: Err(Reason::BadSignature), remembered: false })
         }
 
-        fn prove<'a>(&'a self, _: &Arc<Identity>, _: &'a Question<'a>, _: Moment) -> Answer<'a, Result<(), Reason>> {
-            Answer::Now(Ok(()))
+        fn prove<'a>(&'a self, _: &Arc<Identity>, _: &'a Question<'a>, _: Moment) -> Answer<'a, Proved> {
+            Answer::Now(Ok(()).into())
         }
     }
 

@@ -12,10 +12,19 @@ pub use decision::Decisions;
 pub use quota::QuotaApi;
 pub use token::TokenApi;
 
+use tonic::Extensions;
+
+use crate::api::Peer;
 use crate::decide::Undecidable;
+use crate::domain::certificate::Certificate;
 
 impl From<Undecidable> for tonic::Status {
     fn from(Undecidable { violations }: Undecidable) -> Self {
         status::malformed(&violations)
     }
+}
+
+/// The certificate that the other end of a call's connection showed.
+fn shown_by(extensions: &Extensions) -> Option<&Certificate<'static>> {
+    extensions.get::<Peer>().and_then(Peer::certificate)
 }

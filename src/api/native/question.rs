@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use super::reservation::{self, Reservation};
 use crate::decide::{CounterCharge, Undecidable, Violation};
+use crate::domain::certificate::{Certificate, Unreadable};
 use crate::domain::decision::HeldCounter;
 use crate::domain::limit::{HOLD_MAX, HOLD_MIN, UNITS_MAX};
 use crate::domain::path::{Host, Method, Target};
@@ -75,6 +76,7 @@ pub(super) fn question(wire: &pb::DecideRequest) -> Result<Question<'_>, Undecid
             );
         }
     }
+    let proofs = proofs_of(credential.as_ref(), &mut violations);
     if request.is_none() {
         violations.push("request", "is needed: the call that asks for passage");
     }
@@ -84,7 +86,7 @@ pub(super) fn question(wire: &pb::DecideRequest) -> Result<Question<'_>, Undecid
     };
     violations.or(Some(Question {
         credential: credential_of(credential.as_ref()),
-        proofs: proofs_of(credential.as_ref(), plain_http),
+        proofs: Proofs { plain_http, ..proofs },
         method,
         host,
         target,
@@ -135,9 +137,23 @@ fn credential_of(wire: Option<&pb::Credential>) -> Credential<'_> {
     }
 }
 
-fn proofs_of(wire: Option<&pb::Credential>, plain_http: bool) -> Proofs<'_> {
+fn proofs_of<'a>(wire: Option<&'a pb::Credential>, violations: &mut Violations) -> Proofs<'a> {
     let dpop = wire.iter().flat_map(|credential| &credential.dpop_proofs).map(String::as_str).collect();
-    Proofs { certificate: None, dpop, plain_http }
+    let shown = wire.and_then(|credential| credential.client_certificate.as_ref());
+    let certificate = shown.and_then(|shown| violations.keep("credential.client_certificate", certificate_of(shown)));
+    Proofs { certificate, dpop, plain_http: false }
+}
+
+/// The caller's certificate, in whichever form; one without any is a slip.
+fn certificate_of(wire: &pb::ClientCertificate) -> Result<Certificate<'static>, Unreadable> {
+    use pb::client_certificate::Kind;
+    match &wire.kind {
+        None => Err(Unreadable::ABSENT),
+        Some(Kind::Der(der)) => Certificate::from_der(der),
+        Some(Kind::Pem(text)) => Certificate::from_pem(text),
+        Some(Kind::ClientCert(value)) => Certificate::from_client_cert(value),
+        Some(Kind::Forwarded(value)) => Certificate::from_forwarded(value),
+    }
 }
 
 fn is_plain_http(scheme: &str) -> Result<bool, &'static str> {

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::question::{counter_charges, estimate, settlement};
-use super::{answer, status};
+use super::{answer, shown_by, status};
 use crate::api::asker;
 use crate::decide::ports::Away;
 use crate::decide::{Decider, Violation};
@@ -29,8 +28,10 @@ impl QuotaApi {
         Self { decider }
     }
 
-    async fn permit(&self, metadata: &MetadataMap) -> Result<Arc<Identity>, Status> {
-        let caller = self.decider.permit_operator(asker::credential(metadata.as_ref()), QUOTA_SCOPE).get().await;
+    async fn permit<T: Sync>(&self, request: &Request<T>) -> Result<Arc<Identity>, Status> {
+        let credential = asker::credential(request.metadata().as_ref());
+        let certificate = shown_by(request.extensions());
+        let caller = self.decider.permit_operator(credential, certificate, QUOTA_SCOPE).get().await;
         caller.map_err(|reason| status::refused(reason, QUOTA_SCOPE))
     }
 }
@@ -62,7 +63,7 @@ impl QuotaService for QuotaApi {
     }
 
     async fn refund(&self, request: Request<pb::RefundRequest>) -> Result<Response<pb::RefundResponse>, Status> {
-        let caller = self.permit(request.metadata()).await?;
+        let caller = self.permit(&request).await?;
         let charges = counter_charges(&request.get_ref().charges, Mode::Consume)?;
         let refunded = self.decider.refund(&charges).get().await?.map_err(away)?.to_vec();
         for (charge, units) in charges.iter().zip(&refunded) {
@@ -72,7 +73,7 @@ impl QuotaService for QuotaApi {
     }
 
     async fn reset(&self, request: Request<pb::ResetRequest>) -> Result<Response<pb::ResetResponse>, Status> {
-        let caller = self.permit(request.metadata()).await?;
+        let caller = self.permit(&request).await?;
         let Some(counter) = &request.get_ref().counter else {
             let violation = Violation { field: "counter".to_owned(), description: "is needed".to_owned() };
             return Err(status::malformed(&[violation]));

@@ -59,11 +59,12 @@ pub fn stopping() -> Status {
 pub fn refused(reason: Reason, scope: &str) -> Status {
     match reason.class() {
         Class::Unauthenticated => Status::unauthenticated(format!(
-            "the authorization metadata must hold a bearer token with the scope {scope} ({})",
+            "the authorization metadata must hold a bearer token with the scope {scope}, or the connection a certificate \
+             that `operators` names ({})",
             reason.name()
         )),
         Class::PermissionDenied => Status::permission_denied(format!(
-            "the token lacks the scope {scope}, or its issuer may not grant it (issuers[].operators)"
+            "the caller lacks the scope {scope}, or its token's issuer may not grant it (issuers[].operators)"
         )),
         Class::Allow | Class::QuotaExceeded | Class::DependencyUnavailable => away(reason.name()),
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{answer, status};
+use super::{answer, shown_by, status};
 use crate::api::asker;
 use crate::decide::{Decider, INTROSPECT_SCOPE, Unpermitted, Violation};
 use crate::domain::decision::Class;
@@ -29,7 +29,8 @@ impl TokenService for TokenApi {
         &self,
         request: Request<pb::IntrospectRequest>,
     ) -> Result<Response<pb::IntrospectResponse>, Status> {
-        let sight = asker::sight(&self.decider, request.metadata().as_ref()).await;
+        let certificate = shown_by(request.extensions());
+        let sight = asker::sight(&self.decider, request.metadata().as_ref(), certificate).await;
         let sight = sight.map_err(|unpermitted| match unpermitted {
             Unpermitted::Operator(reason) => status::refused(reason, INTROSPECT_SCOPE),
             Unpermitted::Client => {

@@ -65,6 +65,51 @@ store:
 }
 
 #[test]
+fn a_certificate_its_key_and_the_clients_authorities_are_read_and_belong_together() {
+    let holder = |name: &str| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new([name.to_owned()]).unwrap().self_signed(&key).unwrap().pem();
+        (certificate, key.serialize_pem())
+    };
+    let ((a, key), (b, other_key)) = (holder("a"), holder("b"));
+    let yaml = "listen: { tls: { cert: a.pem, key: a.key, client_ca: ca.pem } }\n".to_owned() + RULES;
+    let with = |cert: &str, key: &str, ca: &str| {
+        let files = [("t.yaml", &*yaml), ("a.pem", cert), ("a.key", key), ("ca.pem", ca)];
+        folder(&files.map(|(name, text)| (name, text.as_bytes())))
+    };
+    let good = with(&(a.clone() + &b), &key, &b);
+    let (config, _) = load(&good.path().join("t.yaml"), &environment).unwrap();
+    let tls = config.tls.clone().unwrap();
+    assert!(matches!(&tls.clients, Clients::Required(authorities) if authorities.len() == 1));
+    assert_eq!((tls.chain.len(), config.files.len()), (2, 3));
+    let secret: String = key.lines().nth(1).unwrap().chars().take(20).collect();
+    assert!(!format!("{config:?}").contains(&secret));
+    assert!(Config::default().needs_restart(&config).is_empty(), "its files may change, and so may it");
+
+    let encrypted = key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
+    for (cert, key, ca, expected) in [
+        (&*a, &*other_key, &*b, "listen.tls.key: the key is not that of the certificate in a.pem; name the two"),
+        (&(b.clone() + &a), &key, &b, "listen.tls.key: the key is not that of the first certificate in a.pem; put its"),
+        (&a, &encrypted, &b, "listen.tls.key: the key in the file is encrypted; store it without a passphrase"),
+        (&a, &a, &b, "listen.tls.key: the file has no private key in PEM form"),
+        (&a, &(key.clone() + &other_key), &b, "listen.tls.key: the file has more than one private key"),
+        (&a, "", &b, "listen.tls.key: the file has no private key in PEM form"),
+        (&key, &key, &b, "listen.tls.cert: the file has no certificate in PEM form"),
+        (
+            "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n",
+            &key,
+            &b,
+            "listen.tls.cert: the file must be one X.509",
+        ),
+        (&a, &key, "", "listen.tls.client_ca: the file has no certificate in PEM form"),
+        (&a, &key, "-----BEGIN CERTIFICATE-----\nMA==\n", "listen.tls.client_ca: the file is not well-formed PEM"),
+    ] {
+        let said = said(&with(cert, key, ca));
+        assert!(said.contains(expected) && !said.contains(&secret), "{expected}\n{said}");
+    }
+}
+
+#[test]
 fn files_that_are_not_what_they_should_be_are_problems() {
     let issuer = |file: &str| format!("issuers: [{{ issuer: p, audiences: [a], jwks: {{ file: {file} }} }}]\n");
     let redis = |rest: &str| format!("store: {{ redis: {{ urls: ['rediss://h'], {rest} }} }}\n");

@@ -11,10 +11,13 @@ mod texts;
 use super::*;
 use crate::domain::bucket::Flow;
 use crate::domain::client::{Client, Sight, secret_hash};
+use crate::domain::connection::Connection;
 use crate::domain::fixed::Grid;
 use crate::domain::identity_headers::{Facet, IdentityHeader};
-use crate::domain::issuer::{Algorithm as Signing, ClaimPath, KeySource};
+use crate::domain::introspection::{ClientAuth, Introspection};
+use crate::domain::issuer::{Algorithm as Signing, BindingDemand, ClaimPath, KeySource};
 use crate::domain::limit::{Algorithm, Attribute, WhenAway};
+use crate::domain::policy::Caller;
 use crate::domain::slots::Slots;
 
 /// The environment of the tests.
@@ -74,17 +77,35 @@ issuers:
     operators: true
     leeway: 0s
     max_token_lifetime: 1h
+    binding: dpop
+    max_age: 15m
+    tenant_claim: [org, id]
+    claims: { namespace: [kubernetes.io, namespace], plan: plan }
     required_claims: [sub]
     scope_claims: [permissions]
     role_claims: [[resource_access, "*", roles], groups]
     jwks:
       keys:
         - { kty: OKP, crv: Ed25519, x: 11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo, key_ops: [verify], ext: true }
+    connection: { headers: { X-Api-Key: "${PASSWORD}" }, plain_http: true }
     stale_for: 2d
     refresh_cooldown: 1m
   - issuer: https://other.example.com
     audiences: [orders]
+    introspection:
+      url: https://other.example.com/introspect
+      client_id: tollgate
+      client_secret: ${PASSWORD}
+      auth: post
+      cache: 1m
+      deadline: 500ms
+      jwt: true
+      prefix: at_
     jwks: { url: "http://localhost:3000/jwks?x=y" }
+  - issuer: shared
+    audiences: [orders]
+    algorithms: [HS256]
+    secret: ${PASSWORD}-of-thirty-two-bytes-or-more
 api_keys: { redis: true, operators: true }
 clients:
   - { id: orders, secret: "${PASSWORD} and hunter3", audiences: [orders] }
@@ -100,12 +121,14 @@ limits:
 rules:
   - name: one order
     match: { method: [PUT, POST], host: "*.example.com", path: "/orders/{id}" }
-    require: { roles: [ADMIN, OWNER], scopes: ["orders:read"] }
+    require: { names: [spiffe://td/ns/**], roles: [ADMIN, OWNER], scopes: ["orders:read"], issuers: [partner], audiences: [orders], actors: [], max_login_age: 5m }
     limits: [per-subject, all]
   - match: { method: GET, path: /public/** }
     permit: anyone
   - match: { host: example.com }
+dpop: { nonce_secret: 0123456789abcdef0123456789ABCDEF }
 bounds: { calls_in_flight: 5, drain: 1m }
+certificates: { names: ["spiffe://td/**", "*.example.com"] }
 "#;
 
 #[test]
@@ -119,6 +142,8 @@ fn everything_that_can_be_said_is_heard() {
     assert_eq!(redis.username.as_deref(), Some("tollgate"));
     assert_eq!(redis.password.as_ref().map(Secret::reveal), Some("hunter2"));
     assert_eq!(redis.deadline, Micros::from_millis(8));
+    let secret = config.dpop.nonce_secret.as_ref().map(Secret::reveal);
+    assert_eq!(secret, Some("0123456789abcdef0123456789ABCDEF"));
     assert_eq!(config.api_keys, ApiKeys { kept: KeptKeys::Redis, operators: true });
     let sight = Sight::MeantFor(["orders".into()].into());
     let orders = Client { id: "orders".into(), hash: secret_hash("hunter2 and hunter3"), sight };
@@ -159,8 +184,16 @@ fn everything_that_can_be_said_is_heard() {
     let [order, public, rest] = config.policy.rules.as_slice() else { panic!() };
     assert_eq!(order.matches.methods, ["PUT", "POST"]);
     assert_eq!(order.limits.iter().map(|limit| limit.name.as_str()).collect::<Vec<_>>(), ["per-subject", "all"]);
-    let demand = Demand::Caller { roles: vec!["ADMIN".into(), "OWNER".into()], scopes: vec!["orders:read".into()] };
-    assert_eq!(order.demand, demand);
+    let caller = Caller {
+        issuers: vec!["partner".into()],
+        audiences: vec!["orders".into()],
+        actors: Some(Vec::new()),
+        max_login_age: Some(Micros::from_secs(300)),
+        names: vec![NamePattern::parse("spiffe://td/ns/**").unwrap()],
+        roles: vec!["ADMIN".into(), "OWNER".into()],
+        scopes: vec!["orders:read".into()],
+    };
+    assert_eq!(order.demand, Demand::Caller(caller));
     assert_eq!(public.demand, Demand::Anyone);
     assert_eq!(rest.demand, Demand::authenticated());
 }
@@ -168,13 +201,14 @@ fn everything_that_can_be_said_is_heard() {
 #[test]
 fn issuers_have_the_defaults_that_the_design_names() {
     let config = good(EVERYTHING);
-    let [discovered, partner, other] = config.issuers.as_slice() else { panic!() };
+    let [discovered, partner, other, shared] = config.issuers.as_slice() else { panic!() };
     assert_eq!(discovered.audiences, ["orders", "orders-orders"]);
-    assert_eq!(discovered.algorithms, Signing::ALL);
+    assert_eq!(discovered.algorithms, Signing::ASYMMETRIC);
     assert_eq!((discovered.types.as_slice(), discovered.untyped), (["at+jwt".into(), "jwt".into()].as_slice(), true));
     assert_eq!(discovered.leeway, Micros::from_secs(60));
     assert_eq!(discovered.max_token_lifetime, Micros::from_secs(86_400));
     assert_eq!(discovered.stale_for, Micros::from_secs(86_400));
+    assert_eq!((discovered.binding, partner.binding), (BindingDemand::Nothing, BindingDemand::Dpop));
     assert_eq!(discovered.refresh_cooldown, Micros::from_secs(30));
     assert_eq!(discovered.keys, KeySource::Discovery);
     let path = |names: &[&str]| ClaimPath(names.iter().map(|&name| name.to_owned()).collect());
@@ -190,11 +224,50 @@ fn issuers_have_the_defaults_that_the_design_names() {
     assert_eq!(partner.algorithms, [Signing::ES256, Signing::EdDSA]);
     assert_eq!((partner.types.as_slice(), partner.untyped), (["at+jwt".into()].as_slice(), true));
     assert_eq!(partner.role_claims, [path(&["resource_access", "*", "roles"]), path(&["groups"])]);
+    assert_eq!(partner.max_age, Some(Micros::from_secs(900)));
+    assert_eq!(partner.tenant, Some(path(&["org", "id"])));
+    let chosen: Vec<_> = partner.claims.iter().map(|claim| (claim.name.as_str(), &claim.place)).collect();
+    assert_eq!(chosen, [("namespace", &path(&["kubernetes.io", "namespace"])), ("plan", &path(&["plan"]))]);
     let KeySource::Inline(set) = &partner.keys else { panic!() };
     let set: serde_json::Value = serde_json::from_str(set).unwrap();
     assert_eq!(set["keys"][0]["ext"], true);
     assert_eq!(set["keys"][0]["key_ops"][0], "verify");
+    assert_eq!(discovered.connection, Connection::default());
+    let headers = vec![("x-api-key".to_owned(), Secret::new("hunter2".to_owned()))];
+    assert_eq!(partner.connection, Connection { headers, plain_http: true, ..Connection::default() });
+    assert_eq!(shared.keys, KeySource::Secret(Secret::new("hunter2-of-thirty-two-bytes-or-more".to_owned())));
+    assert_eq!(shared.algorithms, [Signing::HS256]);
     assert_eq!(other.keys, KeySource::Url("http://localhost:3000/jwks?x=y".into()));
+}
+
+#[test]
+fn an_issuer_is_asked_as_its_section_says_and_needs_keys_only_where_they_are_used() {
+    let config = good(EVERYTHING);
+    let asked = config.issuers[2].introspection.clone();
+    let expected = Introspection {
+        url: Some("https://other.example.com/introspect".to_owned()),
+        client_id: "tollgate".to_owned(),
+        auth: ClientAuth::Post(Secret::new("hunter2".to_owned())),
+        cache: Micros::from_secs(60),
+        deadline: Micros::from_millis(500),
+        signed: true,
+        prefix: Some("at_".to_owned()),
+        all: false,
+    };
+    assert_eq!(asked, Some(expected));
+    let issuer = |more: &str| {
+        let text =
+            "issuers: [{ issuer: https://a.example, audiences: [a], introspection: { client_id: t, client_secret: s";
+        good(&format!("{text}{more} }}]\nrules: [{{ match: {{ path: /** }} }}]")).issuers.remove(0)
+    };
+    let plain = issuer(" }");
+    let asked = plain.introspection.unwrap();
+    assert_eq!((plain.keys, asked.all, asked.signed, asked.prefix), (KeySource::Unneeded, true, false, None));
+    assert_eq!((asked.cache, asked.deadline), (Micros::from_secs(30), Micros::from_secs(2)));
+    assert_eq!(asked.auth, ClientAuth::Basic(Secret::new("s".to_owned())));
+    assert_eq!(issuer(", jwt: true }").keys, KeySource::Discovery, "signed answers need keys");
+    let both = issuer(" }, jwks: { url: https://a.example/keys }");
+    assert!(matches!(both.keys, KeySource::Url(_)) && !both.introspection.unwrap().all);
 }
 
 #[test]
@@ -203,6 +276,24 @@ fn whoever_lists_types_gets_no_untyped_tokens() {
         "issuers: [{ issuer: https://a.example, audiences: [a], types: [at+jwt] }]\nrules: [{ match: { path: /** } }]",
     );
     assert!(!config.issuers[0].untyped);
+}
+
+#[test]
+fn a_profile_settles_types_and_adds_to_what_is_demanded() {
+    let issuer = |settings: &str| {
+        let yaml = format!(
+            "issuers: [{{ issuer: https://a.example, audiences: [a], {settings} }}]\nrules: [{{ match: {{ path: /** }} }}]"
+        );
+        good(&yaml).issuers.remove(0)
+    };
+    let access = issuer("profile: rfc9068, required_claims: [email, sub]");
+    assert_eq!((access.types.as_slice(), access.untyped), (["at+jwt".to_owned()].as_slice(), false));
+    assert_eq!(access.required_claims, ["email", "sub", "client_id", "jti"]);
+    assert_eq!((access.algorithms.as_slice(), access.svid), (Signing::ASYMMETRIC.as_slice(), false));
+    let svid = issuer("profile: spiffe");
+    assert_eq!((svid.types.as_slice(), svid.untyped), (["jwt".to_owned(), "jose".to_owned()].as_slice(), true));
+    assert_eq!(svid.required_claims, ["sub"]);
+    assert!(svid.svid && !svid.algorithms.contains(&Signing::EdDSA) && svid.algorithms.contains(&Signing::ES256));
 }
 
 #[test]

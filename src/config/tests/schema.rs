@@ -53,7 +53,8 @@ fn sections(schema: &Json) -> BTreeMap<String, &Map<String, Json>> {
 fn known() -> BTreeMap<&'static str, BTreeMap<&'static str, bool>> {
     let mut reader = Reader::new(Path::new("t.yaml"), &environment);
     let sentinel = "store: { redis: { sentinel: { urls: [redis://a] } } }";
-    for yaml in [EVERYTHING, "store: { redis: { urls: [{ file: none }] } }", sentinel] {
+    let certificates = "{ listen: { tls: { cert: c, key: k } }, certificates: {}, operators: {} }";
+    for yaml in [EVERYTHING, "store: { redis: { urls: [{ file: none }] } }", sentinel, certificates] {
         let root = yaml::read(yaml).unwrap();
         config(&mut reader, &Item::root(&root));
     }
@@ -186,19 +187,25 @@ fn reference() -> String {
     for (section, title) in [
         ("configuration", "The whole"),
         ("listen", "`listen`"),
+        ("tls", "`listen.tls`"),
         ("store", "`store`"),
         ("redis", "`store.redis`"),
         ("sentinel", "`store.redis.sentinel`"),
         ("secretFile", "Secrets in files"),
         ("issuer", "An entry of `issuers`"),
         ("jwks", "`jwks` of an issuer"),
+        ("introspection", "`introspection` of an issuer"),
+        ("connection", "`connection` of an issuer"),
         ("apiKeys", "`api_keys`"),
         ("apiKey", "An entry of the file of `api_keys`"),
+        ("certificates", "`certificates`"),
+        ("operators", "`operators`"),
         ("client", "An entry of `clients`"),
         ("limit", "An entry of `limits`"),
         ("rule", "An entry of `rules`"),
         ("match", "`match` of a rule"),
         ("require", "`require` of a rule"),
+        ("dpop", "`dpop`"),
         ("bounds", "`bounds`"),
     ] {
         let section = sections(&schema)[section].clone();

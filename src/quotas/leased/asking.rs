@@ -5,7 +5,7 @@ use tokio::sync::oneshot;
 
 use super::super::table::Woken;
 use super::LeaseDesk;
-use crate::decide::ports::{Away, AwayCause, Grants, Request, Requests};
+use crate::decide::ports::{Away, Grants, Request, Requests};
 use crate::domain::time::Micros;
 use crate::domain::window::Terms;
 
@@ -58,7 +58,7 @@ impl Unheard<'_> {
         let mut grants = grants.iter();
         self.requests.retain(|_| match grants.next() {
             Some(Ok(_)) => false,
-            Some(Err(Away { because })) => may_have_been_asked(*because),
+            Some(Err(Away { because })) => because.may_have_been_asked(),
             None => true,
         });
     }
@@ -69,19 +69,6 @@ impl Drop for Unheard<'_> {
         for request in &self.requests {
             self.desk.abandon(request, 0);
         }
-    }
-}
-
-const fn may_have_been_asked(because: AwayCause) -> bool {
-    match because {
-        AwayCause::Unreachable | AwayCause::Deadline | AwayCause::Garbled => true,
-        AwayCause::Resting
-        | AwayCause::Crowded
-        | AwayCause::Denied
-        | AwayCause::ReadOnly
-        | AwayCause::Lost
-        | AwayCause::Full
-        | AwayCause::Mistaken => false,
     }
 }
 

@@ -1,7 +1,7 @@
 -- Asks counters for units, all or none: the algorithms of domain/window.rs, bucket.rs, fixed.rs and slots.rs, word for word.
 --
--- KEYS[1..n]   the counters' states; after them one key for the lease of each counter that is asked with a hold. Without
---              those keys, no more than at_least is granted, for as long, and it cannot be settled.
+-- KEYS[1..n]   the counters' states; after them one key for each reservation: for each counter that is asked for exactly so
+--              much with a hold. Without those keys it is charged for as long, and cannot be settled.
 -- ARGV[1]      the time in microseconds, or empty: the server's own.
 -- ARGV[2]      c to consume, p to peek.
 -- ARGV[2 + i]  what is asked of counter i, packed: a letter for its algorithm, then integers of 8 bytes:
@@ -18,11 +18,13 @@
 --   fixed window    length, latest time, units used, epoch;
 --   concurrency     a sorted set, so that a change costs the same however much is held: one member for each unit, the
 --                   lease's name and a number, and its expiry for a score; the time is the score of the empty name.
--- A lease of the first three is a key of its own: units, expiry and epoch. The epoch changes when leases taken so far
--- outlive their charges. Numbers are exact below 2^53. A refusal and a peek write nothing.
+-- A reservation of the first three is a key of its own: units, expiry and epoch. A lease, which is asked for up to more than
+-- is needed, is written nowhere: its holder is told as much, and tells it when it settles. The epoch changes when what was
+-- taken so far outlives its charge. Numbers are exact below 2^53. A refusal and a peek write nothing.
 --
--- The answer is packed too, with five integers a counter: 0, 1 or 2 for granted, short or never; units granted or the
--- time to wait; units left, and the time until some return, before the charge; and that time after it.
+-- The answer is packed too, with seven integers a counter: 0, 1 or 2 for granted, short or never; units granted or the
+-- time to wait; units left, and the time until some return, before the charge; that time after it; and of a lease its
+-- expiry and epoch.
 --
 -- What costs is commands, strings that are made (long ones above all), and numbers that Redis has to write out. So
 -- commands get numbers as text where they are known, a string is packed in one go, and functions are not made here.
@@ -38,7 +40,7 @@ local asked, consume, answer = #ARGV - 2, ARGV[2] == 'c', ''
 -- there, and whatever else is there stays, its life too. A life goes by the clock, which may have stepped back behind the
 -- counter's time. Room for four is made at once: a table that grows is copied each time.
 local writes = { false, false, false, false, false, false, false, false, false, false, false, false }
-local written, lease = 0, asked
+local written, record = 0, asked
 
 for i = 1, asked do
   local key, ask = KEYS[i], ARGV[i + 2]
@@ -52,12 +54,12 @@ for i = 1, asked do
   end
   local latest, epoch = now, now
   local outcome, value, left, returns, after = 0, 0, 0, 0, 0
-  local hold, text, life = 0, nil, nil
+  local hold, recorded, text, life = 0, true, nil, nil
 
   if kind == WINDOW then
     local width, parts, limit, at_least, at_most
     width, parts, limit, at_least, at_most, hold = unpack(SIX, ask, 2)
-    if hold > 0 and not KEYS[lease + 1] then at_most = at_least end
+    recorded = at_most <= at_least
     local cut, total, first, newest, charged = width, 0, 0, nil, nil
     -- The newest sub-window is often all that one needs to know.
     local whole, stop = raw, 0
@@ -243,14 +245,15 @@ for i = 1, asked do
     end
   end
 
-  if hold > 0 then lease = lease + 1 end
+  recorded = recorded and hold > 0
+  if recorded then record = record + 1 end
   if outcome > 0 then consume = false end
-  answer = pack('<c0I8I8I8I8I8', answer, outcome, value, left, returns, after)
+  answer = pack('<c0I8I8I8I8I8I8I8', answer, outcome, value, left, returns, after, latest + hold, epoch)
   if consume and text then
     writes[written + 1], writes[written + 2], writes[written + 3] = key, text, life
     written = written + 3
-    if hold > 0 and KEYS[lease] then
-      writes[written + 1], writes[written + 2] = KEYS[lease], pack(THREE, value, latest + hold, epoch)
+    if recorded and KEYS[record] then
+      writes[written + 1], writes[written + 2] = KEYS[record], pack(THREE, value, latest + hold, epoch)
       writes[written + 3] = ceil(hold / 1000) + SLACK_MS
       written = written + 3
     end

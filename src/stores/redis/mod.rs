@@ -7,9 +7,11 @@
 mod access;
 mod api_keys;
 mod gate;
+mod leases;
 mod link;
 mod node;
 mod nodes;
+mod proofs;
 mod pulse;
 mod script;
 mod slots;
@@ -25,6 +27,7 @@ use tokio::sync::Semaphore;
 
 pub use self::access::{ConnectProblem, Reach, Settings, TimeSource};
 pub use self::gate::{Bounds, Gates};
+use self::leases::{Leases, Told};
 pub use self::nodes::NodeHealth;
 use self::nodes::{Nodes, Outcome as Sent};
 use self::pulse::Trust;
@@ -36,7 +39,7 @@ use crate::decide::ports::{
 use crate::domain::limit::{Algorithm, CounterKey, Limit, UNITS_MAX, WINDOW_MAX, WhenAway};
 use crate::domain::question::Mode;
 use crate::domain::time::{Micros, Moment};
-use crate::domain::window::{Frame, Grant, LeaseId, Outcome, Terms};
+use crate::domain::window::{Frame, Grant, LeaseId, Outcome};
 
 /// How many questions may be taking back at a time what some of their counters charged and others refused. What one
 /// beyond was charged stays charged.
@@ -56,7 +59,10 @@ struct Inner {
     reset: Code,
     assert: Code,
     beat: Code,
+    first_use: Code,
     api_key: Code,
+    /// Those that were taken through this store.
+    leases: Leases,
     taking_back: Arc<Semaphore>,
 }
 
@@ -84,8 +90,10 @@ impl RedisStore {
                 include_str!("assert.lua")
             )),
             beat: Code::telling(concat!(include_str!("now.lua"), include_str!("beat.lua"))),
+            first_use: Code::new(include_str!("first_use.lua")),
             // What was charged is nothing to API keys.
             api_key: Code::telling(include_str!("api_key.lua")),
+            leases: Leases::none(),
             taking_back: Arc::new(Semaphore::new(TAKING_BACK_MAX)),
         })))
     }
@@ -142,7 +150,15 @@ impl Inner {
     async fn acquire_later(self: &Arc<Self>, requests: &Requests, mode: Mode, now: Moment) -> Grants {
         let call = |requests: &[Request]| self.acquisition(requests, mode, now);
         let read = |answer: &[u8], count| grants(answer, count, mode);
-        let (mut grants, alone) = self.ask(&self.acquire, requests, call, read).await;
+        let (answers, alone) = self.ask(&self.acquire, requests, call, read).await;
+        let heard = |(request, answer): (&Request, Result<(Grant, Option<Told>), Away>)| {
+            let (grant, told) = answer?;
+            if let Some(told) = told.filter(|_| holds(request) == Holds::Lease) {
+                self.leases.keep(request.terms.lease, &request.key, told);
+            }
+            Ok(grant)
+        };
+        let mut grants: Grants = requests.iter().zip(answers).map(heard).collect();
         if alone && mode == Mode::Consume && is_refused(requests, &grants) {
             self.take_back(requests, &mut grants, now);
         }
@@ -152,13 +168,8 @@ impl Inner {
     fn acquisition(&self, requests: &[Request], mode: Mode, now: Moment) -> Call {
         let mut call = Call::default();
         call.keys.extend(requests.iter().map(|request| state_key(&request.key, request.limit.algorithm)));
-        call.keys.extend(requests.iter().filter_map(|Request { limit, key, terms }| match limit.algorithm {
-            Algorithm::SlidingWindow { .. } | Algorithm::TokenBucket(_) | Algorithm::FixedWindow(_) => {
-                (terms.hold > Micros::ZERO).then(|| lease_key(key, limit.algorithm, terms.lease))
-            }
-            // Holders stand in the state.
-            Algorithm::Concurrency(_) => None,
-        }));
+        let reserved = requests.iter().filter(|request| holds(request) == Holds::Reservation);
+        call.keys.extend(reserved.map(|Request { limit, key, terms }| lease_key(key, limit.algorithm, terms.lease)));
         // Without them units are charged as long, and cannot be given back.
         call.spare = call.keys.len() - requests.len();
         call.args.push(self.time_argument(now));
@@ -171,24 +182,39 @@ impl Inner {
     }
 
     async fn settle_later(&self, settlements: &[Settlement], now: Moment) -> Result<(), Away> {
-        let call = |settlements: &[Settlement]| {
+        let told = |Settlement { limit, key, lease, .. }: &Settlement| match limit.algorithm {
+            Algorithm::SlidingWindow { .. } => self.leases.take(*lease, key),
+            Algorithm::TokenBucket(_) | Algorithm::FixedWindow(_) | Algorithm::Concurrency(_) => None,
+        };
+        let owed: SmallVec<[(&Settlement, Option<Told>); 4]> =
+            settlements.iter().map(|settlement| (settlement, told(settlement))).collect();
+        let call = |owed: &[(&Settlement, Option<Told>)]| {
             let mut call = Call::default();
             call.args.push(self.time_argument(now));
-            for Settlement { limit, key, lease, used } in settlements {
+            for (settlement, told) in owed {
+                let Settlement { limit, key, lease, .. } = settlement;
                 let state = state_key(key, limit.algorithm);
                 let holder = match limit.algorithm {
                     // It stands in the state. A key that is never there would keep a slot that moves from being served.
                     Algorithm::Concurrency(_) => state.clone(),
+                    _ if told.is_some() => state.clone(),
                     Algorithm::SlidingWindow { .. } | Algorithm::TokenBucket(_) | Algorithm::FixedWindow(_) => {
                         lease_key(key, limit.algorithm, *lease)
                     }
                 };
                 call.keys.extend([state, holder]);
-                call.args.push(packed_settlement(limit.algorithm, *lease, *used));
+                call.args.push(packed_settlement(settlement, *told));
             }
             call
         };
-        let (answers, _) = self.ask(&self.settle, settlements, call, |_, count| Some(nothing(count))).await;
+        let (answers, _) = self.ask(&self.settle, &owed, call, |_, count| Some(nothing(count))).await;
+        for ((settlement, told), answer) in owed.iter().zip(&answers) {
+            // Another attempt may follow. Where it may have been settled, none must.
+            let unasked = answer.is_err_and(|Away { because }| !because.may_have_been_asked());
+            if let Some(told) = told.filter(|_| unasked) {
+                self.leases.keep(settlement.lease, &settlement.key, told);
+            }
+        }
         answers.into_iter().collect()
     }
 
@@ -242,7 +268,7 @@ impl Inner {
 
     /// Gives back, in the background, what was charged for a question that is refused, and says what is left then.
     fn take_back(self: &Arc<Self>, requests: &[Request], grants: &mut Grants, now: Moment) {
-        let (mut holds, mut charges) = (Settlements::new(), Charges::new());
+        let (mut held, mut charges) = (Settlements::new(), Charges::new());
         for (request, grant) in requests.iter().zip(grants) {
             let given = match grant {
                 Ok(Grant { outcome: Outcome::Granted { units }, remaining, .. }) => {
@@ -254,8 +280,8 @@ impl Inner {
                 Err(_) => 0,
             };
             let Request { limit, key, terms } = request.clone();
-            if is_held(&request.limit, terms) {
-                holds.push(Settlement { limit, key, lease: terms.lease, used: 0 });
+            if holds(request) != Holds::Nothing {
+                held.push(Settlement { limit, key, lease: terms.lease, used: 0 });
             } else if given > 0 {
                 charges.push(Charge { limit, key, units: given });
             }
@@ -264,7 +290,7 @@ impl Inner {
         let store = Arc::clone(self);
         tokio::spawn(async move {
             // What is not taken back stays charged: less is admitted, never more. The gates count it.
-            let _ = tokio::join!(store.settle_later(&holds, now), store.refund_later(&charges, now));
+            let _ = tokio::join!(store.settle_later(&held, now), store.refund_later(&charges, now));
             drop(permit);
         });
     }
@@ -285,13 +311,26 @@ fn is_refused(requests: &[Request], grants: &Grants) -> bool {
     })
 }
 
-/// Whether what is granted stands under the lease's name, until it is settled.
-fn is_held(limit: &Limit, terms: Terms) -> bool {
+/// Under what the units of a request stand until they are settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holds {
+    /// They are spent at once.
+    Nothing,
+    /// As much as this replica needs soon: it knows what it was told.
+    Lease,
+    /// Exactly so much. Whoever is given the name may settle it, at any replica, so Redis keeps what it stands for.
+    Reservation,
+    /// Slots, by the name alone.
+    Slots,
+}
+
+fn holds(Request { limit, key: _, terms }: &Request) -> Holds {
     match limit.algorithm {
-        Algorithm::SlidingWindow { .. } | Algorithm::TokenBucket(_) | Algorithm::FixedWindow(_) => {
-            terms.hold > Micros::ZERO
-        }
-        Algorithm::Concurrency(_) => true,
+        Algorithm::Concurrency(_) => Holds::Slots,
+        _ if terms.hold == Micros::ZERO => Holds::Nothing,
+        // The script sees no more than this of what is asked for at most.
+        Algorithm::SlidingWindow { units, .. } if terms.at_most.min(units) > terms.at_least => Holds::Lease,
+        Algorithm::SlidingWindow { .. } | Algorithm::TokenBucket(_) | Algorithm::FixedWindow(_) => Holds::Reservation,
     }
 }
 
@@ -380,13 +419,17 @@ fn packed_units(algorithm: Algorithm, units: u64) -> Vec<u8> {
     packed
 }
 
-/// Units that were used of a lease; for slots which lease.
-fn packed_settlement(algorithm: Algorithm, lease: LeaseId, used: u64) -> Vec<u8> {
-    if !matches!(algorithm, Algorithm::Concurrency(_)) {
-        return packed_units(algorithm, used);
+/// Units that were used, and what was told of a lease; for slots which lease.
+fn packed_settlement(Settlement { limit, key: _, lease, used }: &Settlement, told: Option<Told>) -> Vec<u8> {
+    if matches!(limit.algorithm, Algorithm::Concurrency(_)) {
+        let mut packed = packed_shape(limit.algorithm);
+        push(&mut packed, &[lease.replica, lease.serial]);
+        return packed;
     }
-    let mut packed = packed_shape(algorithm);
-    push(&mut packed, &[lease.replica, lease.serial]);
+    let mut packed = packed_units(limit.algorithm, *used);
+    if let Some(Told { units, expires, epoch }) = told {
+        push(&mut packed, &[units, expires, epoch]);
+    }
     packed
 }
 
@@ -401,30 +444,36 @@ fn refunds(answer: &[u8], counters: usize) -> Option<Refunds> {
     sound.then(|| numbers.iter().map(|&number| u64::from_le_bytes(number)).collect())
 }
 
-/// Five numbers for each counter; nothing where they make no sense. They tell of before the charge and of after it,
-/// because the script does not know at the first counter what the last one says.
-fn grants(answer: &[u8], counters: usize, mode: Mode) -> Option<Grants> {
+/// Seven numbers for each counter; nothing where they make no sense. They tell of before the charge and of after it,
+/// because the script does not know at the first counter what the last one says. With each grant that was charged, what is
+/// told of a lease.
+fn grants(answer: &[u8], counters: usize, mode: Mode) -> Option<Answers<(Grant, Option<Told>)>> {
     let (numbers, rest) = answer.as_chunks::<8>();
-    let (fives, odd) = numbers.as_chunks::<5>();
-    if fives.len() != counters || !odd.is_empty() || !rest.is_empty() {
+    let (sevens, odd) = numbers.as_chunks::<7>();
+    if sevens.len() != counters || !odd.is_empty() || !rest.is_empty() {
         return None;
     }
-    let charged = mode == Mode::Consume && fives.iter().all(|[outcome, ..]| u64::from_le_bytes(*outcome) == 0);
-    fives.iter().map(|five| grant(five.map(u64::from_le_bytes), charged).map(Ok)).collect()
+    let charged = mode == Mode::Consume && sevens.iter().all(|[outcome, ..]| u64::from_le_bytes(*outcome) == 0);
+    sevens.iter().map(|seven| grant(seven.map(u64::from_le_bytes), charged).map(Ok)).collect()
 }
 
-fn grant([outcome, value, left, returns, returns_then]: [u64; 5], charged: bool) -> Option<Grant> {
+fn grant(
+    [outcome, value, left, returns, returns_then, expires, epoch]: [u64; 7],
+    charged: bool,
+) -> Option<(Grant, Option<Told>)> {
     let outcome = match outcome {
         0 => Outcome::Granted { units: value },
         1 => Outcome::Short { retry_after: Micros(value) },
         2 => Outcome::Never,
         _ => return None,
     };
-    let (remaining, reset_after) = match outcome {
-        Outcome::Granted { units: 1.. } if charged => (left.checked_sub(value)?, returns_then),
-        Outcome::Granted { .. } | Outcome::Short { .. } | Outcome::Never => (left, returns),
+    let (remaining, reset_after, told) = match outcome {
+        Outcome::Granted { units: units @ 1.. } if charged => {
+            (left.checked_sub(units)?, returns_then, Some(Told { units, expires, epoch }))
+        }
+        Outcome::Granted { .. } | Outcome::Short { .. } | Outcome::Never => (left, returns, None),
     };
-    Some(Grant { outcome, remaining, reset_after: Micros(reset_after) })
+    Some((Grant { outcome, remaining, reset_after: Micros(reset_after) }, told))
 }
 
 /// What an error means to whoever asked. The error itself is not passed on: it may quote what was sent.
@@ -525,26 +574,27 @@ mod tests {
         let answer = |numbers: &[u64]| numbers.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<u8>>();
         let short = Grant { outcome: Outcome::Short { retry_after: Micros(7) }, remaining: 0, reset_after: Micros(3) };
         let read = |numbers: &[u64], counters| grants(&answer(numbers), counters, Mode::Consume);
-        assert_eq!(read(&[1, 7, 0, 3, 0], 1).as_deref(), Some(&[Ok(short)][..]));
-        assert_eq!(read(&[3, 7, 0, 3, 0], 1), None);
-        assert_eq!(read(&[0, 2, 1, 3, 4], 1), None);
-        assert_eq!(read(&[0, 1, 2, 3, 4], 2), None);
-        assert_eq!(read(&[0, 1, 2, 3, 4, 0, 1, 2, 3], 1), None);
-        assert_eq!(grants(&answer(&[0, 1, 2, 3, 4])[1..], 1, Mode::Consume), None);
-        assert_eq!(grants(&[&answer(&[0, 1, 2, 3, 4])[..], b"x"].concat(), 1, Mode::Consume), None);
+        assert_eq!(read(&[1, 7, 0, 3, 0, 8, 9], 1).as_deref(), Some(&[Ok((short, None))][..]));
+        assert_eq!(read(&[3, 7, 0, 3, 0, 8, 9], 1), None);
+        assert_eq!(read(&[0, 2, 1, 3, 4, 8, 9], 1), None);
+        assert_eq!(read(&[0, 1, 2, 3, 4, 8, 9], 2), None);
+        assert_eq!(read(&[0, 1, 2, 3, 4, 8, 9, 0, 1, 2, 3, 8, 9], 1), None);
+        assert_eq!(grants(&answer(&[0, 1, 2, 3, 4, 8, 9])[1..], 1, Mode::Consume), None);
+        assert_eq!(grants(&[&answer(&[0, 1, 2, 3, 4, 8, 9])[..], b"x"].concat(), 1, Mode::Consume), None);
     }
 
     #[test]
     fn what_is_left_is_told_as_of_after_the_charges_only_if_all_granted() {
         let told = |numbers: &[u64], mode| {
             let answer: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
-            let grants = grants(&answer, numbers.len() / 5, mode).into_iter().flatten().flatten();
-            grants.map(|grant| (grant.remaining, grant.reset_after.0)).collect::<Vec<_>>()
+            let grants = grants(&answer, numbers.len() / 7, mode).into_iter().flatten().flatten();
+            grants.map(|(grant, told)| (grant.remaining, grant.reset_after.0, told)).collect::<Vec<_>>()
         };
-        let granted = [0, 2, 9, 5, 4];
-        assert_eq!(told(&granted, Mode::Consume), [(7, 4)]);
-        assert_eq!(told(&granted, Mode::Peek), [(9, 5)]);
-        assert_eq!(told(&[&granted[..], &[1, 7, 0, 3, 0]].concat(), Mode::Consume), [(9, 5), (0, 3)]);
+        let granted = [0, 2, 9, 5, 4, 8, 6];
+        assert_eq!(told(&granted, Mode::Consume), [(7, 4, Some(Told { units: 2, expires: 8, epoch: 6 }))]);
+        assert_eq!(told(&granted, Mode::Peek), [(9, 5, None)]);
+        let refused = [1, 7, 0, 3, 0, 8, 6];
+        assert_eq!(told(&[&granted[..], &refused].concat(), Mode::Consume), [(9, 5, None), (0, 3, None)]);
     }
 
     #[test]

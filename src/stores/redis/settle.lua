@@ -1,15 +1,15 @@
 -- Ends leases: what was used is charged to the moment of the settling, the rest is released, slots are released.
 --
--- KEYS[2i - 1], KEYS[2i]  the counter's state and the lease; slots have no key of their own for it.
+-- KEYS[2i - 1], KEYS[2i]  the counter's state and the reservation; leases and slots have no key of their own.
 -- ARGV[1]                 the time in microseconds, or empty: the server's own.
 -- ARGV[1 + i]             a letter for the algorithm, then
---                         w  width, parts, units used;
+--                         w  width, parts, units used, and of a lease what acquire.lua told of it: units, expiry and epoch;
 --                         b  gain, unit, burst, units used;
 --                         f  length, units used;
 --                         c  the lease's name.
 --
--- A lease that is unknown, settled or past its expiry is left as it is: spent whole. So is one that has outlived its
--- charge, but for what was used beyond its units.
+-- What is unknown, settled or past its expiry is left as it is: spent whole. So is what has outlived its charge, but for
+-- what was used beyond its units. Whoever holds a lease says once what was used of it.
 local PARTS_MAX, TOTAL_MAX, WINDOW_MAX = 9007199254740991, 1000000000000000, 31622400000000
 
 -- These answer with the state and how long it counts, or keeps its life; or nothing where nothing changes. Each is told
@@ -93,9 +93,8 @@ local function release(key, ask)
   local name, unit = sub(ask, 2), 1
   local expires = tonumber(call('ZSCORE', key, name .. pack('<I2', unit)) or -1)
   local latest = max(tonumber(call('ZSCORE', key, '') or now), now)
-  if expires < latest then return end
   while call('ZREM', key, name .. pack('<I2', unit)) > 0 do unit = unit + 1 end
-  call('ZADD', key, latest, '')
+  if expires >= latest then call('ZADD', key, latest, '') end
 end
 
 local function put(key, state, life)
@@ -108,13 +107,14 @@ local function put(key, state, life)
 end
 
 for i = 1, #ARGV - 1 do
-  local key, lease, ask = KEYS[2 * i - 1], KEYS[2 * i], ARGV[i + 1]
+  local key, reservation, ask = KEYS[2 * i - 1], KEYS[2 * i], ARGV[i + 1]
   local kind = byte(ask)
   if kind == SLOTS then
     release(key, ask)
   else
     local raw = call('GET', key)
-    local record = call('GET', lease)
+    local told = kind == WINDOW and #ask > 25
+    local record = told and sub(ask, 26) or call('GET', reservation)
     local latest = raw and unpack('<I8', raw, kind == WINDOW and 9 or kind == BUCKET and 25 or 9) or now
     if latest < now then latest = now end
     local units, expires, epoch
@@ -122,8 +122,8 @@ for i = 1, #ARGV - 1 do
     if record and latest <= expires then
       local settled = kind == WINDOW and window or kind == BUCKET and level or count
       put(key, settled(raw, ask, units, expires, epoch))
-      call('DEL', lease)
     end
+    if record and not told then call('DEL', reservation) end
   end
 end
 return ''

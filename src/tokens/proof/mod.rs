@@ -1,0 +1,98 @@
+//! Proofs that the caller holds the keys that its token is bound to: a client certificate (RFC 8705) or a `DPoP` proof
+//! (RFC 9449).
+//!
+//! Asked on every decision, after the verdict. What is cheap is looked at first, then the proof's signature, and the log of
+//! used proofs last: so nobody but the key's holder can use up a proof's id.
+
+mod dpop;
+mod nonce;
+#[cfg(test)]
+mod tests;
+mod url;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use metrics::Counter;
+
+use self::dpop::Flaw;
+use self::nonce::Nonces;
+use crate::decide::ports::{Answer, ProofLog, Proved};
+use crate::domain::decision::Reason;
+use crate::domain::identity::{Identity, Thumbprint};
+use crate::domain::question::{Credential, Question};
+use crate::domain::time::Moment;
+use crate::telemetry::{Telemetry, names};
+
+/// Checks proofs of possession.
+pub(super) struct Prover {
+    log: Arc<dyn ProofLog>,
+    /// None: proofs need no nonce.
+    nonces: ArcSwapOption<Nonces>,
+    refused: [Counter; Flaw::ALL.len()],
+}
+
+impl Prover {
+    /// Used proofs are remembered in `log`.
+    pub(super) fn new(log: Arc<dyn ProofLog>, telemetry: &Telemetry) -> Self {
+        let refused = Flaw::ALL.map(|flaw| telemetry.counter(names::PROOFS_REFUSED, &[("cause", flaw.name())]));
+        Self { log, nonces: ArcSwapOption::empty(), refused }
+    }
+
+    /// Demands nonces from now on that are made with `secret`; none: no nonces.
+    pub(super) fn demand_nonces(&self, secret: Option<&str>) {
+        self.nonces.store(secret.map(|secret| Arc::new(Nonces::new(secret.as_bytes()))));
+    }
+
+    /// Whether the caller holds every key that `identity` is bound to, and whether the token came with the scheme that
+    /// goes with its binding: a bound token is no bearer token (RFC 9449 §7.2), and a bearer token proves nothing by coming
+    /// with a proof.
+    pub(super) fn prove<'a>(
+        &'a self,
+        identity: &Identity,
+        question: &'a Question<'a>,
+        now: Moment,
+    ) -> Answer<'a, Proved> {
+        let held = question.proofs.certificate.as_ref().map(|certificate| &certificate.thumbprint);
+        if let Err(reason) = identity.binding.check_certificate(held) {
+            return Answer::Now(Err(reason).into());
+        }
+        match (&identity.binding.key, question.credential) {
+            (None, Credential::Dpop(_)) => Answer::Now(Err(Reason::BindingRequired).into()),
+            (None, _) => Answer::Now(Ok(()).into()),
+            (Some(key), Credential::Dpop(token)) => self.prove_key(key, token, question, now),
+            (Some(_), _) => Answer::Now(Err(Reason::BindingRequired).into()),
+        }
+    }
+
+    fn prove_key<'a>(
+        &'a self,
+        key: &Thumbprint,
+        token: &str,
+        question: &'a Question<'a>,
+        now: Moment,
+    ) -> Answer<'a, Proved> {
+        let nonces = self.nonces.load();
+        let next = |stale| nonces.as_ref().filter(|_| stale).map(|nonces| nonces.current(now.wall));
+        let checked = dpop::check(key, token, question, nonces.as_deref(), now.wall);
+        match checked {
+            Err(flaw) => Answer::Now(Proved { outcome: Err(self.count(flaw)), next_nonce: next(flaw == Flaw::Nonce) }),
+            Ok(checked) => {
+                let next_nonce = next(checked.nonce_ends);
+                self.log.first_use(checked.used, question.mode, now).then(move |first| {
+                    let outcome = match first {
+                        Ok(true) => Ok(()),
+                        Ok(false) => Err(self.count(Flaw::Replayed)),
+                        Err(_) => Err(self.count(Flaw::LogAway)),
+                    };
+                    Answer::Now(Proved { outcome, next_nonce })
+                })
+            }
+        }
+    }
+
+    fn count(&self, flaw: Flaw) -> Reason {
+        self.refused[flaw as usize].increment(1);
+        flaw.reason()
+    }
+}
