@@ -11,6 +11,7 @@
 mod algorithms;
 mod api;
 mod api_keys;
+mod attacks;
 mod away;
 mod bad_tokens;
 mod budgets;
@@ -19,6 +20,7 @@ mod deploy;
 mod flood;
 mod held;
 mod introspection;
+mod keycloak;
 mod opaque;
 mod picture;
 mod program;

@@ -19,7 +19,7 @@ pub(super) fn keys(identity: &Identity) -> Keys {
     Keys { certificate: identity.binding.certificate.map(encoded), key: identity.binding.key.map(encoded) }
 }
 
-/// The scheme that the token is good with: one that is bound to a DPoP key is not good as a bearer token (RFC 9449 §7.2).
+/// The scheme that the token is good with: one that is bound to a key by `jkt` is not good as a bearer token (RFC 9449 §7.2).
 pub(super) const fn token_type(identity: &Identity) -> &'static str {
     if identity.binding.key.is_some() { "DPoP" } else { "Bearer" }
 }

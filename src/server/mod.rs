@@ -189,7 +189,7 @@ impl Server {
             }
         });
         let incoming = Incoming::new(http, Arc::clone(&parts.http_tls)).stream();
-        let served = http::serve(
+        let http_port = http::serve(
             incoming.map(|accepted| accepted.map(|connection| (connection.connect_info(), connection))),
             api::http::router(Arc::clone(&parts.decider)),
             parts.admission.clone(),
@@ -198,7 +198,7 @@ impl Server {
         let stopped = parts.http_stopped.clone().drop_guard();
         server.tasks.spawn(async move {
             let _stopped = stopped;
-            served.await;
+            http_port.await;
         });
         server.tasks.spawn(admin::serve(admin, Arc::clone(&parts)));
         server.tasks.spawn(fold(Arc::clone(&parts.telemetry)));

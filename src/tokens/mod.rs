@@ -34,6 +34,9 @@ mod proof;
 mod remembered;
 mod schedule;
 #[cfg(test)]
+#[path = "../../tests/support/signer.rs"]
+mod signer;
+#[cfg(test)]
 mod upkeep;
 #[cfg(test)]
 mod vectors;

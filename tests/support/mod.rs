@@ -2,9 +2,11 @@
 
 pub(crate) mod authority;
 pub(crate) mod calls;
+pub(crate) mod liar;
 pub(crate) mod oidc;
 pub(crate) mod redis;
 pub(crate) mod server;
+pub(crate) mod signer;
 
 use std::collections::VecDeque;
 use std::fmt;

@@ -39,6 +39,12 @@ impl TestClock {
         Arc::new(Self { start: clock.now(), running: Some(clock), moved: AtomicU64::new(0) })
     }
 
+    /// One that stands still at that second since the epoch.
+    pub(crate) fn at(secs: u64) -> Arc<Self> {
+        let start = Moment { wall: Micros::from_secs(secs), ..SystemClock::start().now() };
+        Arc::new(Self { start, running: None, moved: AtomicU64::new(0) })
+    }
+
     pub(crate) fn advance(&self, by: Duration) {
         self.moved.fetch_add(Micros::from(by).0, Ordering::Relaxed);
     }

@@ -52,8 +52,13 @@ impl Refusal {
                     headers.append(WWW_AUTHENTICATE, challenge);
                 }
             }
-            Self::Away(_) | Self::Overloaded => {}
-            Self::NoSuchPage | Self::Malformed(_) | Self::ContentType | Self::TooLarge | Self::TooSlow => {}
+            Self::NoSuchPage
+            | Self::Malformed(_)
+            | Self::ContentType
+            | Self::TooLarge
+            | Self::TooSlow
+            | Self::Away(_)
+            | Self::Overloaded => {}
         }
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, RETRY_SECONDS);

@@ -1,0 +1,146 @@
+//! A web server that answers as no honest one would: for issuers that lie, stall or never end.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+/// No request of an honest caller is larger.
+const REQUEST_BYTES_MAX: usize = 64 * 1024;
+
+/// However patient a caller is: nothing is said for longer.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// What is answered at a place.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Says {
+    /// 200, and that text.
+    Text(String),
+    /// That status, and nothing else.
+    Status(u16),
+    /// See there.
+    Redirect(String),
+    /// 200, and spaces for ever.
+    Endless,
+    /// 200, and so many spaces, announced.
+    Large(usize),
+    /// 200, and a byte now and then.
+    Dripping,
+    /// Nothing, while the connection stays.
+    Silent,
+}
+
+/// The server; it ends with the test.
+pub(crate) struct Liar {
+    base: String,
+    places: Places,
+    task: JoinHandle<()>,
+}
+
+type Places = Arc<Mutex<HashMap<String, Place>>>;
+
+struct Place {
+    says: Says,
+    visits: usize,
+}
+
+impl Drop for Liar {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Liar {
+    /// Starts one, which has nothing to say yet.
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("there are free ports");
+        let base = format!("http://{}", listener.local_addr().expect("it is bound"));
+        let places = Places::default();
+        let known = Arc::clone(&places);
+        let task = tokio::spawn(async move {
+            while let Ok((caller, _)) = listener.accept().await {
+                let known = Arc::clone(&known);
+                // Callers who hang up in the middle are what this server is for.
+                tokio::spawn(async move { timeout(PATIENCE, answer(caller, &known)).await });
+            }
+        });
+        Self { base, places, task }
+    }
+
+    /// The URL of a place.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
+    /// Answers that from now on.
+    pub(crate) fn says(&self, path: &str, says: Says) {
+        let mut places = self.places.lock().expect("no test failed in between");
+        let visits = places.get(path).map_or(0, |place| place.visits);
+        places.insert(path.to_owned(), Place { says, visits });
+    }
+
+    /// How often a place was asked.
+    pub(crate) fn visits(&self, path: &str) -> usize {
+        self.places.lock().expect("no test failed in between").get(path).map_or(0, |place| place.visits)
+    }
+}
+
+/// Answers one request and hangs up.
+async fn answer(mut caller: TcpStream, places: &Places) -> io::Result<()> {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") && request.len() < REQUEST_BYTES_MAX {
+        request.push(caller.read_u8().await?);
+    }
+    let request = String::from_utf8_lossy(&request).into_owned();
+    // What is asked is not looked at, but whoever sends it wants to be heard to the end.
+    let lines = request.lines().filter_map(|line| line.split_once(": "));
+    let length =
+        lines.filter(|(name, _)| name.eq_ignore_ascii_case("content-length")).find_map(|(_, n)| n.parse().ok());
+    let mut body = vec![0; length.unwrap_or(0).min(REQUEST_BYTES_MAX)];
+    caller.read_exact(&mut body).await?;
+    let path = request.split(' ').nth(1).unwrap_or_default();
+    let says = places.lock().expect("no test failed in between").get_mut(path).map(|place| {
+        place.visits += 1;
+        place.says.clone()
+    });
+    let head = |status: u16, more: &str| format!("HTTP/1.1 {status} Some\r\nConnection: close\r\n{more}\r\n");
+    match says.unwrap_or(Says::Status(404)) {
+        Says::Text(text) => {
+            let head = head(200, &format!("Content-Type: application/json\r\nContent-Length: {}\r\n", text.len()));
+            caller.write_all((head + &text).as_bytes()).await?;
+        }
+        Says::Status(status) => caller.write_all(head(status, "Content-Length: 0\r\n").as_bytes()).await?,
+        Says::Redirect(to) => {
+            let head = head(302, &format!("Location: {to}\r\nContent-Length: 0\r\n"));
+            caller.write_all(head.as_bytes()).await?;
+        }
+        Says::Endless => {
+            caller.write_all(head(200, "").as_bytes()).await?;
+            loop {
+                caller.write_all(&[b' '; 8192]).await?;
+            }
+        }
+        Says::Large(bytes) => {
+            caller.write_all(head(200, &format!("Content-Length: {bytes}\r\n")).as_bytes()).await?;
+            for _ in 0..bytes.div_ceil(8192) {
+                caller.write_all(&[b' '; 8192]).await?;
+            }
+        }
+        Says::Dripping => {
+            caller.write_all(head(200, "").as_bytes()).await?;
+            loop {
+                caller.write_all(b" ").await?;
+                sleep(Duration::from_millis(500)).await;
+            }
+        }
+        Says::Silent => sleep(PATIENCE).await,
+    }
+    Ok(())
+}
