@@ -19,6 +19,7 @@ pub(crate) fn run(arguments: &[&str]) -> (i32, String, String) {
         .args(arguments)
         .env_remove("TOLLGATE_TOKEN")
         .env_remove("TOLLGATE_CONFIG")
+        .env_remove("TOLLGATE_OPERATOR_TOKEN")
         .output()
         .expect("the program was built");
     let text = |bytes| String::from_utf8(bytes).expect("it writes UTF-8");

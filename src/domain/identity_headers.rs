@@ -163,9 +163,11 @@ fn list(texts: &[Box<str>], separator: char) -> Option<String> {
 }
 
 /// The texts, encoded one by one.
-fn joined<'a>(texts: impl IntoIterator<Item = &'a str>, separator: Option<char>) -> Option<String> {
-    let mut value = String::new();
-    for text in texts.into_iter().filter(|text| !text.is_empty()) {
+fn joined<'a>(texts: impl IntoIterator<Item = &'a str, IntoIter: Clone>, separator: Option<char>) -> Option<String> {
+    let texts = texts.into_iter();
+    // Mostly nothing is encoded, and nothing is allocated twice.
+    let mut value = String::with_capacity(texts.clone().map(|text| text.len() + 1).sum());
+    for text in texts.filter(|text| !text.is_empty()) {
         if let Some(separator) = separator.filter(|_| !value.is_empty()) {
             value.push(separator);
         }
