@@ -276,7 +276,7 @@ async fn drive(asker: &Asker, keys: &Keys, most: u64, clock: SystemClock, until:
 fn configuration(redis: &Redis) -> String {
     // A busy machine is not what is measured: the deadline is too long to be met by it.
     format!(
-        r#"listen: {{ grpc: "127.0.0.1:0", admin: "127.0.0.1:0" }}
+        r#"listen: {{ grpc: "127.0.0.1:0", http: "127.0.0.1:0", admin: "127.0.0.1:0" }}
 store: {{ redis: {{ urls: ["{url}"], deadline: 2s }} }}
 limits:
   a: {{ units: 1000000000000, window: 1m, by: [resource.key] }}
