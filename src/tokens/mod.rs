@@ -20,6 +20,8 @@ mod cluster;
 mod dates;
 mod discovery;
 mod fetch;
+#[cfg(test)]
+mod fuzz;
 mod issuers;
 mod json;
 mod jwk;

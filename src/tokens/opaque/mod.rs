@@ -416,3 +416,9 @@ impl Introspector {
         }
     }
 }
+
+/// Whether an answer about a token makes it a good one.
+#[cfg(test)]
+pub(super) fn is_good(body: &[u8], issuer: &Issuer, name: &Arc<str>, now: Micros) -> bool {
+    matches!(call::read(body, issuer, name, now), Ok(Opinion::Good(..)))
+}
