@@ -14,8 +14,8 @@ use tollgate::proto::decision_service_client::DecisionServiceClient;
 use tonic::Code;
 use tonic::transport::Channel;
 
-use self::catalogue::{Attack, IssuerOf, OwnIssuer, PublishedKey, ShownAs, Try};
-use self::recipe::{NOW, Recipe};
+use self::catalogue::{Answers, Attack, IssuerOf, OwnIssuer, PublishedKey, ShownAs, Try};
+use self::recipe::{NOW, Recipe, Signers, changed, good_claims};
 use crate::support::liar::{Liar, Says};
 use crate::support::server::{TestClock, Tollgate, question};
 use crate::support::signer::Signer;
@@ -23,12 +23,15 @@ use crate::support::signer::Signer;
 /// Where no token may ever lead anybody.
 const TRAP: &str = "/trap";
 
+/// Where all calls go.
+const HOST: &str = "api.example";
+
 /// Attacks that this project promised to know at the least: 1 to this.
 const ATTACKS_PROMISED: u16 = 126;
 
 /// The keys of the list.
-fn signers() -> HashMap<&'static str, Signer> {
-    HashMap::from([
+fn signers() -> Signers {
+    Signers(HashMap::from([
         ("k", Signer::ec("k")),
         ("l", Signer::ec384("l")),
         ("m", Signer::ed("m")),
@@ -38,7 +41,10 @@ fn signers() -> HashMap<&'static str, Signer> {
         // Of another issuer: one with a name of its own, and one with a name that the usual issuer has, too.
         ("b", Signer::ec("b")),
         ("other k", Signer::ec("k")),
-    ])
+        // Of callers, who prove that they hold them.
+        ("holder", Signer::ec("holder")),
+        ("other holder", Signer::ed("other holder")),
+    ]))
 }
 
 /// The issuers that tries share: name, `iss`, keys, settings.
@@ -67,7 +73,7 @@ rules:
 
 /// A service with all issuers of the list, and the web server that lies to it.
 struct World {
-    signers: HashMap<&'static str, Signer>,
+    signers: Signers,
     liar: Liar,
     issuers: Vec<Value>,
 }
@@ -77,7 +83,7 @@ impl World {
         let (signers, liar) = (signers(), Liar::start().await);
         liar.says(TRAP, Says::Status(404));
         let shared = shared_issuers().into_iter().map(|(_, iss, keys, settings)| {
-            let keys: Vec<Value> = keys.iter().map(|name| signers[name].jwk()).collect();
+            let keys: Vec<Value> = keys.iter().map(|name| signers.get(name).jwk()).collect();
             with_defaults(json!({"issuer": iss, "jwks": {"keys": keys}}), settings.as_object())
         });
         let issuers = shared.collect();
@@ -97,11 +103,14 @@ impl World {
     }
 
     fn own_issuer(&mut self, place: &str, own: &OwnIssuer) -> String {
+        if let Some(answers) = &own.introspection {
+            return self.asked_issuer(place, answers, &own.settings);
+        }
         let keys_path = format!("/keys/{place}");
         let set = || match &own.keys {
-            None => vec![self.signers["k"].jwk()],
+            None => vec![self.signers.get("k").jwk()],
             // A set in which nothing can be used is another matter: one more key is for nobody's tokens here.
-            Some(keys) => keys.iter().map(|key| self.published(key)).chain([self.signers["r2"].jwk()]).collect(),
+            Some(keys) => keys.iter().map(|key| self.published(key)).chain([self.signers.get("r2").jwk()]).collect(),
         };
         let says = own.serves.clone().unwrap_or_else(|| Says::Text(json!({"keys": set()}).to_string()));
         let says = match says {
@@ -129,8 +138,28 @@ impl World {
         iss
     }
 
+    /// One that is asked about its tokens, which begin with `place` and a tilde.
+    fn asked_issuer(&mut self, place: &str, answers: &Answers, settings: &Map<String, Value>) -> String {
+        let iss = format!("https://{place}.example");
+        let path = format!("/introspect/{place}");
+        let says = match answers {
+            Answers::Serves(says) => says.clone(),
+            Answers::Active(claims) => {
+                let mut answer = changed(good_claims(&iss), &self.signers.resolved_in(claims), &[]);
+                answer["active"] = json!(true);
+                Says::Text(answer.to_string())
+            }
+        };
+        self.liar.says(&path, says);
+        let introspection = json!({
+            "url": self.liar.url(&path), "client_id": "tollgate", "client_secret": "secret", "prefix": format!("{place}~"),
+        });
+        self.issuers.push(with_defaults(json!({"issuer": iss, "introspection": introspection}), Some(settings)));
+        iss
+    }
+
     fn published(&self, key: &PublishedKey) -> Value {
-        let known = |name: &str| self.signers.get(name).unwrap_or_else(|| panic!("no key {name}")).jwk();
+        let known = |name: &str| self.signers.get(name).jwk();
         match key {
             PublishedKey::Whole(name) => known(name),
             PublishedKey::Literal { jwk } => jwk.clone(),
@@ -161,22 +190,30 @@ struct Prepared {
     /// Which one, for people.
     name: String,
     question: pb::DecideRequest,
-    expect: String,
+    /// The answers, each time that it is asked.
+    expect: Vec<String>,
 }
 
 fn prepare(world: &mut World, attack: &Attack, index: usize, asked: &Try, recipe: &Recipe) -> Prepared {
     let place = format!("attack-{}-{index}", attack.id);
     let iss = world.issuer(&place, &asked.issuer);
-    let token = recipe.make(&iss, &world.signers).replace("{base}", &world.liar.url(""));
+    let token = recipe.token(&iss, &world.signers).replace("{base}", &world.liar.url("")).replace("{place}", &place);
+    let method = asked.method.as_deref().unwrap_or("GET");
+    let path = asked.path.as_deref().unwrap_or("/me");
+    let url = format!("https://{HOST}{path}");
+    let proofs = asked.proofs.iter().enumerate();
+    let proofs =
+        proofs.map(|(nth, proof)| proof.proof(&token, &url, &format!("{place}-{nth}"), &world.signers)).collect();
     let kind = match &asked.shown_as {
         ShownAs::Bearer => pb::credential::Kind::BearerToken(token),
         ShownAs::ApiKey => pb::credential::Kind::ApiKey(token),
         ShownAs::Authorization(value) => pb::credential::Kind::Authorization(value.replace("{token}", &token)),
     };
-    let method = asked.method.as_deref().unwrap_or("GET");
-    let mut question = question(method, asked.path.as_deref().unwrap_or("/me"), None);
-    question.credential = Some(pb::Credential { kind: Some(kind), ..pb::Credential::default() });
-    Prepared { name: format!("{}, try {index}: {}", attack.id, attack.aim), question, expect: asked.expect.clone() }
+    let mut question = question(method, path, None);
+    HOST.clone_into(&mut question.request.get_or_insert_default().host);
+    question.credential = Some(pb::Credential { kind: Some(kind), dpop_proofs: proofs, ..pb::Credential::default() });
+    let expect = [&asked.expect].into_iter().chain(&asked.again).cloned().collect();
+    Prepared { name: format!("{}, try {index}: {}", attack.id, attack.aim), question, expect }
 }
 
 /// What comes of a question, in the words of the list.
@@ -203,9 +240,11 @@ async fn surprises(attacks: &[Attack]) -> Vec<String> {
     let mut surprises = Vec::new();
     for Prepared { name, question, expect } in prepared {
         let shown: String = format!("{:?}", question.credential).chars().take(120).collect();
-        let came = outcome(&mut client, question).await;
-        if came != expect {
-            surprises.push(format!("{name}: {came} instead of {expect}\n    {shown}"));
+        for expect in expect {
+            let came = outcome(&mut client, question.clone()).await;
+            if came != expect {
+                surprises.push(format!("{name}: {came} instead of {expect}\n    {shown}"));
+            }
         }
     }
     assert_eq!(world.liar.visits(TRAP), 0, "somebody went where a token told them to");

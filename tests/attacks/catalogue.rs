@@ -80,6 +80,12 @@ pub(super) struct Try {
     /// How it is shown.
     #[serde(default)]
     pub shown_as: ShownAs,
+    /// `DPoP` proofs that come with it.
+    #[serde(default)]
+    pub proofs: Vec<Recipe>,
+    /// The answer to the same question, asked once more.
+    #[serde(default)]
+    pub again: Option<String>,
     #[serde(flatten)]
     rest: Map<String, Value>,
 }
@@ -110,8 +116,20 @@ pub(super) struct OwnIssuer {
     pub serves: Option<Says>,
     /// Its keys are found by discovery, and this is its metadata; `{base}` is the server, `{issuer}` the issuer.
     pub metadata: Option<Map<String, Value>>,
+    /// It is asked about its tokens, and answers that; in the place of keys.
+    pub introspection: Option<Answers>,
     /// Further settings of it, as in the configuration.
     pub settings: Map<String, Value>,
+}
+
+/// What an issuer answers who is asked about a token.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Answers {
+    /// Anything.
+    Serves(Says),
+    /// That the token is active, with the claims of a good one and these.
+    Active(Map<String, Value>),
 }
 
 /// A key as an issuer publishes it.

@@ -19,7 +19,7 @@ const OTHER: &str = "https://b.example";
 /// A service that trusts an issuer whose keys the web server publishes, and others.
 async fn flooded() -> (World, Tollgate) {
     let mut world = World::new().await;
-    world.liar.says(KEYS, Says::Text(json!({"keys": [world.signers["k"].jwk()]}).to_string()));
+    world.liar.says(KEYS, Says::Text(json!({"keys": [world.signers.get("k").jwk()]}).to_string()));
     let jwks = json!({"url": world.liar.url(KEYS)});
     world.issuers.push(json!({"issuer": FLOODED, "audiences": ["orders"], "jwks": jwks}));
     let tollgate = Tollgate::start_with(&world.configuration(), TestClock::at(NOW)).await;
@@ -29,7 +29,7 @@ async fn flooded() -> (World, Tollgate) {
 
 fn token(world: &World, iss: &str, recipe: serde_json::Value) -> String {
     let recipe: Recipe = serde_json::from_value(recipe).expect("it is a recipe");
-    recipe.make(iss, &world.signers)
+    recipe.token(iss, &world.signers)
 }
 
 /// Shows all of them at once, and says what came of each.

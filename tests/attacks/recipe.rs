@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -13,13 +14,16 @@ use crate::support::signer::Signer;
 /// When these attacks take place, in seconds since the epoch.
 pub(super) const NOW: u64 = 1_800_000_000;
 
-/// A token, and how it is shown. What is not said is as in a good one.
+/// The keys of the list, by name.
+pub(super) struct Signers(pub HashMap<&'static str, Signer>);
+
+/// A token, or the proof that goes with one. What is not said is as in a good one.
 #[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Recipe {
-    /// Whose key signs it.
-    pub signer: String,
-    /// Members of the header that are different; `{jwk_of: name}` is a public key.
+    /// Whose key signs it; by default `k`, and a proof `holder`.
+    pub signer: Option<String>,
+    /// Members of the header that are different. `{jwk_of: name}` is a public key.
     pub header: Map<String, Value>,
     /// Members of the header that are not there.
     pub header_without: Vec<String>,
@@ -27,7 +31,7 @@ pub(super) struct Recipe {
     pub header_text: Option<String>,
     /// The bytes of the header.
     pub header_hex: Option<String>,
-    /// Claims that are different; `{now: n}` is a date n seconds from now.
+    /// Claims that are different. `{now: n}` is a date n seconds from now, `{thumbprint_of: name}` the thumbprint of a key.
     pub claims: Map<String, Value>,
     /// Claims that are not there.
     pub claims_without: Vec<String>,
@@ -48,7 +52,7 @@ pub(super) struct Recipe {
 impl Default for Recipe {
     fn default() -> Self {
         Self {
-            signer: "k".to_owned(),
+            signer: None,
             header: Map::new(),
             header_without: Vec::new(),
             header_text: None,
@@ -121,14 +125,25 @@ const ORDER_ED25519: [u8; 32] = [
 ];
 
 impl Recipe {
-    /// Makes the text, for the issuer `iss`.
-    pub(super) fn make(&self, iss: &str, signers: &HashMap<&str, Signer>) -> String {
-        let signer = signers.get(self.signer.as_str()).unwrap_or_else(|| panic!("no key {}", self.signer));
-        let mut header = changed(signer.header(), &self.header, &self.header_without);
-        if let Some(name) = header["jwk"]["jwk_of"].as_str() {
-            header["jwk"] = signers[name].jwk();
-        }
-        let claims = changed(good_claims(iss), &self.claims, &self.claims_without);
+    /// Makes the token, for the issuer `iss`.
+    pub(super) fn token(&self, iss: &str, signers: &Signers) -> String {
+        let signer = signers.get(self.signer.as_deref().unwrap_or("k"));
+        self.make(signer, signer.header(), good_claims(iss), signers)
+    }
+
+    /// Makes a `DPoP` proof (RFC 9449 §4.2) for a call of `url` with `token`.
+    pub(super) fn proof(&self, token: &str, url: &str, id: &str, signers: &Signers) -> String {
+        let signer = signers.get(self.signer.as_deref().unwrap_or("holder"));
+        let header = json!({"typ": "dpop+jwt", "alg": signer.header()["alg"], "jwk": bare(signer.jwk())});
+        let ath = b64(digest(&SHA256, token.as_bytes()).as_ref());
+        let claims = json!({"jti": id, "htm": "GET", "htu": url, "iat": NOW, "ath": ath});
+        self.make(signer, header, claims, signers)
+    }
+
+    /// Makes the text, from what a good one would have.
+    fn make(&self, signer: &Signer, header: Value, claims: Value, signers: &Signers) -> String {
+        let header = changed(header, &signers.resolved_in(&self.header), &self.header_without);
+        let claims = changed(claims, &signers.resolved_in(&self.claims), &self.claims_without);
         let header_bytes = bytes(self.header_hex.as_deref(), self.header_text.as_deref(), &header);
         let claims_bytes = bytes(self.claims_hex.as_deref(), self.claims_text.as_deref(), &claims);
         let input = format!("{}.{}", b64(&header_bytes), b64(&claims_bytes));
@@ -138,7 +153,8 @@ impl Recipe {
             None => made,
         };
         let shown = |signed: Vec<u8>, whole: Value, forged: &Map<String, Value>| {
-            if forged.is_empty() { b64(&signed) } else { b64(changed(whole, forged, &[]).to_string().as_bytes()) }
+            let changed = |whole| changed(whole, &signers.resolved_in(forged), &[]).to_string();
+            if forged.is_empty() { b64(&signed) } else { b64(changed(whole).as_bytes()) }
         };
         self.token
             .replace("{header}", &shown(header_bytes, header, &self.forged_header))
@@ -213,29 +229,56 @@ impl Secret {
     }
 }
 
+impl Signers {
+    /// The key of that name.
+    pub(super) fn get(&self, name: &str) -> &Signer {
+        self.0.get(name).unwrap_or_else(|| panic!("no key {name}"))
+    }
+
+    /// The same members, with dates and keys in the place of their names.
+    pub(super) fn resolved_in(&self, members: &Map<String, Value>) -> Map<String, Value> {
+        members.iter().map(|(name, value)| (name.clone(), self.resolved(value))).collect()
+    }
+
+    fn resolved(&self, value: &Value) -> Value {
+        let Value::Object(members) = value else { return value.clone() };
+        let only = members.iter().next().filter(|_| members.len() == 1);
+        match only.map(|(name, value)| (name.as_str(), value)) {
+            Some(("now", seconds)) => {
+                json!(seconds.as_i64().and_then(|seconds| NOW.checked_add_signed(seconds)).expect("it is a date"))
+            }
+            Some(("jwk_of", name)) => bare(self.get(name.as_str().expect("a key has a name")).jwk()),
+            Some(("thumbprint_of", name)) => {
+                // RFC 7638 §3: the members that make the key, in order, which is that of the map.
+                let jwk = bare(self.get(name.as_str().expect("a key has a name")).jwk());
+                json!(b64(digest(&SHA256, jwk.to_string().as_bytes()).as_ref()))
+            }
+            _ => Value::Object(self.resolved_in(members)),
+        }
+    }
+}
+
+/// The key without its name.
+fn bare(mut jwk: Value) -> Value {
+    jwk.as_object_mut().expect("a key is an object").remove("kid");
+    jwk
+}
+
 /// Claims of a token that is good for five minutes.
-fn good_claims(iss: &str) -> Value {
+pub(super) fn good_claims(iss: &str) -> Value {
     json!({
         "iss": iss, "aud": "orders", "sub": "ann", "client_id": "shop", "jti": "t-1",
         "iat": NOW - 10, "exp": NOW + 300, "scope": "orders:read orders:write",
     })
 }
 
-fn changed(mut whole: Value, with: &Map<String, Value>, without: &[String]) -> Value {
+pub(super) fn changed(mut whole: Value, with: &Map<String, Value>, without: &[String]) -> Value {
     let members = whole.as_object_mut().expect("headers and claims are objects");
-    members.extend(with.iter().map(|(name, value)| (name.clone(), dated(value))));
+    members.extend(with.clone());
     for name in without {
         members.remove(name).unwrap_or_else(|| panic!("{name} is not there anyway"));
     }
     whole
-}
-
-/// `{now: n}` as a date, anything else as it is.
-fn dated(value: &Value) -> Value {
-    match value.get("now").and_then(Value::as_i64) {
-        Some(seconds) => json!(NOW.checked_add_signed(seconds).expect("it is a date")),
-        None => value.clone(),
-    }
 }
 
 fn bytes(hex: Option<&str>, text: Option<&str>, whole: &Value) -> Vec<u8> {
