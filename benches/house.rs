@@ -23,6 +23,7 @@ use tollgate::stores::proofs::{MemoryProofs, PROOFS_MAX};
 use tollgate::telemetry::Telemetry;
 use tollgate::tokens::Tokens;
 
+use crate::leases::introduced;
 use crate::orders::POLICY;
 use crate::signer::Signer;
 
@@ -46,7 +47,7 @@ impl House {
     /// The same, but quotas are paid from leases of the memory store.
     pub(crate) fn with_leases(signer: Signer, verdicts_max: usize) -> Self {
         Self::with_desk(signer, verdicts_max, |store, clock, telemetry| {
-            Arc::new(LeaseDesk::new(Arc::clone(&store) as _, store, clock, telemetry))
+            Arc::new(introduced(LeaseDesk::new(Arc::clone(&store) as _, store, clock, telemetry)))
         })
     }
 

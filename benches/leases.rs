@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
+use futures_util::FutureExt as _;
 use tollgate::decide::ports::{Charge, Charges, Clock, Payment, Quotas};
 use tollgate::domain::decision::Reason;
 use tollgate::domain::limit::{Algorithm, CounterKey, Limit, UNITS_MAX, WhenAway};
@@ -86,7 +87,13 @@ fn pay_new(bencher: Bencher<'_, '_>, desk: &impl Quotas, new: usize) {
 
 fn leased() -> LeaseDesk {
     let telemetry = Telemetry::new().unwrap();
-    LeaseDesk::new(store(), store(), Arc::new(Standing), &telemetry)
+    introduced(LeaseDesk::new(store(), store(), Arc::new(Standing), &telemetry))
+}
+
+/// A desk that its store has heard of: before that it pays nothing.
+pub(crate) fn introduced(desk: LeaseDesk) -> LeaseDesk {
+    desk.beat().now_or_never().unwrap().unwrap();
+    desk
 }
 
 fn store() -> Arc<MemoryStore> {

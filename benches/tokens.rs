@@ -87,7 +87,8 @@ fn remembered_at_rest(bencher: Bencher<'_, '_>) {
     });
     let beside = (resident() - before - claims) / number;
     eprintln!("{number} remembered tokens: {beside} bytes each beside their claims, which are of {}", claims / number);
-    assert!(beside <= BESIDE_CLAIMS_MAX);
+    // The tables have room for all, so of fewer each takes up more.
+    assert!(number < MANY || beside <= BESIDE_CLAIMS_MAX);
 }
 
 /// An opaque token that is remembered.

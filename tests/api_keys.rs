@@ -324,7 +324,15 @@ fn the_commands_say_what_they_cannot_do() {
         (&["new", "--owner", " a"], "must be whom the key speaks for"),
         (&["new", "--owner", "a", "--scope", "a b"], "must be one scope"),
         (&["new", "--owner", "a", "--expires", "soon"], "must be a date such as 2027-01-31, a duration such as 90d"),
-        (&["new", "--owner", "a", "--expires", "2020-01-01"], "--expires: the key would end before it begins"),
+        (&["new", "--owner", "a", "--expires", "2020-01-01"], "--expires: the key would have ended already"),
+        (
+            &["new", "--owner", "a", "--not-before", "2090-01-01", "--expires", "2089-01-01"],
+            "--expires: the key would end before it begins",
+        ),
+        (
+            &["new", "--owner", "a", "--not-before", "2020-01-01", "--expires", "2021-01-01"],
+            "--expires: the key would have ended already",
+        ),
         (&["revoke", "nonsense", "--config", file], "must be the id of a key: 12 letters and digits"),
         (&["list", "--config", "/no/such/file"], "/no/such/file"),
         (&["list", "--config", file], "does not keep API keys in Redis; say `api_keys: { redis: true }`"),
@@ -333,6 +341,51 @@ fn the_commands_say_what_they_cannot_do() {
         let (code, _, said) = run(&[&["api-key"], arguments].concat());
         assert!(code == 2 && said.contains(sentence), "{arguments:?}: {said}");
     }
+}
+
+#[test]
+fn no_key_is_made_that_no_replica_would_accept() {
+    let Some(redis) = RedisServer::start() else { return };
+    let (_folder, file, yaml) = in_redis(&redis);
+    let made = make(&["add", "--config", &file, "--owner", "a"]);
+    for (arguments, sentence) in [
+        (&["rotate", &made.id, "--expires", "2020-01-01"][..], "--expires: the key would have ended already"),
+        (&["rotate", &made.id, "--expires", "0s"], "--expires: the key would have ended already"),
+        (&["add", "--owner", "b", "--limit", "per-kay"], "--limit: `per-kay` is no limit of the configuration"),
+    ] {
+        let (code, said, complaint) = run(&[&["api-key"], arguments, &["--config", &file]].concat());
+        assert!(code == 2 && said.is_empty() && complaint.contains(sentence), "{arguments:?}: {said}{complaint}");
+    }
+    fs::write(&file, yaml.replace("by: [identity.client]", "by: [source.address]")).expect("it can be written to");
+    let (code, said, complaint) = run(&["api-key", "add", "--owner", "b", "--limit", "per-key", "--config", &file]);
+    let sentence = "--limit: `per-key` counts by source.address, which not every call with the key has";
+    assert!(code == 2 && said.is_empty() && complaint.contains(sentence), "{said}{complaint}");
+    let (_, listed, _) = run(&["api-key", "list", "--config", &file]);
+    assert_eq!(listed.lines().count(), 1, "{listed}");
+    assert!(listed.starts_with(&made.id), "{listed}");
+}
+
+#[test]
+fn a_key_that_cannot_be_printed_is_a_failure() {
+    let Some(redis) = RedisServer::start() else { return };
+    let (_folder, file, _) = in_redis(&redis);
+    for arguments in [&["new", "--owner", "a"][..], &["add", "--owner", "a", "--config", &file]] {
+        // What is written there fails, as on a full disk.
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("the system has it");
+        let ended = std::process::Command::new(env!("CARGO_BIN_EXE_tollgate"))
+            .arg("api-key")
+            .args(arguments)
+            .env_remove("TOLLGATE_CONFIG")
+            .stdout(full)
+            .output()
+            .expect("the program was built");
+        let complaint = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(2), "{arguments:?}: {complaint}");
+        assert!(complaint.contains("could not be printed"), "{complaint}");
+    }
+    // Nobody holds it, so it is good for nobody.
+    let (_, listed, _) = run(&["api-key", "list", "--config", &file]);
+    assert!(listed.ends_with("  revoked\n"), "{listed}");
 }
 
 #[test]

@@ -279,6 +279,31 @@ async fn an_operator_may_be_known_by_the_certificate_of_its_connection() {
 }
 
 #[tokio::test]
+async fn an_operator_whose_authority_is_no_longer_trusted_is_none_on_the_connection_that_it_has() {
+    let rest = format!("{RULES}operators: {{ names: ['spiffe://td/ops'], scopes: ['tollgate:quota'] }}\n");
+    let bench = Bench::start(Authority::new("a"), OPTIONAL, &rest).await;
+    let folder = bench.folder.path();
+    let channel = bench.connect(Some(&bench.authority.day(&["spiffe://td/ops"]))).await.unwrap();
+    let ask = async || QuotaServiceClient::new(channel.clone()).reset(pb::ResetRequest::default()).await;
+    let trust = |authorities: &[&Authority]| {
+        let pem: String = authorities.iter().map(|authority| authority.pem()).collect();
+        fs::write(folder.join("ca.pem"), pem).unwrap();
+        bench.tollgate.server.reload(load(folder, OPTIONAL, &rest).unwrap()).unwrap();
+    };
+    let other = Authority::new("b");
+    assert_eq!(ask().await.unwrap_err().code(), Code::InvalidArgument, "it may, and says nothing to reset");
+    trust(&[&other, &bench.authority]);
+    assert_eq!(ask().await.unwrap_err().code(), Code::InvalidArgument, "one more is trusted");
+    trust(&[&other]);
+    assert_eq!(ask().await.unwrap_err().code(), Code::Unauthenticated);
+    let answer = DecisionServiceClient::new(channel.clone()).decide(question("GET", "/public", None)).await;
+    assert!(answer.unwrap().into_inner().allowed, "the connection goes on");
+    let plain = format!("listen: {{ grpc: 127.0.0.1:0, admin: 127.0.0.1:0 }}\n{RULES}");
+    bench.tollgate.server.reload(config::parse(&plain, "t.yaml", &|_| None).unwrap().0).unwrap();
+    assert_eq!(ask().await.unwrap_err().code(), Code::Unauthenticated);
+}
+
+#[tokio::test]
 async fn changed_files_are_taken_over_by_the_program_and_broken_ones_are_not() {
     let folder = tempfile::tempdir().unwrap();
     let (first, second, clients) = (Authority::new("first"), Authority::new("second"), Authority::new("clients"));

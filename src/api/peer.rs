@@ -1,25 +1,39 @@
 //! Who holds the other end of a connection.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::domain::certificate::Certificate;
 
 /// What is known of a connection's other end: the asker, not the caller that it asks about. Each call carries it among its
 /// extensions.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Peer {
-    /// The certificate that was verified in the TLS handshake.
-    certificate: Option<Arc<Certificate<'static>>>,
+    shown: Option<Arc<Shown>>,
+}
+
+/// The certificate that was verified in the TLS handshake.
+struct Shown {
+    certificate: Certificate<'static>,
+    still_trusted: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
 impl Peer {
-    /// Of a connection whose other end showed `certificate`.
-    pub fn with(certificate: Option<Certificate<'static>>) -> Self {
-        Self { certificate: certificate.map(Arc::new) }
+    /// Of a connection whose other end showed `certificate`. `still_trusted` says whether that would be verified now:
+    /// connections outlive the trust in who issued it.
+    pub fn with(certificate: Certificate<'static>, still_trusted: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self { shown: Some(Arc::new(Shown { certificate, still_trusted: Box::new(still_trusted) })) }
     }
 
-    /// The certificate that it showed.
+    /// The certificate that it showed, as long as it is trusted.
     pub fn certificate(&self) -> Option<&Certificate<'static>> {
-        self.certificate.as_deref()
+        self.shown.as_deref().filter(|shown| (shown.still_trusted)()).map(|shown| &shown.certificate)
+    }
+}
+
+impl fmt::Debug for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let certificate = self.shown.as_deref().map(|shown| &shown.certificate);
+        f.debug_struct("Peer").field("certificate", &certificate).finish()
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use tollgate::config::{self, api_keys};
+use tollgate::config::{self, Config, api_keys};
 use tollgate::decide::ports::{ApiKeyRecords, Away, Clock as _, KeptKey, KeyEnding};
 use tollgate::domain::api_key::{ApiKey, DrawnKey, KeyId, LIMITS_MAX, hex};
 use tollgate::domain::date;
@@ -133,18 +133,18 @@ pub(super) fn run(command: Command) -> Done {
         Command::New(draft) => {
             let json = draft.json;
             let (drawn, key) = make(draft)?;
-            print::line(if json { shown_as_json(&drawn, &key) } else { shown(&drawn, &api_keys::line(&key)) });
+            print::once(if json { shown_as_json(&drawn, &key) } else { shown(&drawn, &api_keys::line(&key)) })?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Add { draft, place } => with(&place, async |records| add(&*records, draft).await),
-        Command::Revoke { id, place } => with(&place, async |records| {
+        Command::Add { draft, place } => with(&place, async |config, records| add(config, &*records, draft).await),
+        Command::Revoke { id, place } => with(&place, async |_, records| {
             let revoked = records.end(id, KeyEnding::Revoked).get().await.map_err(cannot)?;
             Ok(if revoked { done(format_args!("{id}: revoked")) } else { absent(id) })
         }),
         Command::Rotate { id, overlap, expires, place, json } => {
-            with(&place, async |records| rotate(&*records, id, overlap, expires, json).await)
+            with(&place, async |_, records| rotate(&*records, id, overlap, expires, json).await)
         }
-        Command::List { place, json } => with(&place, async |records| {
+        Command::List { place, json } => with(&place, async |_, records| {
             let keys = records.list().get().await.map_err(cannot)?;
             if json {
                 print::line(keys.iter().map(|(id, kept)| listed_as_json(*id, kept.as_ref())).collect::<Value>());
@@ -159,11 +159,11 @@ pub(super) fn run(command: Command) -> Done {
 }
 
 /// Does `task` with the keys of a configuration.
-fn with(place: &Place, task: impl AsyncFnOnce(Arc<dyn ApiKeyRecords>) -> Done) -> Done {
+fn with(place: &Place, task: impl AsyncFnOnce(&Config, Arc<dyn ApiKeyRecords>) -> Done) -> Done {
     block_on(&mut tokio::runtime::Builder::new_current_thread(), async {
         let (config, _) = config::load(&place.config, &environment).map_err(|problems| problems.to_string())?;
         let records = server::api_key_records(&config).map_err(|why| format!("{}: {why}", place.config.display()))?;
-        task(records).await
+        task(&config, records).await
     })
 }
 
@@ -173,11 +173,7 @@ fn make(draft: Draft) -> Result<(DrawnKey, ApiKey), String> {
     if limit.len() > LIMITS_MAX {
         return Err(format!("--limit: a key names at most {LIMITS_MAX} limits"));
     }
-    let expires = expires.from(now);
-    let begins = not_before.unwrap_or(now);
-    if expires.is_some_and(|end| end <= begins) {
-        return Err("--expires: the key would end before it begins; choose a later moment".to_owned());
-    }
+    let expires = end(expires, not_before, now)?;
     let template = |id, hash| ApiKey {
         id,
         hash,
@@ -196,6 +192,18 @@ fn make(draft: Draft) -> Result<(DrawnKey, ApiKey), String> {
     Ok((drawn, key))
 }
 
+/// When a key ends that is made at `now` and begins at `begins`, or at once.
+fn end(expires: When, begins: Option<Micros>, now: Micros) -> Result<Option<Micros>, String> {
+    let expires = expires.from(now);
+    if expires.is_some_and(|end| end <= now) {
+        return Err("--expires: the key would have ended already; choose a later moment".to_owned());
+    }
+    if expires.zip(begins).is_some_and(|(end, begins)| end <= begins) {
+        return Err("--expires: the key would end before it begins; choose a later moment".to_owned());
+    }
+    Ok(expires)
+}
+
 fn boxed(mut texts: Vec<String>) -> Box<[Box<str>]> {
     let mut seen = std::collections::HashSet::new();
     texts.retain(|text| seen.insert(text.clone()));
@@ -206,17 +214,32 @@ fn draw() -> Result<DrawnKey, String> {
     server::draw_api_key().map_err(|_| "the system has no randomness for a key".to_owned())
 }
 
-async fn add(records: &dyn ApiKeyRecords, draft: Draft) -> Done {
+async fn add(config: &Config, records: &dyn ApiKeyRecords, draft: Draft) -> Done {
     let json = draft.json;
+    for limit in &draft.limit {
+        api_keys::suits(limit, &config.policy).map_err(|why| format!("--limit: {why}"))?;
+    }
     let (drawn, key) = make(draft)?;
     keep(records, &key).await?;
-    print::line(if json { shown_as_json(&drawn, &key) } else { shown(&drawn, &format!("It is kept as {}.", key.id)) });
+    hand_out(records, &drawn, &key, json).await?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The new key first: there is no moment without one that is good.
+/// Prints a key that is kept. One that nobody has seen is taken back.
+async fn hand_out(records: &dyn ApiKeyRecords, drawn: &DrawnKey, key: &ApiKey, json: bool) -> Result<(), String> {
+    let id = key.id;
+    let text = if json { shown_as_json(drawn, key) } else { shown(drawn, &format!("It is kept as {id}.")) };
+    let Err(why) = print::once(text) else { return Ok(()) };
+    Err(match records.end(id, KeyEnding::Revoked).get().await {
+        Ok(_) => format!("{why}, so {id} is revoked"),
+        Err(away) => format!("{why}, and {id} is not revoked: {}", cannot(away)),
+    })
+}
+
+/// The new key first, in its holder's hands: there is no moment without one that is good.
 async fn rotate(records: &dyn ApiKeyRecords, id: KeyId, overlap: Micros, expires: When, json: bool) -> Done {
     let now = SystemClock::start().now().wall;
+    let expires = end(expires, None, now)?;
     let Some(old) = records.find(id).get().await.map_err(cannot)? else { return Ok(absent(id)) };
     if !old.holds(now) {
         return Err(format!(
@@ -224,24 +247,13 @@ async fn rotate(records: &dyn ApiKeyRecords, id: KeyId, overlap: Micros, expires
         ));
     }
     let drawn = draw()?;
-    let key = ApiKey {
-        id: drawn.id(),
-        hash: drawn.hash(),
-        created: Some(now),
-        not_before: None,
-        expires: expires.from(now),
-        ..old
-    };
+    let key = ApiKey { id: drawn.id(), hash: drawn.hash(), created: Some(now), not_before: None, expires, ..old };
     keep(records, &key).await?;
+    hand_out(records, &drawn, &key, json).await?;
     let end = now + overlap;
-    let ended = records.end(id, KeyEnding::At(end)).get().await;
-    let rest = match &ended {
-        Ok(_) => format!("It is kept as {}. The old one, {id}, ends at {} at the latest.", key.id, date::written(end)),
-        Err(_) => format!("It is kept as {}. The old one, {id}, goes on.", key.id),
-    };
-    print::line(if json { shown_as_json(&drawn, &key) } else { shown(&drawn, &rest) });
-    match ended {
-        Ok(_) => Ok(ExitCode::SUCCESS),
+    match records.end(id, KeyEnding::At(end)).get().await {
+        Ok(_) if json => Ok(ExitCode::SUCCESS),
+        Ok(_) => Ok(done(format_args!("The old one, {id}, ends at {} at the latest.", date::written(end)))),
         Err(away) => Err(format!("the new key is good, but the old one goes on: {}", cannot(away))),
     }
 }

@@ -9,6 +9,16 @@ pub(super) fn line(text: impl Display) {
     let _ = writeln!(io::stdout().lock(), "{text}");
 }
 
+/// Writes what is shown this once to standard output.
+///
+/// # Errors
+/// It could not be written, so nobody has it.
+pub(super) fn once(text: impl Display) -> Result<(), String> {
+    let mut output = io::stdout().lock();
+    let written = writeln!(output, "{text}").and_then(|()| output.flush());
+    written.map_err(|error| format!("the key could not be printed ({error})"))
+}
+
 /// Writes a problem to standard error.
 pub(super) fn error(text: impl Display) {
     // Nobody is left to be told.

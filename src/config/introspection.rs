@@ -2,6 +2,7 @@
 
 use super::reader::{Item, Reader};
 use super::values::{duration, fetchable, word};
+use crate::domain::api_key;
 use crate::domain::introspection::{ClientAuth, Introspection};
 use crate::domain::issuer::Issuer;
 use crate::domain::secret::Secret;
@@ -94,6 +95,12 @@ fn client_id(text: &str) -> Result<String, String> {
 /// What a bearer token may begin with (RFC 6750 §2.1).
 fn prefix(text: &str) -> Result<String, String> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte);
+    if text.starts_with(api_key::PREFIX) {
+        return Err(format!(
+            "must not begin with `{}`: such tokens are API keys, and shown to no issuer",
+            api_key::PREFIX
+        ));
+    }
     if (1..=64).contains(&text.len()) && text.bytes().all(allowed) {
         return Ok(text.to_owned());
     }

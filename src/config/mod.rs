@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use crate::domain::api_key::{self, ApiKey};
+use crate::domain::certificate::DNS_ISSUER;
 use crate::domain::issuer::Issuer;
 use crate::domain::name::NamePattern;
 use crate::domain::policy::{Demand, Operators, Policy};
@@ -236,11 +237,11 @@ fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
     // By name, as a map of names is.
     let limits = limits.into_values().flatten().collect();
     let (issuers, certificates, api_keys, rules) = (issuers?, certificates?, api_keys?, rules?);
-    if issuers.iter().any(|issuer| issuer.issuer == api_key::ISSUER) {
-        reader.error(
-            root,
-            format!("has an issuer named `{}`, as the holders of API keys have; name it otherwise", api_key::ISSUER),
-        );
+    for (taken, whose) in [(api_key::ISSUER, "API keys"), (DNS_ISSUER, "certificates")] {
+        if issuers.iter().any(|issuer| issuer.issuer == taken) {
+            let problem = format!("has an issuer named `{taken}`, as the holders of {whose} have; name it otherwise");
+            reader.error(root, problem);
+        }
     }
     let nobody = issuers.is_empty() && certificates.is_empty() && api_keys.kept == KeptKeys::Nowhere;
     if rules.is_empty() && !reader.failed() {

@@ -307,8 +307,11 @@ impl Journey<'_> {
         let rule = self.rule();
         let question = self.question;
         let own = identity.map_or_else(Default::default, |identity| &*identity.limits);
-        // One that the rule names, too, is charged once.
-        let own = own.iter().filter(|name| !rule.limits.iter().any(|limit| limit.name == ***name));
+        // One that the rule names, too, or that is there twice, is charged once.
+        let is_new = |at: usize, name: &str| {
+            !own[..at].iter().any(|one| **one == *name) && !rule.limits.iter().any(|limit| limit.name == name)
+        };
+        let own = own.iter().enumerate().filter(|(at, name)| is_new(*at, name)).map(|(_, name)| name);
         let own = own.map(|name| match self.plan.policy.limit(name) {
             Some(limit) => Ok((limit, question.units)),
             // Its credential was read under another configuration, a moment ago; read again, it will say this itself.

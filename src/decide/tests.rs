@@ -469,6 +469,8 @@ fn a_callers_own_limits_are_charged_with_those_of_the_rule() {
     assert_eq!(reason, Reason::Allowed);
     let paid = [PAID[0], PAID[1], "pay 1 of \"per-rule 12:/orders/{id}\""].map(|text| text.replace("1 of", "2 of"));
     assert_eq!(asked[2..], paid);
+    let (reason, asked) = own(&["per-rule", "per-rule"]);
+    assert_eq!((reason, &asked[2..]), (Reason::Allowed, &paid[..]), "twice in a list is once");
     let (reason, asked) = own(&["gone"]);
     assert_eq!((reason, asked.len()), (Reason::UnknownApiKey, 2), "nothing is paid");
 }

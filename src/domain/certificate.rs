@@ -109,9 +109,15 @@ impl Certificate<'_> {
         }
     }
 
-    /// Whether it vouches for a name that one of `patterns` means.
+    /// Whether it vouches for a name that one of `patterns` means. One that names nobody for sure has no name at all.
     pub fn has_name(&self, patterns: &[NamePattern]) -> bool {
-        self.names.iter().any(|name| patterns.iter().any(|pattern| pattern.covers(name)))
+        !self.is_ambiguous() && self.names.iter().any(|name| patterns.iter().any(|pattern| pattern.covers(name)))
+    }
+
+    /// Whether it has a SPIFFE ID and another URI besides, which no X.509-SVID may have (§2).
+    fn is_ambiguous(&self) -> bool {
+        let uris = self.names.iter().filter(|name| is_uri(name)).count();
+        uris > 1 && self.names.iter().any(|name| claims_spiffe(name))
     }
 
     /// Whom it identifies at `now` where names such as `accepted` may be identified by a certificate alone.
@@ -129,10 +135,8 @@ impl Certificate<'_> {
         }
         self.standing(now)?;
         let is_accepted = |name: &&Cow<'_, str>| accepted.iter().any(|pattern| pattern.covers(name));
-        let mut uris = self.names.iter().filter(|name| is_uri(name));
-        let (subject, issuer) = if self.names.iter().any(|name| claims_spiffe(name)) {
-            let (first, second) = (uris.next(), uris.next());
-            let only = first.filter(|_| second.is_none()).filter(is_accepted).ok_or(Reason::UnknownIssuer)?;
+        let (subject, issuer) = if let Some(id) = self.names.iter().find(|name| claims_spiffe(name)) {
+            let only = Some(id).filter(|_| !self.is_ambiguous()).filter(is_accepted).ok_or(Reason::UnknownIssuer)?;
             (only, SpiffeId::parse(only).ok_or(Reason::UnknownIssuer)?.issuer())
         } else {
             let first = self.names.iter().find(is_accepted).ok_or(Reason::UnknownIssuer)?;

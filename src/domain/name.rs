@@ -1,6 +1,7 @@
 //! Names that certificates vouch for, and patterns of them.
 
 use std::fmt;
+use std::net::Ipv4Addr;
 
 use super::path::Path;
 use super::policy::PathPattern;
@@ -85,14 +86,14 @@ impl NamePattern {
         if claims_spiffe(text) {
             return spiffe(text);
         }
-        let printable = text.bytes().all(|byte| byte.is_ascii_graphic());
-        if is_uri(text) {
-            if printable && text.len() <= NAME_BYTES_MAX && !text.contains('*') {
+        if let Some((scheme, rest)) = text.split_once(':') {
+            let printable = text.bytes().all(|byte| byte.is_ascii_graphic());
+            if is_scheme(scheme) && !is_port(rest) && printable && text.len() <= NAME_BYTES_MAX && !text.contains('*') {
                 return Ok(Self::Uri(text.to_owned()));
             }
             return Err(
-                "must be a URI as certificates have it, without spaces; `*` stands for a segment in SPIFFE IDs \
-                        and for the first label in DNS names only"
+                "must be a URI as certificates have it, without spaces, or a DNS name without a port; `*` stands for a \
+                 segment in SPIFFE IDs and for the first label in DNS names only"
                     .to_owned(),
             );
         }
@@ -139,11 +140,24 @@ fn spiffe(text: &str) -> Result<NamePattern, String> {
     Ok(NamePattern::Spiffe { domain: domain.to_owned(), path })
 }
 
-/// In lower case, with at least one label and no final dot.
+/// RFC 3986 §3.1.
+fn is_scheme(text: &str) -> bool {
+    text.starts_with(|first: char| first.is_ascii_alphabetic())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'))
+}
+
+/// What is behind a colon and hardly a URI's: then somebody wrote the address of a server. Also nothing.
+fn is_port(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// In lower case, with at least one label and no final dot; no IPv4 address, which certificates have as another kind of
+/// name.
 fn is_dns_name(text: &str) -> bool {
     let allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_');
     (1..=DOMAIN_BYTES_MAX).contains(&text.len())
         && text.split('.').all(|label| (1..=63).contains(&label.len()) && label.bytes().all(allowed))
+        && text.parse::<Ipv4Addr>().is_err()
 }
 
 /// As it is written.
@@ -257,6 +271,9 @@ mod tests {
             "spiffe://td//x",
             "spiffe://td/**/x",
             "spiffe://td/a*",
+            "spiffe://td/*a",
+            "spiffe://td/*/*a/**",
+            "spiffe://td/***",
             "spiffe://td/{x}",
             "spiffe://td/%61",
             "spiffe://td/..",
@@ -264,6 +281,14 @@ mod tests {
             "spiffe://Td/x",
             "SPIFFE://td/x",
             "urn:service:*",
+            "api.example.com:443",
+            "localhost:8080",
+            "::1",
+            "[::1]",
+            "10.0.0.1",
+            "1a:b",
+            "a b:c",
+            "urn:",
             "urn:a b",
         ] {
             assert!(NamePattern::parse(text).is_err(), "{text}");

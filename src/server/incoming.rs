@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use futures_util::stream::unfold;
-use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
@@ -16,7 +15,7 @@ use tokio::time::sleep;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
-use super::tls::{Failure, Tls, handshake};
+use super::tls::{Failure, Secured, Tls, handshake};
 use crate::api::Peer;
 use crate::domain::certificate::Certificate;
 
@@ -74,7 +73,7 @@ impl Incoming {
                 }
                 stream = stream(&self.listener, &mut self.said) => match self.tls.current() {
                     None => return Connection::Plain(stream),
-                    Some(config) => self.begin(stream, config),
+                    Some(secured) => self.begin(stream, secured),
                 }
             }
         }
@@ -88,11 +87,11 @@ impl Incoming {
         })
     }
 
-    fn begin(&mut self, stream: TcpStream, config: Arc<ServerConfig>) {
+    fn begin(&mut self, stream: TcpStream, secured: Arc<Secured>) {
         let (tls, deadline) = (Arc::clone(&self.tls), self.deadline);
         let begun = self.handshakes.spawn(async move {
-            match handshake(stream, config, deadline).await {
-                Ok(stream) => Some(Connection::secure(stream)),
+            match handshake(stream, Arc::clone(&secured.config), deadline).await {
+                Ok(stream) => Some(Connection::secure(stream, tls, &secured)),
                 Err(failure) => {
                     tls.failed(failure);
                     None
@@ -137,14 +136,17 @@ fn is_the_peers(error: &io::Error) -> bool {
 }
 
 impl Connection {
-    fn secure(stream: TlsStream<TcpStream>) -> Self {
+    /// Of a client whose certificate, if it showed one, was verified as `secured` says.
+    fn secure(stream: TlsStream<TcpStream>, tls: Arc<Tls>, secured: &Arc<Secured>) -> Self {
         let (_, session) = stream.get_ref();
-        let shown = session.peer_certificates().and_then(<[_]>::first);
-        let certificate = shown.and_then(|der| {
+        let chain = session.peer_certificates().unwrap_or_default().to_vec();
+        let certificate = chain.first().and_then(|der| {
             let read = Certificate::from_der(der);
             read.inspect_err(|why| tracing::debug!(%why, "a client's certificate is verified but names nobody")).ok()
         });
-        Self::Secure(Box::new(stream), Peer::with(certificate))
+        let then = Arc::downgrade(secured);
+        let peer = certificate.map(|read| Peer::with(read, move || tls.still_trusts(&then, &chain)));
+        Self::Secure(Box::new(stream), peer.unwrap_or_default())
     }
 }
 

@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::ptr;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use rustls::pki_types::UnixTime;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::time_provider::TimeProvider;
 use rustls::{Error, RootCertStore, ServerConfig};
@@ -32,12 +34,19 @@ pub(super) struct Tls {
     clock: Arc<dyn Clock>,
     telemetry: Arc<Telemetry>,
     /// None: connections are plain.
-    current: ArcSwapOption<ServerConfig>,
+    current: ArcSwapOption<Secured>,
+}
+
+/// How connections are secured that begin now.
+pub(super) struct Secured {
+    pub(super) config: Arc<ServerConfig>,
+    /// Whose certificates are accepted.
+    clients: Arc<dyn ClientCertVerifier>,
 }
 
 /// What is put into force by [`Tls::commit`].
 pub(super) struct Prepared {
-    config: Option<Arc<ServerConfig>>,
+    secured: Option<Arc<Secured>>,
     not_after: Option<Micros>,
 }
 
@@ -74,22 +83,35 @@ impl Tls {
     /// # Errors
     /// A sentence that names the key; reading the configuration has found the common ones before.
     pub(super) fn prepare(&self, tls: Option<&config::Tls>) -> Result<Prepared, String> {
-        let Some(tls) = tls else { return Ok(Prepared { config: None, not_after: None }) };
-        let config = self.config(tls).map_err(|error| format!("listen.tls: {error}"))?;
-        Ok(Prepared { config: Some(Arc::new(config)), not_after: Some(tls.validity.not_after) })
+        let Some(tls) = tls else { return Ok(Prepared { secured: None, not_after: None }) };
+        let secured = self.secured(tls).map_err(|error| format!("listen.tls: {error}"))?;
+        Ok(Prepared { secured: Some(Arc::new(secured)), not_after: Some(tls.validity.not_after) })
     }
 
     /// The second half: new connections are secured so from now on. Those that are there stay as they are.
-    pub(super) fn commit(&self, Prepared { config, not_after }: Prepared) {
-        self.current.store(config);
+    pub(super) fn commit(&self, Prepared { secured, not_after }: Prepared) {
+        self.current.store(secured);
         #[expect(clippy::cast_precision_loss, reason = "seconds are far below 2^53")]
         let seconds = not_after.map_or(f64::NAN, |moment| moment.as_secs() as f64);
         self.telemetry.gauge(names::TLS_NOT_AFTER, &[]).set(seconds);
     }
 
     /// What new connections are secured with; none: they are plain.
-    pub(super) fn current(&self) -> Option<Arc<ServerConfig>> {
+    pub(super) fn current(&self) -> Option<Arc<Secured>> {
         self.current.load_full()
+    }
+
+    /// Whether a client's certificates, which were verified as `then` says, would be now. Its connection stays when an
+    /// authority is given up, but it is nobody on it from then on.
+    pub(super) fn still_trusts(&self, then: &Weak<Secured>, chain: &[CertificateDer<'static>]) -> bool {
+        let current = self.current.load();
+        let Some(now) = &*current else { return false };
+        if ptr::eq(then.as_ptr(), Arc::as_ptr(now)) {
+            return true;
+        }
+        let Some((own, between)) = chain.split_first() else { return false };
+        let Some(moment) = ClockTime(Arc::clone(&self.clock)).current_time() else { return false };
+        now.clients.offer_client_auth() && now.clients.verify_client_cert(own, between, moment).is_ok()
     }
 
     /// Counts a handshake that came to nothing.
@@ -97,17 +119,15 @@ impl Tls {
         self.telemetry.counter(names::TLS_FAILURES, &[("cause", failure.name())]).increment(1);
     }
 
-    fn config(&self, tls: &config::Tls) -> Result<ServerConfig, Error> {
+    fn secured(&self, tls: &config::Tls) -> Result<Secured, Error> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let verifier = |authorities: &[_]| {
             let mut roots = RootCertStore::empty();
-            authorities
-                .iter()
-                .try_for_each(|authority: &rustls::pki_types::CertificateDer<'static>| roots.add(authority.clone()))?;
+            authorities.iter().try_for_each(|authority: &CertificateDer<'static>| roots.add(authority.clone()))?;
             Ok::<_, Error>(WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)))
         };
         let unusable = |error: rustls::server::VerifierBuilderError| Error::General(format!("client_ca: {error}"));
-        let verifier = match &tls.clients {
+        let clients = match &tls.clients {
             Clients::Anyone => WebPkiClientVerifier::no_client_auth(),
             Clients::Optional(authorities) => {
                 verifier(authorities)?.allow_unauthenticated().build().map_err(unusable)?
@@ -117,7 +137,7 @@ impl Tls {
         let time = Arc::new(ClockTime(Arc::clone(&self.clock)));
         let mut config = ServerConfig::builder_with_details(provider, time)
             .with_safe_default_protocol_versions()?
-            .with_client_cert_verifier(verifier)
+            .with_client_cert_verifier(Arc::clone(&clients))
             .with_single_cert(tls.chain.clone(), tls.key.clone_key())?;
         config.alpn_protocols = self.protocols.iter().map(|&protocol| protocol.to_vec()).collect();
         if tls.clients != Clients::Anyone {
@@ -125,7 +145,7 @@ impl Tls {
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = 0;
         }
-        Ok(config)
+        Ok(Secured { config: Arc::new(config), clients })
     }
 }
 

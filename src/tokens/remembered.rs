@@ -46,10 +46,11 @@ pub(super) struct Good {
 
 /// Good verdicts, bounded in number. What is used again and again outlives any flood of what is used once.
 pub(super) struct Remembered {
-    verdicts: Cache<Fingerprint, Arc<Entry>, UnitWeighter, Uniform, Evictions>,
+    verdicts: Cache<Fingerprint, Arc<Entry>, UnitWeighter, Uniform, MakeRoom>,
     hits: Counter,
     misses: Counter,
     ended: Counter,
+    evictions: Counter,
     count: Gauge,
 }
 
@@ -73,12 +74,12 @@ impl Remembered {
     pub(super) fn new(verdicts_max: usize, telemetry: &Telemetry) -> Self {
         let lookups = |outcome| telemetry.counter(names::VERDICT_LOOKUPS, &[("outcome", outcome)]);
         let verdicts_max = verdicts_max.max(1);
-        let evictions = Evictions(telemetry.counter(names::VERDICT_EVICTIONS, &[]));
         Self {
-            verdicts: Cache::with(verdicts_max, verdicts_max as u64, UnitWeighter, Uniform, evictions),
+            verdicts: Cache::with(verdicts_max, verdicts_max as u64, UnitWeighter, Uniform, MakeRoom),
             hits: lookups("hit"),
             misses: lookups("miss"),
             ended: lookups("ended"),
+            evictions: telemetry.counter(names::VERDICT_EVICTIONS, &[]),
             count: telemetry.gauge(names::VERDICTS, &[]),
         }
     }
@@ -95,8 +96,9 @@ impl Remembered {
         }
         self.ended.increment(1);
         // Once ended, ended: clocks that step back bring nothing back.
-        self.verdicts.remove_if(token, |found| Arc::ptr_eq(found, &entry));
-        self.show();
+        if self.verdicts.remove_if(token, |found| Arc::ptr_eq(found, &entry)).is_some() {
+            self.count.decrement(1.0);
+        }
         None
     }
 
@@ -110,14 +112,20 @@ impl Remembered {
     /// the key ends a moment later, at its first use: the key itself says so, and no lock need be held.
     pub(super) fn remember(&self, token: Fingerprint, good: Good, now: Moment) {
         let entry = Entry { forget_at: now.steady + good.keep.min(REMEMBERED_FOR), good };
-        if entry.holds(now) {
-            self.verdicts.insert(token, Arc::new(entry));
-            self.show();
+        if !entry.holds(now) {
+            return;
         }
-    }
-
-    fn show(&self) {
-        self.count.set(u32::try_from(self.verdicts.len()).map_or(f64::MAX, f64::from));
+        let mut gone = Vec::new();
+        self.verdicts.insert_with_lifecycle(token, Arc::new(entry), &mut gone);
+        // Counted one by one: asking the cache how many there are would lock all of it, for each new token.
+        self.count.increment(1.0);
+        for (other, _) in gone {
+            self.count.decrement(1.0);
+            // Two that verify one token at a time both remember it.
+            if other != token {
+                self.evictions.increment(1);
+            }
+        }
     }
 }
 
@@ -170,16 +178,15 @@ impl Hasher for Same {
     }
 }
 
-/// Counts what is forgotten to make room, and drops it after the cache's lock was given back.
+/// Collects what an insertion takes out, so that it is dropped after the cache's lock was given back.
 #[derive(Clone)]
-struct Evictions(Counter);
+struct MakeRoom;
 
-impl Lifecycle<Fingerprint, Arc<Entry>> for Evictions {
-    type RequestState = Vec<Arc<Entry>>;
+impl Lifecycle<Fingerprint, Arc<Entry>> for MakeRoom {
+    type RequestState = Vec<(Fingerprint, Arc<Entry>)>;
 
-    fn on_evict(&self, evicted: &mut Vec<Arc<Entry>>, _: Fingerprint, entry: Arc<Entry>) {
-        self.0.increment(1);
-        evicted.push(entry);
+    fn on_evict(&self, gone: &mut Self::RequestState, token: Fingerprint, entry: Arc<Entry>) {
+        gone.push((token, entry));
     }
 }
 
@@ -287,6 +294,21 @@ mod tests {
     }
 
     #[test]
+    fn a_verdict_that_is_made_twice_counts_once_and_one_that_has_ended_no_more() {
+        let fixture = fixture(100);
+        fixture.remember("t");
+        fixture.remember("t");
+        fixture.remember("u");
+        let text = fixture.telemetry.render();
+        assert!(text.contains("tollgate_verdicts_remembered 2"), "{text}");
+        assert!(text.contains("tollgate_verdict_evictions_total 0"), "{text}");
+        assert!(!fixture.recalls("t", later(0, 300)));
+        assert!(!fixture.recalls("t", later(0, 300)));
+        let text = fixture.telemetry.render();
+        assert!(text.contains("tollgate_verdicts_remembered 1"), "{text}");
+    }
+
+    #[test]
     fn a_flood_of_tokens_that_are_used_once_pushes_out_nothing_that_is_in_use() {
         const HOT: u64 = 10_000;
         let fixture = fixture(100_000);
@@ -309,6 +331,12 @@ mod tests {
         let left = (0..HOT).filter(|&index| fixture.remembered.recall(&fingerprint(index), NOW).is_some()).count();
         assert!(left as u64 >= HOT * 99 / 100, "{left} of {HOT}");
         assert!(fixture.remembered.verdicts.len() <= 100_000 + 64, "{}", fixture.remembered.verdicts.len());
-        assert!(!fixture.telemetry.render().contains("tollgate_verdict_evictions_total 0"));
+        let text = fixture.telemetry.render();
+        let shown = |name: &str| {
+            let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            value.and_then(|value| value.parse::<usize>().ok()).unwrap()
+        };
+        assert_eq!(shown("tollgate_verdicts_remembered"), fixture.remembered.verdicts.len());
+        assert!(shown("tollgate_verdict_evictions_total") >= 1_000_000);
     }
 }

@@ -121,7 +121,7 @@ limits:
 rules:
   - name: one order
     match: { method: [PUT, POST], host: "*.example.com", path: "/orders/{id}" }
-    require: { names: [spiffe://td/ns/**], roles: [ADMIN, OWNER], scopes: ["orders:read"], issuers: [partner], audiences: [orders], actors: [], max_login_age: 5m }
+    require: { names: [spiffe://td/ns/**], roles: [ADMIN, OWNER], scopes: ["orders:read"], issuers: [partner], audiences: [orders], actors: [], max_login_age: 5m, binding: dpop }
     limits: [per-subject, all]
   - match: { method: GET, path: /public/** }
     permit: anyone
@@ -189,6 +189,7 @@ fn everything_that_can_be_said_is_heard() {
         audiences: vec!["orders".into()],
         actors: Some(Vec::new()),
         max_login_age: Some(Micros::from_secs(300)),
+        binding: BindingDemand::Dpop,
         names: vec![NamePattern::parse("spiffe://td/ns/**").unwrap()],
         roles: vec!["ADMIN".into(), "OWNER".into()],
         scopes: vec!["orders:read".into()],

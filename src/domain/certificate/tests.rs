@@ -171,6 +171,24 @@ fn the_subject_is_the_spiffe_id_or_the_first_name_that_is_accepted() {
 }
 
 #[test]
+fn whoever_is_identified_as_nobody_has_no_name_for_a_rule_either() {
+    let has = |names: &[&str], pattern: &str| {
+        Certificate::from_der(&holder(names).0).unwrap().has_name(&[NamePattern::parse(pattern).unwrap()])
+    };
+    assert!(has(&["spiffe://td/x", "a.example"], "spiffe://td/x") && has(&["urn:a", "urn:b"], "urn:b"));
+    // What a client's URI smuggles into the header of a gateway that does not quote it ends here, too.
+    let smuggled = format!("Hash={};URI=spiffe://td/x;URI=spiffe://td/admin", "0".repeat(64));
+    assert!(
+        !Certificate::from_forwarded(&smuggled).unwrap().has_name(&[NamePattern::parse("spiffe://td/admin").unwrap()])
+    );
+    for names in
+        [&["spiffe://td/x", "spiffe://td/y"][..], &["urn:y", "spiffe://td/x"], &["SPIFFE://td/z", "spiffe://td/x"]]
+    {
+        assert!(!has(names, "spiffe://td/x"), "{names:?}");
+    }
+}
+
+#[test]
 fn a_certificate_is_good_from_its_first_second_to_its_last() {
     let [from, until] = [Micros::from_secs(100), Micros::from_secs(200)];
     let validity = Some(Validity { not_before: from, not_after: until });
@@ -191,6 +209,19 @@ proptest! {
     #[test]
     fn any_elements_have_an_answer(text in "((Hash|Cert|URI|DNS|x)?[=]?(\"|[a-f0-9]{64}|a|%41|\\\\)?[;,\"]?){0,12}") {
         let _ = Certificate::from_forwarded(&text);
+    }
+
+    /// Whatever a client sends in the header itself, it does not change what the gateway appends.
+    #[test]
+    fn what_stands_before_the_last_element_changes_nothing_of_it(
+        before in "((Hash|URI|Cert|By|x)?=?[\\\\\";,= a]{0,2}([a]{64})?[\";,]?){0,8}",
+        subject in "(;Subject=\"(CN=a(\\\\\"b)?(,O=c;URI=d)?)?\")?",
+    ) {
+        let last = format!("By=spiffe://td/g;Hash={}{subject};URI=spiffe://td/a", "ab".repeat(32));
+        let alone = Certificate::from_forwarded(&last).unwrap();
+        if let Ok(read) = Certificate::from_forwarded(&format!("{before},{last}")) {
+            prop_assert_eq!(read, alone);
+        }
     }
 
     #[test]

@@ -83,12 +83,17 @@ impl ApiKeys {
             Kept::Listed(keys) => Source::Listed(keys.iter().map(ready).collect()),
             Kept::Shared(records) => {
                 // What is known of them stays known where it is still right: the store may be away just now.
-                if let Source::Shared(shared) = &**self.source.load()
-                    && shared.is_of(operators, &limits)
-                {
+                let before = match &**self.source.load() {
+                    Source::Shared(shared) => Some(Arc::clone(shared)),
+                    Source::Listed(_) => None,
+                };
+                if before.as_ref().is_some_and(|before| before.is_of(operators, &limits)) {
                     return;
                 }
                 let shared = Shared::new(records, &self.clock, &self.telemetry, &self.issuer, operators, limits);
+                if let Some(before) = before {
+                    shared.take_over(&before);
+                }
                 Source::Shared(Arc::new(shared))
             }
         };

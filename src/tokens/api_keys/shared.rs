@@ -125,6 +125,22 @@ impl Shared {
         self.operators == operators && self.limits == limits
     }
 
+    /// Knows what `before` knows, as old as that is, as far as it is usable under the settings of this one.
+    pub(super) fn take_over(&self, before: &Self) {
+        for (id, known) in before.known.iter().filter(|(_, known)| self.unusable(&known.key).is_none()) {
+            let now = |moment: &AtomicU64| AtomicU64::new(moment.load(Ordering::Relaxed));
+            let known = Known {
+                key: known.key.clone(),
+                entry: Entry::new(&known.key, &self.issuer, self.operators),
+                read_at: now(&known.read_at),
+                failed_at: now(&known.failed_at),
+                noted_at: now(&known.noted_at),
+            };
+            self.known.insert(id, Arc::new(known));
+        }
+        self.show();
+    }
+
     /// What is known of an id, as far as that is to be believed at `now`.
     pub(super) fn recall(self: &Arc<Self>, id: KeyId, now: Moment) -> Recalled {
         let now = now.steady;

@@ -391,6 +391,28 @@ async fn a_reload_that_changes_nothing_keeps_what_is_known() {
 }
 
 #[tokio::test]
+async fn a_reload_that_changes_something_else_keeps_what_is_known_as_old_as_it_is() {
+    let (bench, drawn, limited) = (Bench::shared(), draw(), draw());
+    bench.world.keep(kept(&drawn));
+    bench.world.keep(ApiKey { limits: ["per-key".into()].into(), ..kept(&limited) });
+    for key in [&drawn, &limited] {
+        assert_eq!(bench.asked(key.reveal()).await, Reason::Allowed);
+    }
+    bench.world.is_away(true);
+    bench.world.pass(FRESH_FOR);
+    let adopt = |operators, limits: &[&str]| {
+        let limits = limits.iter().map(|&limit| limit.to_owned()).collect();
+        bench.keys.adopt(KeyRing { kept: Kept::Shared(Arc::clone(&bench.world) as _), operators, limits });
+    };
+    adopt(true, &["other"]);
+    let inspected = bench.keys.inspect(drawn.reveal(), bench.world.now()).get().await;
+    assert!(inspected.verdict.unwrap().may_operate, "under the settings of now");
+    assert_eq!(bench.asked(limited.reveal()).await, Reason::StoreAway, "its limit is gone");
+    bench.world.pass(KNOWN_FOR);
+    assert_eq!(bench.asked(drawn.reveal()).await, Reason::StoreAway);
+}
+
+#[tokio::test]
 async fn that_a_key_was_used_is_noted_once_a_minute() {
     let (bench, drawn) = (Bench::shared(), draw());
     bench.world.keep(kept(&drawn));
