@@ -43,7 +43,8 @@ clients:
   - {{ id: gateway, secret: the secret of the gateway }}
   - {{ id: demo app, secret: 'p%+:&=* of the demo', audiences: [other, demo] }}
   - {{ id: billing, secret: the secret of billing, audiences: [billing, dem, demo-admin] }}
-rules: [{{ match: {{ path: /me }} }}, {{ match: {{ path: /open }}, permit: anyone }}]
+rules: [{{ match: {{ path: /me }} }}, {{ match: {{ path: /open }}, permit: anyone }},
+  {{ match: {{ path: /admin }}, require: {{ roles: [ADMIN] }} }}]
 {more}",
             issuer.public_key()
         );
@@ -406,6 +407,7 @@ async fn headers_tell_the_service_behind_who_calls_and_those_of_the_caller_are_r
         ("/open", Some("garbage"), true, &[]),
         ("/me", None, false, &[]),
         ("/nowhere", Some(&*token), false, &[]),
+        ("/admin", Some(&*token), false, &[]),
     ] {
         let answer = bench.tollgate.decide(question("GET", path, token)).await;
         assert_eq!(answer.allowed, allowed, "{path}");
