@@ -37,7 +37,7 @@ impl Questions {
         });
         let issuer = &self.issuer;
         format!(
-            r#"listen: {{ grpc: "127.0.0.1:0", admin: "127.0.0.1:0" }}
+            r#"listen: {{ grpc: "127.0.0.1:0", http: "127.0.0.1:0", admin: "127.0.0.1:0" }}
 {store}issuers:
   - {{ {issuer} }}
 {POLICY}"#

@@ -80,6 +80,8 @@ pub mod names {
     pub const INTROSPECTIONS: &str = "tollgate_introspections_total";
     /// Whether the issuer can be asked about its tokens: 1 or 0.
     pub const INTROSPECTION_UP: &str = "tollgate_introspection_up";
+    /// Tokens that were looked at for those who asked about them, by outcome.
+    pub const INTROSPECTION_ANSWERS: &str = "tollgate_introspection_answers_total";
     /// Configurations that were read, by outcome.
     pub const RELOADS: &str = "tollgate_config_reloads_total";
     /// TLS handshakes that came to nothing, by cause.
@@ -158,6 +160,7 @@ impl Telemetry {
             (names::TLS_FAILURES, Unit::Count, "TLS handshakes that came to nothing, by cause."),
             (names::INTROSPECTIONS, Unit::Count, "Questions to issuers about their tokens, by outcome."),
             (names::API_KEY_READS, Unit::Count, "Readings of API keys that replicas share, by outcome."),
+            (names::INTROSPECTION_ANSWERS, Unit::Count, "Tokens that were looked at for those who asked, by outcome."),
             (names::RELOADS, Unit::Count, "Configurations that were read, by outcome."),
         ] {
             let name = KeyName::from_const_str(name);

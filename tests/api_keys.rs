@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use tollgate::proto as pb;
 use tonic::Code;
 
-use crate::program::{run, served};
+use crate::program::{logged, run, served};
 use crate::support::poll;
 use crate::support::redis::RedisServer;
 use crate::support::server::{SOON, TestClock, Tollgate, configuration, question};
@@ -156,6 +156,41 @@ async fn operators_may_use_keys_where_the_configuration_says_so() {
     assert_eq!(introspect(&yaml, &plain.key, &may.key).await.unwrap_err().code(), Code::PermissionDenied);
     let yaml = yaml.replace("operators: true", "operators: false");
     assert_eq!(introspect(&yaml, &may.key, &plain.key).await.unwrap_err().code(), Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn what_is_known_of_a_key_is_told_by_the_program_and_over_http() {
+    let may = make(&["new", "--owner", "ops", "--scope", "tollgate:introspect"]);
+    let made = make(&["new", "--owner", "billing", "--scope", "orders:read", "--role", "USER", "--tenant", "acme"]);
+    let (_keys, _, yaml) = listed(&[&may.line, &made.line]);
+    let (process, folder, url) = served(&yaml).await;
+    let file = folder.path().join("operator");
+    fs::write(&file, format!("{}\n", may.key)).expect("the folder can be written to");
+    let file = file.to_str().expect("the path is UTF-8");
+    let ask = |token: &str| run(&["introspect", token, "--url", &url, "--operator-token-file", file]);
+
+    let (code, said, complaint) = ask(&made.key);
+    assert_eq!(code, 0, "{complaint}");
+    let told: Value = serde_json::from_str(&said).expect("it is JSON");
+    assert_eq!(
+        (&told["active"], &told["sub"], &told["scope"]),
+        (&true.into(), &"billing".into(), &"orders:read".into())
+    );
+    assert_eq!(
+        (&told["roles"][0], &told["tenant"], &told["jti"]),
+        (&"USER".into(), &"acme".into(), &made.id.as_str().into())
+    );
+    assert_eq!(ask("x"), (1, "{\"active\":false}\n".to_owned(), String::new()));
+    let (code, _, complaint) = run(&["introspect", &made.key, "--url", &url, "--operator-token", &made.key]);
+    assert_eq!(code, 2);
+    assert!(complaint.contains("tollgate:introspect") && !complaint.contains(&made.key), "{complaint}");
+
+    let request = reqwest::Client::new().post(format!("http://{}/oauth2/introspect", logged(&process, "http").await));
+    let request = request.header("content-type", "application/x-www-form-urlencoded").bearer_auth(&may.key);
+    let answer = request.body(format!("token={}", made.key)).send().await.expect("it answers");
+    let over_http: Value = serde_json::from_str(&answer.text().await.expect("it is text")).expect("it is JSON");
+    assert_eq!(over_http, told, "both say the same");
+    assert!(!process.complaints().contains(&made.key[16..]), "the key is not logged");
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ mod counters;
 mod deploy;
 mod flood;
 mod held;
+mod introspection;
 mod keycloak;
 mod opaque;
 mod picture;

@@ -19,6 +19,7 @@ pub(crate) fn run(arguments: &[&str]) -> (i32, String, String) {
         .args(arguments)
         .env_remove("TOLLGATE_TOKEN")
         .env_remove("TOLLGATE_CONFIG")
+        .env_remove("TOLLGATE_OPERATOR_TOKEN")
         .output()
         .expect("the program was built");
     let text = |bytes| String::from_utf8(bytes).expect("it writes UTF-8");
@@ -54,7 +55,7 @@ pub(crate) async fn served(yaml: &str) -> (Process, TempDir, String) {
 }
 
 fn write(folder: &Path, rules: &str) {
-    let listen = "listen: { grpc: 127.0.0.1:0, admin: 127.0.0.1:0 }";
+    let listen = "listen: { grpc: 127.0.0.1:0, http: 127.0.0.1:0, admin: 127.0.0.1:0 }";
     fs::write(folder.join("tollgate.yaml"), format!("{listen}\n{rules}\n")).expect("the folder can be written to");
 }
 
@@ -68,7 +69,7 @@ pub(crate) async fn decides(url: &str, path: &str, code: i32) {
 
 #[tokio::test]
 async fn the_first_run_leads_to_a_quota_refusal_by_pasting_what_it_prints() {
-    let mut process = serve(&["--dev", "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+    let mut process = serve(&["--dev", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
     let mut pasted = Vec::new();
     while pasted.len() < 3 {
         let line = process.line(SOON).await;
@@ -134,7 +135,8 @@ fn commands_that_could_not_be_done_say_why_and_exit_with_2() {
 async fn a_port_that_is_taken_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let address = taken.local_addr().expect("it has one").to_string();
-    let (code, _, said) = run(&["serve", "--dev", "--grpc", &address, "--admin", "127.0.0.1:0"]);
+    let (code, _, said) =
+        run(&["serve", "--dev", "--grpc", &address, "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
     assert!(said.contains("listen.grpc") && said.contains(&address), "{said}");
     assert_eq!(code, 2);
 }
@@ -245,8 +247,17 @@ async fn a_server_without_open_files_to_spare_says_so_and_serves_again() {
 
 #[tokio::test]
 async fn decisions_are_logged_for_those_who_ask() {
-    let mut process =
-        serve(&["--dev", "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "info,tollgate::decisions=debug"]);
+    let mut process = serve(&[
+        "--dev",
+        "--grpc",
+        "127.0.0.1:0",
+        "--http",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+        "--log",
+        "info,tollgate::decisions=debug",
+    ]);
     let url = format!("http://{}", logged(&process, "grpc").await);
     while !process.line(SOON).await.starts_with("export ") {}
     assert_eq!(run(&["decide", "--url", &url, "GET", "/admin/x"]).0, 1);

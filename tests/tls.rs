@@ -77,7 +77,7 @@ fn hold(folder: &Path, holder: &Holder) {
 
 fn load(folder: &Path, clients: &str, rest: &str) -> Result<Config, Problems> {
     let yaml = format!(
-        "listen: {{ grpc: 127.0.0.1:0, admin: 127.0.0.1:0, tls: {{ cert: server.pem, key: server.key{clients} }} }}\n{rest}"
+        "listen: {{ grpc: 127.0.0.1:0, http: 127.0.0.1:0, admin: 127.0.0.1:0, tls: {{ cert: server.pem, key: server.key{clients} }} }}\n{rest}"
     );
     let name = folder.join("t.yaml");
     config::parse(&yaml, name.to_str().unwrap(), &|_| None).map(|(config, _)| config)
@@ -160,7 +160,7 @@ async fn a_new_certificate_is_taken_over_and_no_connection_is_dropped() {
     bench.tollgate.secure(&next, None).await.unwrap();
 
     // Without the section, connections are plain; those that are there go on.
-    let plain = format!("listen: {{ grpc: 127.0.0.1:0, admin: 127.0.0.1:0 }}\n{RULES}");
+    let plain = format!("listen: {{ grpc: 127.0.0.1:0, http: 127.0.0.1:0, admin: 127.0.0.1:0 }}\n{RULES}");
     bench.tollgate.server.reload(config::parse(&plain, "t.yaml", &|_| None).unwrap().0).unwrap();
     assert_eq!(bench.tollgate.verdict("GET", "/public", None).await, "allow");
     more().await;
@@ -320,7 +320,7 @@ async fn changed_files_are_taken_over_by_the_program_and_broken_ones_are_not() {
     }
     hold(folder.path(), &first.sign(&["localhost"], Duration::from_hours(1)));
     let tls = format!("tls: {{ cert: server.pem, key: server.key{REQUIRED} }}");
-    let yaml = format!("listen: {{ grpc: 127.0.0.1:0, admin: 127.0.0.1:0, {tls} }}\n{RULES}");
+    let yaml = format!("listen: {{ grpc: 127.0.0.1:0, http: 127.0.0.1:0, admin: 127.0.0.1:0, {tls} }}\n{RULES}");
     fs::write(place("tollgate.yaml"), yaml).unwrap();
     let process = serve(&["--config", &place("tollgate.yaml")]);
     let port = logged(&process, "grpc").await.rsplit_once(':').unwrap().1.to_owned();
@@ -352,4 +352,31 @@ async fn changed_files_are_taken_over_by_the_program_and_broken_ones_are_not() {
     );
     let plain = run(&["decide", "--url", "http://127.0.0.1:1", "--ca", &place("ca.pem"), "GET", "/"]);
     assert!(plain.2.contains("--ca and --cert are of use with https only"), "{plain:?}");
+}
+
+#[tokio::test]
+async fn the_http_port_is_secured_in_the_same_way_and_certificates_may_ask_about_tokens_there() {
+    let rest = format!("{RULES}operators: {{ names: ['spiffe://td/ns/ops/sa/*'], scopes: ['tollgate:introspect'] }}\n");
+    let bench = Bench::start(Authority::new("a"), OPTIONAL, &rest).await;
+    let port = bench.tollgate.server.http.port();
+    let ask = async |holder: Option<&Holder>, only_http_1: bool| {
+        let authority = reqwest::Certificate::from_pem(bench.authority.pem().as_bytes()).unwrap();
+        let mut client = reqwest::Client::builder().no_proxy().timeout(SOON).tls_certs_only([authority]);
+        if let Some(Holder { certificate, key, .. }) = holder {
+            client = client.identity(reqwest::Identity::from_pem(format!("{certificate}{key}").as_bytes()).unwrap());
+        }
+        if only_http_1 {
+            client = client.http1_only();
+        }
+        let request = client.build().unwrap().post(format!("https://localhost:{port}/oauth2/introspect"));
+        let form = request.header("content-type", "application/x-www-form-urlencoded").body("token=x");
+        let answer = form.send().await.unwrap();
+        (answer.status().as_u16(), answer.version(), answer.text().await.unwrap())
+    };
+    let operator = bench.authority.day(&["spiffe://td/ns/ops/sa/a"]);
+    let inactive = r#"{"active":false}"#.to_owned();
+    assert_eq!(ask(Some(&operator), false).await, (200, reqwest::Version::HTTP_2, inactive.clone()));
+    assert_eq!(ask(Some(&operator), true).await, (200, reqwest::Version::HTTP_11, inactive));
+    assert_eq!(ask(Some(&bench.authority.day(&["spiffe://td/ns/prod/sa/a"])), false).await.0, 401);
+    assert_eq!(ask(None, false).await.0, 401);
 }

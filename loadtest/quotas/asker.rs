@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use http::uri::PathAndQuery;
 use prost::Message as _;
@@ -10,6 +12,7 @@ use redis::aio::MultiplexedConnection;
 use tollgate::decide::ports::{Clock as _, QuotaStore as _, Request, Requests};
 use tollgate::domain::limit::{Algorithm, CounterKey, Limit, UNITS_MAX, WhenAway};
 use tollgate::domain::question::Mode;
+use tollgate::domain::slots::{SLOTS_MAX, Slots};
 use tollgate::domain::time::Micros;
 use tollgate::domain::window::{LeaseId, Outcome, Terms};
 use tollgate::proto as pb;
@@ -65,8 +68,10 @@ pub(crate) enum Asker {
         store: Arc<RedisStore>,
         /// Each question's.
         limits: Arc<[Arc<Limit>]>,
-        /// What each of them is asked for.
+        /// What each of them is asked for, each time under a new name.
         terms: Terms,
+        /// The latest name.
+        named: Arc<AtomicU64>,
         /// The store wants the time, and uses Redis's.
         clock: SystemClock,
     },
@@ -102,7 +107,17 @@ impl Asker {
             let name = format!("{}-{number}", if leases { "leased" } else { "acquire" });
             Arc::new(Limit { name, algorithm, by: Vec::new(), when_away: WhenAway::Deny })
         };
-        Self::Acquire { store, limits: (0..limits).map(limit).collect(), terms, clock }
+        Self::Acquire { store, limits: (0..limits).map(limit).collect(), terms, named: Arc::default(), clock }
+    }
+
+    /// Of the acquire script for slots, which nobody releases: of `turn`'s own counters, which have room enough.
+    pub(crate) fn slots(store: Arc<RedisStore>, limits: usize, turn: u64, clock: SystemClock) -> Self {
+        let limit = |number| {
+            let algorithm = Algorithm::Concurrency(Slots { units: SLOTS_MAX, hold: WINDOW });
+            let name = format!("slots-{turn}-{number}");
+            Arc::new(Limit { name, algorithm, by: Vec::new(), when_away: WhenAway::Deny })
+        };
+        Self::Acquire { store, limits: (0..limits).map(limit).collect(), terms: ONE, named: Arc::default(), clock }
     }
 
     /// Of a Tollgate whose rule for `/n` has n limits.
@@ -136,8 +151,10 @@ impl Asker {
                 call.arg(WINDOW.0 / 1_000).arg(UNITS_MAX);
                 call.invoke_async(redis).await.map_err(|error| format!("the script failed: {error}"))?
             }
-            Self::Acquire { store, limits, terms, clock } => {
-                let asked: Requests = limits.iter().map(|limit| charge(limit, key, *terms)).collect();
+            Self::Acquire { store, limits, terms, named, clock } => {
+                let lease = LeaseId { replica: 0, serial: named.fetch_add(1, Relaxed) };
+                let terms = Terms { lease, ..*terms };
+                let asked: Requests = limits.iter().map(|limit| charge(limit, key, terms)).collect();
                 let grants = store.acquire(asked, Mode::Consume, clock.now()).get().await;
                 grants
                     .iter()

@@ -17,6 +17,7 @@ use ::redis::aio::MultiplexedConnection;
 use clap::Args;
 use futures_util::future::try_join_all;
 use tollgate::decide::ports::Clock as _;
+use tollgate::domain::slots::SLOTS_MAX;
 use tollgate::domain::time::Micros;
 use tollgate::server::SystemClock;
 use tollgate::stores::redis::{Bounds, Gates, Reach, RedisStore, Settings};
@@ -50,6 +51,9 @@ const IDLE: Duration = Duration::from_secs(1);
 /// Questions in one slice with cold keys at most: each of them leaves counters in Redis for a minute.
 const COLD_MAX: u64 = 20_000;
 
+/// Questions in one slice for slots at most: a counter has no more of them.
+const SLOTS: u64 = SLOTS_MAX;
+
 /// What is measured, and for how long.
 #[derive(Debug, Args)]
 pub(crate) struct Measure {
@@ -76,6 +80,8 @@ pub(crate) enum Contender {
     Acquire,
     /// The same, taking a lease each time.
     Lease,
+    /// The same, taking slots each time.
+    Slots,
     /// The whole server, with leases.
     Tollgate,
     /// envoyproxy/ratelimit, as it comes.
@@ -88,6 +94,7 @@ impl Contender {
             Self::FixedWindow => "fixed-window script",
             Self::Acquire => "acquire script, no leases",
             Self::Lease => "acquire script, a lease each time",
+            Self::Slots => "acquire script, slots each time",
             Self::Tollgate => "Tollgate",
             Self::Envoy => "envoyproxy/ratelimit",
         }
@@ -96,7 +103,7 @@ impl Contender {
     /// Whether a client sends such a command, rather than a script runs it.
     fn sends(self, command: &str) -> bool {
         match self {
-            Self::FixedWindow | Self::Acquire | Self::Lease | Self::Tollgate => {
+            Self::FixedWindow | Self::Acquire | Self::Lease | Self::Slots | Self::Tollgate => {
                 matches!(command, "eval" | "evalsha" | "ping")
             }
             Self::Envoy => true,
@@ -109,6 +116,8 @@ struct Field {
     redis: Redis,
     connection: MultiplexedConnection,
     store: Arc<RedisStore>,
+    /// How often slots were asked for: each time of other counters, with room enough.
+    turns: AtomicU64,
     server: Subject,
     channel: Channel,
     ratelimit: Option<Ratelimit>,
@@ -157,11 +166,21 @@ impl Field {
             say("envoyproxy/ratelimit is left out: it is not here, nor is Go, which installs it.");
             None
         };
-        Ok(Self { redis, connection, store: Arc::new(store), server, channel, ratelimit, clock })
+        Ok(Self {
+            redis,
+            connection,
+            store: Arc::new(store),
+            turns: AtomicU64::new(0),
+            server,
+            channel,
+            ratelimit,
+            clock,
+        })
     }
 
     fn contenders(&self) -> Vec<Contender> {
-        let mut all = vec![Contender::FixedWindow, Contender::Acquire, Contender::Lease, Contender::Tollgate];
+        let mut all = vec![Contender::FixedWindow, Contender::Acquire, Contender::Lease];
+        all.extend([Contender::Slots, Contender::Tollgate]);
         all.extend(self.ratelimit.as_ref().map(|_| Contender::Envoy));
         all
     }
@@ -176,8 +195,12 @@ impl Field {
         length: Duration,
     ) -> Result<Cost, String> {
         let asker = self.asker(contender, limits).await?;
-        let most = if traffic == Traffic::Cold { COLD_MAX } else { u64::MAX };
-        if traffic != Traffic::Cold {
+        let most = match (contender, traffic) {
+            (Contender::Slots, _) => SLOTS,
+            (_, Traffic::Cold) => COLD_MAX,
+            (_, Traffic::OneKey | Traffic::TenKeys | Traffic::Mixed) => u64::MAX,
+        };
+        if traffic != Traffic::Cold && contender != Contender::Slots {
             drive(&asker, keys, most, self.clock, self.clock.steady() + WARM_UP.into()).await?;
         }
         let before = self.usage(contender).await?;
@@ -193,6 +216,10 @@ impl Field {
             Contender::FixedWindow => Asker::fixed_window(self.redis.connect().await?, limits),
             Contender::Acquire => Asker::acquire(Arc::clone(&self.store), limits, false, self.clock),
             Contender::Lease => Asker::acquire(Arc::clone(&self.store), limits, true, self.clock),
+            Contender::Slots => {
+                let turn = self.turns.fetch_add(1, Relaxed);
+                Asker::slots(Arc::clone(&self.store), limits, turn, self.clock)
+            }
             Contender::Tollgate => Asker::tollgate(self.channel.clone(), limits),
             Contender::Envoy => {
                 let ratelimit = self.ratelimit.as_ref().ok_or("it is not there")?;
@@ -211,7 +238,7 @@ impl Field {
 
     async fn usage(&self, contender: Contender) -> Result<Usage, String> {
         let server = match contender {
-            Contender::FixedWindow | Contender::Acquire | Contender::Lease => None,
+            Contender::FixedWindow | Contender::Acquire | Contender::Lease | Contender::Slots => None,
             Contender::Tollgate => Some(self.server.cpu()?),
             Contender::Envoy => self.ratelimit.as_ref().map(|ratelimit| ratelimit.process.cpu()).transpose()?,
         };
@@ -249,7 +276,7 @@ async fn drive(asker: &Asker, keys: &Keys, most: u64, clock: SystemClock, until:
 fn configuration(redis: &Redis) -> String {
     // A busy machine is not what is measured: the deadline is too long to be met by it.
     format!(
-        r#"listen: {{ grpc: "127.0.0.1:0", admin: "127.0.0.1:0" }}
+        r#"listen: {{ grpc: "127.0.0.1:0", http: "127.0.0.1:0", admin: "127.0.0.1:0" }}
 store: {{ redis: {{ urls: ["{url}"], deadline: 2s }} }}
 limits:
   a: {{ units: 1000000000000, window: 1m, by: [resource.key] }}

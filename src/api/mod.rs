@@ -2,8 +2,11 @@
 //! [`Question`](crate::domain::question::Question), has it decided, and turns the
 //! [`Decision`](crate::domain::decision::Decision) into a wire message. Nothing is decided in here.
 
+mod asker;
 pub mod codec;
 pub mod codes;
+pub mod http;
+mod known;
 pub mod native;
 mod peer;
 

@@ -10,9 +10,9 @@ use clap::Args;
 use serde_json::{Value, json};
 use tollgate::proto as pb;
 use tollgate::proto::decision_service_client::DecisionServiceClient;
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 use tonic_types::StatusExt as _;
 
+use super::server::{Server, token};
 use super::{Done, block_on, print};
 
 #[derive(Debug, Args)]
@@ -21,18 +21,8 @@ pub(super) struct Arguments {
     method: String,
     /// Its path, such as `/orders/1`.
     path: String,
-    /// The server to ask.
-    #[arg(long, env = "TOLLGATE_URL", default_value = "http://127.0.0.1:50051")]
-    url: String,
-    /// The authorities (PEM) that an https server is trusted by, instead of the system's.
-    #[arg(long, value_name = "FILE")]
-    ca: Option<PathBuf>,
-    /// The certificate (PEM) to show to an https server that asks for one.
-    #[arg(long, value_name = "FILE", requires = "key")]
-    cert: Option<PathBuf>,
-    /// Its private key (PEM).
-    #[arg(long, value_name = "FILE", requires = "cert")]
-    key: Option<PathBuf>,
+    #[command(flatten)]
+    server: Server,
     /// The caller's token. It shows in the process list; prefer the variable or --token-file.
     #[arg(long, env = "TOLLGATE_TOKEN", hide_env_values = true)]
     token: Option<String>,
@@ -63,9 +53,6 @@ pub(super) struct Arguments {
     /// Print the answer as JSON, with the names of protobuf's JSON mapping.
     #[arg(long)]
     json: bool,
-    /// How long to wait for the answer, in milliseconds.
-    #[arg(long, default_value_t = 5_000)]
-    timeout_ms: u64,
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
@@ -88,53 +75,15 @@ pub(super) fn run(arguments: Arguments) -> Done {
 }
 
 async fn ask(arguments: Arguments) -> Result<pb::DecideResponse, String> {
-    let url = arguments.url.clone();
-    let timeout = Duration::from_millis(arguments.timeout_ms);
-    let not_one = || format!("--url: `{url}` is not a URL such as http://127.0.0.1:50051");
-    let mut endpoint =
-        Endpoint::from_shared(url.clone()).map_err(|_| not_one())?.connect_timeout(timeout).timeout(timeout);
-    match endpoint.uri().scheme_str() {
-        Some("http") if arguments.ca.is_some() || arguments.cert.is_some() => {
-            return Err(format!("--ca and --cert are of use with https only; --url is `{url}`"));
-        }
-        Some("http") => {}
-        Some("https") => {
-            endpoint =
-                endpoint.tls_config(trust(&arguments)?).map_err(|error| format!("cannot set up TLS: {error}"))?;
-        }
-        _ => return Err(not_one()),
-    }
+    let server = arguments.server.clone();
     let question = question(arguments)?;
-    let channel = endpoint
-        .connect()
-        .await
-        .map_err(|error| format!("cannot reach {url}: {}; is the server running there?", chain(&error)))?;
+    let channel = server.connect().await?;
     let answer = DecisionServiceClient::new(channel).decide(question).await.map_err(|status| complaint(&status))?;
     Ok(answer.into_inner())
 }
 
-/// Whom an https server is trusted by, and what is shown to it.
-fn trust(arguments: &Arguments) -> Result<ClientTlsConfig, String> {
-    let read = |file: &PathBuf| std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()));
-    let mut tls = match &arguments.ca {
-        Some(file) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(file)?)),
-        None => ClientTlsConfig::new().with_native_roots(),
-    };
-    if let Some((cert, key)) = arguments.cert.as_ref().zip(arguments.key.as_ref()) {
-        tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?));
-    }
-    Ok(tls)
-}
-
 fn question(arguments: Arguments) -> Result<pb::DecideRequest, String> {
-    let token = match arguments.token_file {
-        // A variable that is set to nothing holds no token.
-        None => arguments.token.filter(|token| !token.is_empty()),
-        Some(file) => {
-            let text = std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
-            Some(text.trim().to_owned())
-        }
-    };
+    let token = token(arguments.token, arguments.token_file.as_deref())?;
     let kind = token.map(pb::credential::Kind::BearerToken);
     let mut resource = BTreeMap::new();
     for (name, value) in arguments.resource {
@@ -172,17 +121,6 @@ fn complaint(status: &tonic::Status) -> String {
     text
 }
 
-/// An error and what it came from.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let _ = write!(text, ": {error}");
-        source = error.source();
-    }
-    text
-}
-
 fn text(answer: &pb::DecideResponse) -> String {
     let pb::DecideResponse {
         allowed,
@@ -197,6 +135,8 @@ fn text(answer: &pb::DecideResponse) -> String {
         reservation,
         expires_after,
         dpop_nonce,
+        identity_headers,
+        removed_headers: _,
     } = answer;
     let mut text = if *allowed { "allow".to_owned() } else { format!("deny   {detail}") };
     if !rule.is_empty() {
@@ -216,6 +156,9 @@ fn text(answer: &pb::DecideResponse) -> String {
     }
     if !dpop_nonce.is_empty() {
         let _ = write!(text, "\n  the next DPoP proof is to hold the nonce {dpop_nonce}");
+    }
+    for pb::Header { name, value } in identity_headers {
+        let _ = write!(text, "\n  {name}: {value}");
     }
     if !required_scopes.is_empty() {
         let _ = write!(text, "\n  needs the scopes {}", required_scopes.join(" "));
@@ -284,6 +227,8 @@ fn json(answer: &pb::DecideResponse) -> Value {
         reservation,
         expires_after,
         dpop_nonce,
+        identity_headers,
+        removed_headers,
     } = answer;
     json!({
         "allowed": allowed,
@@ -305,6 +250,11 @@ fn json(answer: &pb::DecideResponse) -> Value {
         "reservation": reservation,
         "expiresAfter": expires_after.as_ref().map(seconds),
         "dpopNonce": dpop_nonce,
+        "identityHeaders": identity_headers
+            .iter()
+            .map(|pb::Header { name, value }| json!({ "name": name, "value": value }))
+            .collect::<Vec<_>>(),
+        "removedHeaders": removed_headers,
     })
 }
 

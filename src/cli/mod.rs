@@ -3,8 +3,10 @@
 mod api_key;
 mod ask;
 mod config;
+mod introspect;
 mod print;
 mod serve;
+mod server;
 
 use std::process::ExitCode;
 
@@ -24,6 +26,8 @@ enum Command {
     Serve(serve::Arguments),
     /// Ask a server for a decision. Exit code: 0 allow, 1 deny, 2 could not ask.
     Decide(ask::Arguments),
+    /// Ask a server what it knows of a token. Exit code: 0 active, 1 not active, 2 could not ask.
+    Introspect(introspect::Arguments),
     /// Make, list and end API keys.
     #[command(subcommand)]
     ApiKey(api_key::Command),
@@ -40,6 +44,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     let done = match arguments.command {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Decide(arguments) => ask::run(arguments),
+        Command::Introspect(arguments) => introspect::run(arguments),
         Command::ApiKey(command) => api_key::run(command),
         Command::Config(command) => Ok(config::run(command)),
     };

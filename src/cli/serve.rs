@@ -26,6 +26,9 @@ pub(super) struct Arguments {
     /// Where --dev serves gRPC.
     #[arg(long, requires = "dev", value_name = "ADDRESS")]
     grpc: Option<SocketAddr>,
+    /// Where --dev serves HTTP.
+    #[arg(long, requires = "dev", value_name = "ADDRESS")]
+    http: Option<SocketAddr>,
     /// Where --dev serves metrics and probes.
     #[arg(long, requires = "dev", value_name = "ADDRESS")]
     admin: Option<SocketAddr>,
@@ -56,6 +59,7 @@ pub(super) fn run(arguments: Arguments) -> Done {
             let issuer = DevIssuer::new().map_err(|_| "the system has no randomness for a key".to_owned())?;
             let mut config = dev::config(&issuer).map_err(|problems| problems.to_string())?;
             config.listen.grpc = arguments.grpc.unwrap_or(config.listen.grpc);
+            config.listen.http = arguments.http.unwrap_or(config.listen.http);
             config.listen.admin = arguments.admin.unwrap_or(config.listen.admin);
             only_here(&config)?;
             let server = start(config, clock, &replica).await?;
@@ -72,7 +76,9 @@ pub(super) fn run(arguments: Arguments) -> Done {
 
 /// Whoever reaches a server that was started with --dev could use its sample policy as an open door.
 fn only_here(config: &Config) -> Result<(), String> {
-    for (option, address) in [("--grpc", config.listen.grpc), ("--admin", config.listen.admin)] {
+    for (option, address) in
+        [("--grpc", config.listen.grpc), ("--http", config.listen.http), ("--admin", config.listen.admin)]
+    {
         if !address.ip().is_loopback() {
             return Err(format!("{option}: --dev listens on loopback only, such as 127.0.0.1:0; found {address}"));
         }
@@ -82,6 +88,6 @@ fn only_here(config: &Config) -> Result<(), String> {
 
 async fn start(config: Config, clock: SystemClock, replica: &str) -> Result<Server, String> {
     let server = Server::start(config, Arc::new(clock), replica).await.map_err(|problem| problem.to_string())?;
-    tracing::info!(grpc = %server.grpc, admin = %server.admin, version = env!("CARGO_PKG_VERSION"), "listening");
+    tracing::info!(grpc = %server.grpc, http = %server.http, admin = %server.admin, version = env!("CARGO_PKG_VERSION"), "listening");
     Ok(server)
 }

@@ -90,16 +90,7 @@ fn issuer(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Issuer> {
     let days = |days: u64| Micros::from_secs(days * 24 * 60 * 60);
     let lifetimes = (Micros::from_secs(1), days(366));
     let max_token_lifetime = time(reader, &mut fields, "max_token_lifetime", defaults::MAX_TOKEN_LIFETIME, lifetimes);
-    let binding = fields.or(reader, "binding", BindingDemand::Nothing, |reader, item| {
-        reader.one_of(
-            item,
-            &[
-                ("required", BindingDemand::AnyKey),
-                ("certificate", BindingDemand::Certificate),
-                ("dpop", BindingDemand::Dpop),
-            ],
-        )
-    });
+    let binding = fields.or(reader, "binding", BindingDemand::Nothing, binding);
     let required_claims = fields.or(reader, "required_claims", Vec::new(), |reader, item| {
         reader.list(item, |reader, item| reader.parse(item, word("a claim's name", TEXT_BYTES_MAX)))
     });
@@ -148,6 +139,17 @@ fn time(
     (shortest, longest): (Micros, Micros),
 ) -> Option<Micros> {
     fields.or(reader, key, default, |reader, item| reader.parse(item, duration(shortest..=longest)))
+}
+
+pub(super) fn binding(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<BindingDemand> {
+    reader.one_of(
+        item,
+        &[
+            ("required", BindingDemand::AnyKey),
+            ("certificate", BindingDemand::Certificate),
+            ("dpop", BindingDemand::Dpop),
+        ],
+    )
 }
 
 fn words(reader: &mut Reader<'_>, item: &Item<'_>, what: &'static str) -> Option<Vec<String>> {

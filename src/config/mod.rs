@@ -21,7 +21,9 @@ pub use tls::{Clients, Tls};
 pub mod api_keys;
 mod certificates;
 mod claims;
+mod clients;
 mod connection;
+mod identity_headers;
 mod introspection;
 mod issuers;
 mod limits;
@@ -66,6 +68,8 @@ pub struct Config {
 pub struct Listen {
     /// gRPC; 127.0.0.1:50051 by default.
     pub grpc: SocketAddr,
+    /// HTTP; 127.0.0.1:8080 by default.
+    pub http: SocketAddr,
     /// Metrics and probes; 127.0.0.1:9464 by default.
     pub admin: SocketAddr,
 }
@@ -141,7 +145,7 @@ pub struct Sentinel {
 /// How much is accepted at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// gRPC calls in flight; more are turned away at once. 10,000 by default.
+    /// gRPC calls and HTTP requests in flight; more are turned away at once. 10,000 by default.
     pub calls_in_flight: usize,
     /// How long calls in flight may go on after a stop was asked for; 10 s by default.
     pub drain: Micros,
@@ -226,6 +230,8 @@ fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
     let names: Vec<&str> = names.chain(of_certificates.iter().map(String::as_str)).chain([api_key::ISSUER]).collect();
     let known = rules::Known { limits: &limits, issuers: &names };
     let rules = fields.or(reader, "rules", Vec::new(), |reader, item| rules::rules(reader, item, &known));
+    let clients = fields.or(reader, "clients", Vec::new(), clients::clients);
+    let identity_headers = fields.or(reader, "identity_headers", Vec::new(), identity_headers::identity_headers);
     let bounds = fields.or(reader, "bounds", Bounds::default(), server::bounds);
     fields.finish(reader);
     // By name, as a map of names is.
@@ -244,7 +250,14 @@ fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
     if nobody && !reader.failed() && rules.iter().any(|rule| rule.demand != Demand::Anyone) {
         reader.warning(root, "has no issuer, so every call that needs a caller is denied; add `issuers` or `api_keys`");
     }
-    let policy = Policy { version: 0, rules, limits, operators: operators? };
+    let policy = Policy {
+        version: 0,
+        rules,
+        limits,
+        operators: operators?,
+        clients: clients?,
+        identity_headers: identity_headers?,
+    };
     let (listen, tls) = listen?;
     let (store, dpop, bounds, files) = (store?, dpop?, bounds?, Vec::new());
     Some(Config { listen, tls, store, issuers, certificates, dpop, api_keys, policy, bounds, files })
@@ -273,7 +286,7 @@ impl Redis {
 impl Default for Listen {
     fn default() -> Self {
         let at = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
-        Self { grpc: at(50051), admin: at(9464) }
+        Self { grpc: at(50051), http: at(8080), admin: at(9464) }
     }
 }
 

@@ -5,12 +5,13 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::certificates;
-use super::issuers::TEXT_BYTES_MAX;
+use super::issuers::{TEXT_BYTES_MAX, binding};
 use super::limits::Limits;
 use super::order;
 use super::problem::nearest;
 use super::reader::{Fields, Item, Reader};
 use super::values::{duration, scope, word};
+use crate::domain::issuer::BindingDemand;
 use crate::domain::limit::{Attribute, Limit};
 use crate::domain::path::Method;
 use crate::domain::policy::{Caller, Demand, HostPattern, LIMITS_MAX, Match, PathPattern, Rule};
@@ -110,6 +111,7 @@ fn caller(reader: &mut Reader<'_>, item: &Item<'_>, known: &Known<'_>) -> Option
     });
     let max_login_age =
         fields.optional(reader, "max_login_age", |reader, item| reader.parse(item, duration(LOGIN_AGES)));
+    let binding = fields.or(reader, "binding", BindingDemand::Nothing, binding);
     let names = fields.or(reader, "names", Vec::new(), certificates::names);
     let roles = words(reader, &mut fields, "roles", "a role");
     let scopes = fields
@@ -120,6 +122,7 @@ fn caller(reader: &mut Reader<'_>, item: &Item<'_>, known: &Known<'_>) -> Option
         audiences: audiences?,
         actors: actors?,
         max_login_age: max_login_age?,
+        binding: binding?,
         names: names?,
         roles: roles?,
         scopes: scopes?,

@@ -26,13 +26,19 @@ pub(super) fn listen(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<(Listen
     let default = Listen::default();
     let mut fields = reader.fields(item, "listen")?;
     let grpc = fields.or(reader, "grpc", default.grpc, |reader, item| reader.parse(item, address));
+    let http = fields.or(reader, "http", default.http, |reader, item| reader.parse(item, address));
     let admin = fields.or(reader, "admin", default.admin, |reader, item| reader.parse(item, address));
     let tls = fields.optional(reader, "tls", tls);
     fields.finish(reader);
-    let listen = Listen { grpc: grpc?, admin: admin? };
-    // Port 0 is any free one.
-    if listen.grpc == listen.admin && listen.grpc.port() != 0 {
-        reader.error(item, format!("`grpc` and `admin` are both {}; choose another port for one", listen.grpc));
+    let listen = Listen { grpc: grpc?, http: http?, admin: admin? };
+    let Listen { grpc, http, admin } = listen;
+    for (one, other, address, same) in
+        [("grpc", "http", grpc, http), ("grpc", "admin", grpc, admin), ("http", "admin", http, admin)]
+    {
+        // Port 0 is any free one.
+        if address == same && address.port() != 0 {
+            reader.error(item, format!("`{one}` and `{other}` are both {address}; choose another port for one"));
+        }
     }
     Some((listen, tls?))
 }

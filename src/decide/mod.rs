@@ -6,6 +6,7 @@
 //! stack.
 
 mod counters;
+mod introspection;
 pub mod ports;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use arc_swap::ArcSwap;
 
 use self::counters::Holding;
 pub use self::counters::{CounterCharge, Paid};
+pub use self::introspection::{Asker, INTROSPECT_SCOPE, Unpermitted};
 use self::ports::{
     Answer, Charge, Charges, Clock, Inspected, Payment, Proved, Quotas, RevocationView, Shown, Standing,
     TokenInspector, Verdict,
@@ -242,21 +244,6 @@ impl Decider {
         };
         plan.meter.conclude(call, &decision, self.clock.steady());
         decision
-    }
-
-    /// Whose a token is, revocations considered; what introspection answers from.
-    pub fn introspect<'a>(&'a self, token: &'a str) -> Answer<'a, Verdict> {
-        self.stands_now(Shown::Token(token))
-    }
-
-    fn stands_now<'a>(&'a self, shown: Shown<'a>) -> Answer<'a, Verdict> {
-        let now = self.clock.now();
-        self.tokens.inspect(shown, now).then(move |Inspected { verdict, .. }| match verdict {
-            Ok(identity) => {
-                self.revocations.standing(&identity, now).then(move |standing| Answer::Now(stands(identity, standing)))
-            }
-            Err(reason) => Answer::Now(Err(reason)),
-        })
     }
 
     /// Whether the caller of an administrative method has `scope`: by a token, from an issuer that may grant it, or an API

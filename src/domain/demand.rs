@@ -2,7 +2,8 @@
 
 use super::certificate::Certificate;
 use super::decision::Reason;
-use super::identity::Identity;
+use super::identity::{Binding, Identity, IdentityKind};
+use super::issuer::BindingDemand;
 use super::name::NamePattern;
 use super::time::Micros;
 
@@ -26,6 +27,9 @@ pub struct Caller {
     pub actors: Option<Vec<String>>,
     /// How long ago the caller may have logged in (`auth_time`, RFC 9470).
     pub max_login_age: Option<Micros>,
+    /// Which keys the credential is bound to. What it is bound to has been proved by now; a certificate that is the
+    /// credential itself is bound to itself.
+    pub binding: BindingDemand,
     /// The call comes with a certificate that has one of these names, where any is named: as the credential, or beside it.
     pub names: Vec<NamePattern>,
     /// One of these roles, where any is named.
@@ -69,13 +73,16 @@ impl Caller {
     /// First what another credential would change, then what the caller may.
     fn admits(&self, identity: &Identity, certificate: Option<&Certificate<'_>>, now: Micros) -> Result<(), Reason> {
         // What is left out is taken apart by name, so that whatever is added is demanded.
-        let Self { issuers, audiences, actors, max_login_age, names, roles, scopes } = self;
+        let Self { issuers, audiences, actors, max_login_age, binding, names, roles, scopes } = self;
         if !issuers.is_empty() && !issuers.iter().any(|issuer| **issuer == *identity.issuer) {
             return Err(Reason::WrongCaller);
         }
         let certificate = certificate.filter(|certificate| certificate.standing(now).is_ok());
         if !names.is_empty() && !certificate.is_some_and(|certificate| certificate.has_name(names)) {
             return Err(Reason::WrongCaller);
+        }
+        if !binding.is_met_by(held(identity)) {
+            return Err(Reason::BindingRequired);
         }
         if !audiences.is_empty() && !audiences.iter().any(|audience| identity.is_meant_for(audience)) {
             return Err(Reason::WrongAudience);
@@ -96,9 +103,10 @@ impl Caller {
     }
 
     fn demands_as_much(&self, measure: &Self) -> bool {
-        let Self { issuers, audiences, actors, max_login_age, names, roles, scopes } = measure;
+        let Self { issuers, audiences, actors, max_login_age, binding, names, roles, scopes } = measure;
         one_of(&self.issuers, issuers)
             && one_of(&self.audiences, audiences)
+            && self.binding.demands_as_much(*binding)
             && one_of(&self.names, names)
             && one_of(&self.roles, roles)
             && scopes.iter().all(|scope| self.scopes.contains(scope))
@@ -106,6 +114,14 @@ impl Caller {
             && actors.as_ref().is_none_or(|actors| {
                 self.actors.as_ref().is_some_and(|own| own.iter().all(|actor| actors.contains(actor)))
             })
+    }
+}
+
+/// What the credential is bound to. Which certificate it is that is the credential does not matter here.
+fn held(identity: &Identity) -> Binding {
+    match identity.kind {
+        IdentityKind::Certificate => Binding { certificate: Some([0; 32]), key: None },
+        IdentityKind::Jwt | IdentityKind::Opaque | IdentityKind::ApiKey => identity.binding,
     }
 }
 
@@ -248,12 +264,43 @@ mod tests {
     }
 
     #[test]
+    fn a_bound_credential_is_needed_where_the_rule_says_so() {
+        let of = |binding, identity: &Identity| reason(Caller { binding, ..Caller::default() }, identity);
+        let bound = |certificate: Option<u8>, key: Option<u8>| Identity {
+            binding: Binding { certificate: certificate.map(|byte| [byte; 32]), key: key.map(|byte| [byte; 32]) },
+            ..identity()
+        };
+        let of_kind = |kind| Identity { kind, ..identity() };
+        for (identity, any, certificate, dpop) in [
+            (identity(), false, false, false),
+            (of_kind(IdentityKind::Opaque), false, false, false),
+            (of_kind(IdentityKind::ApiKey), false, false, false),
+            (of_kind(IdentityKind::Certificate), true, true, false),
+            (bound(Some(1), None), true, true, false),
+            (bound(None, Some(1)), true, false, true),
+            (bound(Some(1), Some(1)), true, true, true),
+        ] {
+            assert_eq!(of(BindingDemand::Nothing, &identity), Reason::Allowed);
+            for (demand, is_met) in
+                [(BindingDemand::AnyKey, any), (BindingDemand::Certificate, certificate), (BindingDemand::Dpop, dpop)]
+            {
+                let expected = if is_met { Reason::Allowed } else { Reason::BindingRequired };
+                assert_eq!(of(demand, &identity), expected, "{demand:?} {identity:?}");
+            }
+        }
+        let certificate = Caller { binding: BindingDemand::Certificate, ..Caller::default() };
+        let dpop = Caller { binding: BindingDemand::Dpop, ..Caller::default() };
+        assert!(!certificate.demands_as_much(&dpop) && !dpop.demands_as_much(&certificate));
+    }
+
+    #[test]
     fn a_demand_is_measured_by_who_meets_it() {
         let base = Caller {
             issuers: list(&["a"]),
             audiences: list(&["o"]),
             actors: Some(Vec::new()),
             max_login_age: Some(NOW),
+            binding: BindingDemand::Dpop,
             names: names(&["*.example.com"]),
             roles: list(&["R"]),
             scopes: list(&["s"]),
@@ -269,6 +316,8 @@ mod tests {
             Caller { actors: Some(list(&["x"])), ..base.clone() },
             Caller { actors: None, ..base.clone() },
             Caller { max_login_age: Some(NOW + NOW), ..base.clone() },
+            Caller { binding: BindingDemand::AnyKey, ..base.clone() },
+            Caller { binding: BindingDemand::Nothing, ..base.clone() },
             Caller { names: Vec::new(), ..base.clone() },
             Caller { roles: list(&["R", "S"]), ..base.clone() },
             Caller { scopes: Vec::new(), ..base.clone() },

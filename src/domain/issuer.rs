@@ -58,7 +58,7 @@ pub struct Issuer {
     pub refresh_cooldown: Micros,
 }
 
-/// Which keys an issuer's tokens must be bound to. Whatever a token is bound to is asked for, demanded or not.
+/// Which keys an issuer's tokens, or a rule's callers, must be bound to. Whatever a token is bound to is asked for, demanded or not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BindingDemand {
     /// None.
@@ -80,6 +80,15 @@ impl BindingDemand {
             Self::AnyKey => !binding.is_none(),
             Self::Certificate => binding.certificate.is_some(),
             Self::Dpop => binding.key.is_some(),
+        }
+    }
+
+    /// Whether whatever meets this meets `measure` too.
+    pub fn demands_as_much(self, measure: Self) -> bool {
+        match measure {
+            Self::Nothing => true,
+            Self::AnyKey => self != Self::Nothing,
+            Self::Certificate | Self::Dpop => self == measure,
         }
     }
 }

@@ -3,8 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::client::Client;
 pub use super::demand::{Caller, Demand};
 use super::identity::Identity;
+use super::identity_headers::IdentityHeader;
 use super::limit::{Attribute, CounterKey, Limit};
 use super::name::NamePattern;
 use super::path::{Host, Method, Path, Target};
@@ -21,6 +23,10 @@ pub struct Policy {
     pub limits: Vec<Arc<Limit>>,
     /// Who may operate by certificate.
     pub operators: Operators,
+    /// Who may ask about tokens with a name and a secret; each name once.
+    pub clients: Vec<Client>,
+    /// Headers that tell services who calls; each name once.
+    pub identity_headers: Vec<IdentityHeader>,
 }
 
 /// Who may call administrative methods by the certificate of their connection; others need a token.

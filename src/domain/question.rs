@@ -57,7 +57,7 @@ pub enum Mode {
 }
 
 /// What shows that the caller holds the private key of a certificate, or the one that its token is bound to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Proofs<'a> {
     /// The certificate whose key the caller holds, as whoever asks vouches for: it ended the caller's TLS connection, or
     /// was told by someone whom it trusts.
@@ -105,6 +105,19 @@ impl<'a> Credential<'a> {
     }
 }
 
+/// Nor does a proof, which is good until it is used.
+impl fmt::Debug for Proofs<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { certificate, dpop, plain_http } = self;
+        let lengths: Vec<usize> = dpop.iter().map(|proof| proof.len()).collect();
+        f.debug_struct("Proofs")
+            .field("certificate", certificate)
+            .field("dpop_bytes", &lengths)
+            .field("plain_http", plain_http)
+            .finish()
+    }
+}
+
 /// A token never reaches a log through here.
 impl fmt::Debug for Credential<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -148,5 +161,7 @@ mod tests {
     #[test]
     fn debug_output_hides_the_token() {
         assert_eq!(format!("{:?}", Credential::Bearer("secret")), "Bearer(6 bytes)");
+        let proofs = Proofs { dpop: vec!["secret"], ..Proofs::default() };
+        assert!(!format!("{proofs:?}").contains("secret"), "{proofs:?}");
     }
 }

@@ -88,12 +88,13 @@ pub fn config(issuer: &DevIssuer) -> Result<Config, Problems> {
 
 /// What a newcomer sees: where the server listens, and commands to paste.
 pub fn welcome(server: &Server, token: &str) -> String {
-    let Server { grpc, admin, .. } = server;
+    let Server { grpc, http, admin, .. } = server;
     format!(
         r#"
 Tollgate {version} is ready, with a sample policy and an issuer of its own.
 
   gRPC     {grpc}    (tollgate.v1, health, reflection)
+  HTTP     http://{http}    (/oauth2/introspect)
   metrics  http://{admin}/metrics    probes  http://{admin}/readyz
 
 A token for alice, good for 12 hours, with the scope orders:read:

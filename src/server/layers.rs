@@ -1,10 +1,12 @@
-//! What every gRPC call passes before it reaches its façade: the cap on calls in flight.
+//! What every gRPC call and HTTP request passes before it reaches its façade: the cap on calls in flight.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
+use axum::extract::State;
+use axum::middleware::Next;
 use http::{HeaderMap, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use metrics::Counter;
@@ -12,6 +14,7 @@ use pin_project_lite::pin_project;
 use tonic::Code;
 use tower::{Layer, Service};
 
+use crate::api::http::overloaded;
 use crate::api::native::status;
 use crate::decide::Violation;
 
@@ -39,10 +42,15 @@ impl Admission {
         self.0.in_flight.load(Ordering::Relaxed)
     }
 
+    /// A place in flight; none, which is counted, where all are taken.
     fn admit(&self) -> Option<Place> {
         let place = Place(Arc::clone(&self.0));
         let before = self.0.in_flight.fetch_add(1, Ordering::Relaxed);
-        (before < self.0.in_flight_max).then_some(place)
+        if before >= self.0.in_flight_max {
+            self.0.turned_away.increment(1);
+            return None;
+        }
+        Some(place)
     }
 }
 
@@ -74,7 +82,7 @@ impl<S, Asked> Service<Request<Asked>> for Admitting<S>
 where
     S: Service<Request<Asked>, Response = Response<tonic::body::Body>>,
 {
-    type Response = Response<Held>;
+    type Response = Response<Held<tonic::body::Body>>;
     type Error = S::Error;
     type Future = Admitted<S::Future>;
 
@@ -88,7 +96,6 @@ where
         }
         let place = self.admission.admit();
         if place.is_none() {
-            self.admission.0.turned_away.increment(1);
             return Admitted { call: None, place };
         }
         Admitted { call: Some(self.inner.call(request)), place }
@@ -108,7 +115,7 @@ impl<F, E> Future for Admitted<F>
 where
     F: Future<Output = Result<Response<tonic::body::Body>, E>>,
 {
-    type Output = Result<Response<Held>, E>;
+    type Output = Result<Response<Held<tonic::body::Body>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
@@ -120,6 +127,17 @@ where
         let place = this.place.take();
         Poll::Ready(Ok(response.map(|body| Held { body, _place: place })))
     }
+}
+
+/// Admits an HTTP request, as [`Admitting`] does gRPC calls.
+pub(super) async fn admit(
+    State(admission): State<Admission>,
+    request: axum::extract::Request,
+    next: Next,
+) -> axum::response::Response {
+    let Some(place) = admission.admit() else { return overloaded() };
+    let response = next.run(request).await;
+    response.map(|body| axum::body::Body::new(Held { body, _place: Some(place) }))
 }
 
 /// tonic answers a message beyond its bound with `OUT_OF_RANGE`, which none of our own methods uses.
@@ -135,14 +153,14 @@ fn too_large() -> tonic::Status {
 }
 
 /// A response body that keeps its call in flight until it is sent or given up.
-pub(super) struct Held {
-    body: tonic::body::Body,
+pub(super) struct Held<B> {
+    body: B,
     _place: Option<Place>,
 }
 
-impl Body for Held {
-    type Data = <tonic::body::Body as Body>::Data;
-    type Error = <tonic::body::Body as Body>::Error;
+impl<B: Body + Unpin> Body for Held<B> {
+    type Data = B::Data;
+    type Error = B::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,

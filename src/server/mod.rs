@@ -4,6 +4,7 @@ mod admin;
 mod api_keys;
 mod clock;
 pub mod dev;
+mod http;
 mod incoming;
 mod layers;
 pub mod life;
@@ -17,10 +18,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures_util::StreamExt as _;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tonic::transport::server::Connected as _;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
@@ -29,6 +32,7 @@ pub use self::clock::SystemClock;
 use self::incoming::Incoming;
 use self::layers::Admission;
 use self::tls::Tls;
+use crate::api;
 use crate::api::native::{Decisions, QuotaApi, TokenApi};
 use crate::config::{self, Config, KeptKeys, Secret, Store};
 use crate::decide::Decider;
@@ -80,6 +84,8 @@ const SERVICES: [&str; 4] = ["", "tollgate.v1.DecisionService", "tollgate.v1.Quo
 pub struct Server {
     /// Where gRPC is served.
     pub grpc: SocketAddr,
+    /// Where HTTP is served.
+    pub http: SocketAddr,
     /// Where metrics and probes are served.
     pub admin: SocketAddr,
     parts: Arc<Parts>,
@@ -94,6 +100,7 @@ struct Parts {
     tokens: Arc<Tokens>,
     /// Of the gRPC port.
     tls: Arc<Tls>,
+    http_tls: Arc<Tls>,
     /// None: the memory store, which is never away.
     shared: Option<Shared>,
     admission: Admission,
@@ -102,8 +109,10 @@ struct Parts {
     ready: CancellationToken,
     /// Cancelled when a stop was asked for: streams end, no more connections are accepted.
     stopping: CancellationToken,
-    /// Cancelled when the last connection has closed.
+    /// Cancelled when the last connection of the gRPC port has closed.
     stopped: CancellationToken,
+    /// The same of the HTTP port.
+    http_stopped: CancellationToken,
 }
 
 /// A store that several replicas share, and what this one holds of it.
@@ -137,6 +146,7 @@ impl Server {
     /// A port is taken, or a key file cannot be used. A Redis or an issuer that is away is no error: it is waited for.
     pub async fn start(config: Config, clock: Arc<dyn Clock>, replica: &str) -> Result<Self, StartProblem> {
         let grpc = listen("grpc", config.listen.grpc).await?;
+        let http = listen("http", config.listen.http).await?;
         let admin = listen("admin", config.listen.admin).await?;
         let (health, health_service) = tonic_health::server::health_reporter();
         let parts = Arc::new(Parts::build(config, &clock, health)?);
@@ -144,6 +154,7 @@ impl Server {
 
         let mut server = Self {
             grpc: local("grpc", &grpc)?,
+            http: local("http", &http)?,
             admin: local("admin", &admin)?,
             parts: Arc::clone(&parts),
             tasks: JoinSet::new(),
@@ -177,6 +188,18 @@ impl Server {
                 tracing::error!(%error, "the gRPC port failed");
             }
         });
+        let incoming = Incoming::new(http, Arc::clone(&parts.http_tls)).stream();
+        let http_port = http::serve(
+            incoming.map(|accepted| accepted.map(|connection| (connection.connect_info(), connection))),
+            api::http::router(Arc::clone(&parts.decider)),
+            parts.admission.clone(),
+            parts.stopping.clone(),
+        );
+        let stopped = parts.http_stopped.clone().drop_guard();
+        server.tasks.spawn(async move {
+            let _stopped = stopped;
+            http_port.await;
+        });
         server.tasks.spawn(admin::serve(admin, Arc::clone(&parts)));
         server.tasks.spawn(fold(Arc::clone(&parts.telemetry)));
         if let Some(Shared { desk, .. }) = &parts.shared {
@@ -198,11 +221,11 @@ impl Server {
         if !fixed.is_empty() {
             return Err(fixed.iter().map(|key| format!("{key}: can only be changed by a restart")).collect());
         }
-        let tls = parts.tls.prepare(config.tls.as_ref()).map_err(|problem| vec![problem])?;
+        let secured = parts.secured(&config).map_err(|problem| vec![problem])?;
         parts.tokens.adopt(config.issuers.clone())?;
         parts.tokens.demand_nonces(config.dpop.nonce_secret.as_ref().map(Secret::reveal));
         parts.tokens.adopt_api_keys(key_ring(&config, parts.shared.as_ref().map(|shared| &shared.store)));
-        parts.adopt(&config, tls);
+        parts.adopt(&config, secured);
         parts.config.store(Arc::new(config));
         Ok(())
     }
@@ -226,7 +249,11 @@ impl Server {
             for service in SERVICES {
                 parts.health.clone().clear_service_status(service).await;
             }
-            let _ = timeout(CLOSE_TIMEOUT, parts.stopped.cancelled()).await;
+            let closed = async {
+                parts.stopped.cancelled().await;
+                parts.http_stopped.cancelled().await;
+            };
+            let _ = timeout(CLOSE_TIMEOUT, closed).await;
         } else {
             tracing::warn!(
                 calls = parts.admission.in_flight(),
@@ -288,7 +315,7 @@ impl Parts {
         ));
         let admission = Admission::new(config.bounds.calls_in_flight, telemetry.counter(names::OVERLOAD, &[]));
         let tls = Tls::new(tls::GRPC, clock, &telemetry);
-        let prepared = tls.prepare(config.tls.as_ref()).map_err(StartProblem::Configuration)?;
+        let http_tls = Tls::new(tls::HTTP, clock, &telemetry);
         let config = Arc::new(config);
         let parts = Self {
             config: ArcSwap::new(Arc::clone(&config)),
@@ -296,6 +323,7 @@ impl Parts {
             decider,
             tokens,
             tls,
+            http_tls,
             shared,
             admission,
             health,
@@ -303,14 +331,23 @@ impl Parts {
             ready: CancellationToken::new(),
             stopping: CancellationToken::new(),
             stopped: CancellationToken::new(),
+            http_stopped: CancellationToken::new(),
         };
-        parts.adopt(&config, prepared);
+        let secured = parts.secured(&config).map_err(StartProblem::Configuration)?;
+        parts.adopt(&config, secured);
         Ok(parts)
     }
 
     /// What nothing can go wrong with any more.
-    fn adopt(&self, config: &Config, tls: tls::Prepared) {
+    /// What secures both ports, to be adopted.
+    fn secured(&self, config: &Config) -> Result<[tls::Prepared; 2], String> {
+        let tls = config.tls.as_ref();
+        Ok([self.tls.prepare(tls)?, self.http_tls.prepare(tls)?])
+    }
+
+    fn adopt(&self, config: &Config, [tls, http_tls]: [tls::Prepared; 2]) {
         self.tls.commit(tls);
+        self.http_tls.commit(http_tls);
         self.tokens.accept_certificates(config.certificates.clone());
         if let Some(doubt) = config.tls.as_ref().and_then(|tls| tls::doubt(tls, self.decider.now().wall)) {
             tracing::warn!(%doubt, "in the configuration");

@@ -24,6 +24,9 @@ use crate::telemetry::{Telemetry, names};
 /// What gRPC is spoken over (RFC 7301).
 pub(super) const GRPC: &[&[u8]] = &[b"h2"];
 
+/// What HTTP is spoken over.
+pub(super) const HTTP: &[&[u8]] = &[b"h2", b"http/1.1"];
+
 /// What connections of one port are secured with: TLS 1.3 or 1.2, with forward secrecy and authenticated encryption
 /// only.
 pub(super) struct Tls {

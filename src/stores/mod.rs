@@ -22,6 +22,8 @@ mod redis_keys;
 #[path = "../../tests/support/redis.rs"]
 mod redis_server;
 #[cfg(test)]
+mod redis_slots;
+#[cfg(test)]
 mod redis_topologies;
 #[cfg(test)]
 mod reservations;

@@ -311,11 +311,6 @@ pub(super) fn rights(place: &str) -> Vec<&'static str> {
     row.split('`').nth(1).unwrap().split(' ').collect()
 }
 
-/// What all limits together need of a server.
-pub(super) fn rights_of_all_limits() -> Vec<&'static str> {
-    [rights("each server"), rights("for `concurrency` limits")].concat()
-}
-
 /// What a replica needs besides where API keys are shared.
 pub(super) fn rights_of_api_keys() -> Vec<&'static str> {
     rights("for [API keys](api-keys.md) that replicas share")
@@ -340,7 +335,7 @@ fn the_documented_rights_are_those_that_are_used_and_no_others() {
     assert_eq!(rights("servers behind Sentinels"), ["+role"]);
     assert_eq!(rights("nodes of a cluster"), [r"+cluster\|slots", "+asking"]);
     assert_eq!(rights("Sentinels"), [r"+sentinel\|get-master-addr-by-name"]);
-    let documented = [rights_of_all_limits(), rights_of_api_keys(), rights_to_change_api_keys()].concat();
+    let documented = [rights("each server"), rights_of_api_keys(), rights_to_change_api_keys()].concat();
     assert_eq!(documented[0], "~tollgate:*");
     assert_eq!(documented[1..].iter().map(|right| right[1..].to_owned()).collect::<BTreeSet<_>>(), used);
 }
@@ -353,7 +348,7 @@ async fn a_user_that_may_not_run_scripts_is_told() {
     let guarded = Guarded::new(&at(url));
     guarded.is_away(AwayCause::Denied).await;
     // All that the documentation names, and only its keys.
-    let grant = [vec!["ACL", "SETUSER", "tollgate"], rights_of_all_limits()].concat();
+    let grant = [vec!["ACL", "SETUSER", "tollgate"], rights("each server")].concat();
     assert_eq!(server.command(&grant), "OK");
     guarded.serves().await;
     guarded.uses_all().await;

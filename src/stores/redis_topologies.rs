@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::redis::{Reach, RedisStore, Settings};
-use super::redis_faults::{Guarded, certificates, clock, gates, rights_of_all_limits};
+use super::redis_faults::{Guarded, certificates, clock, gates, rights};
 use super::redis_server::{RedisCluster, RedisServer, Sentinels};
 use super::suite::{key, limit, request};
 use crate::decide::ports::{Away, AwayCause, Clock as _, QuotaStore, Settlement};
@@ -100,7 +100,7 @@ async fn least_rights_suffice_behind_sentinels() {
         user(sentinel, &["+sentinel|get-master-addr-by-name"]);
     }
     for server in &all.servers {
-        user(server, &[rights_of_all_limits(), vec!["-ping", "+role"]].concat());
+        user(server, &[rights("each server"), vec!["-ping", "+role"]].concat());
     }
     guarded.serves().await;
     guarded.uses_all().await;
@@ -180,7 +180,7 @@ async fn least_rights_suffice_in_a_cluster() {
             assert_eq!(node.command(&command), "OK");
         }
     };
-    allow(&rights_of_all_limits());
+    allow(&rights("each server"));
     let user = Some("tollgate".to_owned());
     let settings = Settings { username: user, password: Some("pw".to_owned()), ..servers(cluster.urls()) };
     let guarded = Guarded::new(&settings);

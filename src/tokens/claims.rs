@@ -27,7 +27,7 @@ pub(super) struct Accepted {
 
 /// Judges a token at `now`, by the wall clock. `name` is the issuer's, shared by all of its identities.
 pub(super) fn judge(token: &Verified<'_>, issuer: &Issuer, name: &Arc<str>, now: Micros) -> Result<Accepted, Reason> {
-    check_kind(token, issuer)?;
+    check_kind(token.typ.as_deref(), &token.claims, issuer)?;
     if issuer.svid && !is_svid(token) {
         return Err(Reason::WrongType);
     }
@@ -106,8 +106,8 @@ fn judge_claims(
 }
 
 /// Whether it is an access token at all: by `typ`, and by the marks of tokens that are something else.
-fn check_kind(token: &Verified<'_>, issuer: &Issuer) -> Result<(), Reason> {
-    let typ = token.typ.as_deref().map(|typ| {
+pub(super) fn check_kind(typ: Option<&str>, claims: &Object<'_>, issuer: &Issuer) -> Result<(), Reason> {
+    let typ = typ.map(|typ| {
         let typ = typ.to_ascii_lowercase();
         // RFC 7515 §4.1.9: the prefix may be left out where no other `/` follows.
         typ.strip_prefix("application/").filter(|rest| !rest.contains('/')).map(ToOwned::to_owned).unwrap_or(typ)
@@ -118,7 +118,7 @@ fn check_kind(token: &Verified<'_>, issuer: &Issuer) -> Result<(), Reason> {
     };
     // RFC 9068 §2.1: this type says it all; no other kind of token has it.
     let is_declared = typ.as_deref() == Some("at+jwt");
-    if accepted && (is_declared || !is_other_kind(&token.claims)) { Ok(()) } else { Err(Reason::WrongType) }
+    if accepted && (is_declared || !is_other_kind(claims)) { Ok(()) } else { Err(Reason::WrongType) }
 }
 
 /// JWT-SVID §2 and §3.1: nothing else in the header, and the subject a SPIFFE ID.

@@ -17,9 +17,10 @@ pub(super) struct Discovery {
     issuer: String,
     openid: Url,
     oauth: Url,
-    connection: Connection,
     /// The member of the metadata that names it.
     member: &'static str,
+    /// Whether it must be where the issuer itself is.
+    is_at_home: bool,
     found: Option<Found>,
 }
 
@@ -31,11 +32,21 @@ struct Found {
 impl Discovery {
     /// Of the keys of the issuer of that name, which must be an address.
     pub(super) fn of(issuer: &str, connection: &Connection) -> Result<Self, String> {
-        Self::of_member("jwks_uri", issuer, connection)
+        Self::of_member("jwks_uri", false, issuer, connection)
     }
 
-    /// Of the place that a member of the issuer's metadata names.
-    pub(super) fn of_member(member: &'static str, issuer: &str, connection: &Connection) -> Result<Self, String> {
+    /// Of the endpoint that a member of the issuer's metadata names. It is shown tokens and our secret, so it must be where
+    /// the issuer is: whoever wants another place writes that in the configuration.
+    pub(super) fn of_endpoint(member: &'static str, issuer: &str, connection: &Connection) -> Result<Self, String> {
+        Self::of_member(member, true, issuer, connection)
+    }
+
+    fn of_member(
+        member: &'static str,
+        is_at_home: bool,
+        issuer: &str,
+        connection: &Connection,
+    ) -> Result<Self, String> {
         let base = fetch::address(issuer, connection)?;
         if base.query().is_some() {
             return Err(format!("`{issuer}` must have no query, for its metadata to have a place"));
@@ -48,7 +59,7 @@ impl Discovery {
         };
         let openid = below(&format!("{path}/.well-known/openid-configuration"));
         let oauth = below(&format!("/.well-known/oauth-authorization-server{path}"));
-        Ok(Self { issuer: issuer.to_owned(), openid, oauth, connection: connection.clone(), member, found: None })
+        Ok(Self { issuer: issuer.to_owned(), openid, oauth, member, is_at_home, found: None })
     }
 
     /// Fetches the key set from where the issuer says it is.
@@ -83,12 +94,13 @@ impl Discovery {
             Err(absent) if absent.is_absent() => fetcher.fetch(&self.oauth).await?,
             answer => answer?,
         };
-        self.read(&answer.body).map_err(FetchError::new)
+        // The connection in force now: it may have changed since the issuer was configured.
+        self.read(&answer.body, fetcher.connection()).map_err(FetchError::new)
     }
 
     /// The address in a metadata document. That must be about this very issuer (RFC 8414 §3.3): else whoever can place
     /// a document somewhere could vouch for others.
-    fn read(&self, document: &[u8]) -> Result<Url, String> {
+    fn read(&self, document: &[u8], connection: &Connection) -> Result<Url, String> {
         let member = self.member;
         let document = json::object(document, BOUNDS).map_err(|_| "its metadata is no JSON object".to_owned())?;
         match document.string("issuer") {
@@ -102,10 +114,16 @@ impl Discovery {
         let Ok(Some(keys)) = document.string(member) else {
             return Err(format!("its metadata has no `{member}`"));
         };
-        let keys = fetch::address(keys, &self.connection)
+        let keys = fetch::address(keys, connection)
             .map_err(|why| format!("its metadata has a `{member}` that cannot be used: {why}"))?;
         if fetch::is_loopback(&keys) && !fetch::is_loopback(&self.openid) {
             return Err(format!("its metadata has a `{member}` on this machine, which is not where the issuer is"));
+        }
+        if self.is_at_home && keys.origin() != self.openid.origin() {
+            return Err(format!(
+                "its metadata has a `{member}` that is not where the issuer is; if that is meant, name its `url` in the \
+                 configuration"
+            ));
         }
         Ok(keys)
     }
@@ -147,7 +165,7 @@ mod tests {
     fn metadata_must_be_about_the_very_issuer_and_name_a_safe_place() {
         let discovery = Discovery::of("https://a.example/x", &Connection::default()).unwrap();
         let read = |issuer: &str, keys: &str| {
-            discovery.read(format!(r#"{{"issuer":"{issuer}","jwks_uri":"{keys}"}}"#).as_bytes())
+            discovery.read(format!(r#"{{"issuer":"{issuer}","jwks_uri":"{keys}"}}"#).as_bytes(), &Connection::default())
         };
         assert_eq!(read("https://a.example/x", "https://keys.example/").unwrap().as_str(), "https://keys.example/");
         for issuer in
@@ -162,7 +180,31 @@ mod tests {
         }
         for document in ["", "[]", "{}", r#"{"issuer":["https://a.example/x"]}"#, r#"{"issuer":"https://a.example/x"}"#]
         {
-            assert!(discovery.read(document.as_bytes()).is_err(), "{document}");
+            assert!(discovery.read(document.as_bytes(), &Connection::default()).is_err(), "{document}");
         }
+    }
+
+    #[test]
+    fn an_endpoint_that_is_shown_secrets_must_be_where_the_issuer_is() {
+        let discovery = Discovery::of_endpoint("introspect", "https://a.example/x", &Connection::default()).unwrap();
+        let read = |place: &str| {
+            let document = format!(r#"{{"issuer":"https://a.example/x","introspect":"{place}"}}"#);
+            discovery.read(document.as_bytes(), &Connection::default())
+        };
+        assert!(read("https://a.example/y").is_ok() && read("https://A.example:443/").is_ok());
+        for elsewhere in
+            ["https://b.example/x", "https://a.example:8443/", "https://a.example.evil/", "https://x.a.example"]
+        {
+            assert!(read(elsewhere).unwrap_err().contains("not where the issuer is"), "{elsewhere}");
+        }
+    }
+
+    #[test]
+    fn what_is_found_is_checked_by_the_connection_that_is_in_force() {
+        let discovery = Discovery::of("https://a.example", &Connection::default()).unwrap();
+        let document = br#"{"issuer":"https://a.example","jwks_uri":"http://a.example/keys"}"#;
+        assert!(discovery.read(document, &Connection::default()).is_err());
+        let plain = Connection { plain_http: true, ..Connection::default() };
+        assert!(discovery.read(document, &plain).is_ok(), "allowed since by a reload");
     }
 }

@@ -133,6 +133,11 @@ impl Fetcher {
         Ok(Self(Arc::new(Shared { client: made, connection: connection.clone(), headers, homes })))
     }
 
+    /// How the servers are reached.
+    pub(super) fn connection(&self) -> &Connection {
+        &self.0.connection
+    }
+
     /// Fetches what is at `url`.
     pub(super) async fn fetch(&self, url: &Url) -> Result<Fetched, FetchError> {
         self.send(Request::of(url)).await

@@ -195,8 +195,12 @@ impl<'de> Visitor<'de> for Level<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value<'de>, A::Error> {
         let below = self.below()?;
-        let mut object = Object(Vec::with_capacity(8));
+        let mut object = Object(Vec::new());
         while let Some(name) = members.next_key_seed(Name(self.reading))? {
+            // Only where there is a member, whose number is bounded: `[{},{},…]` would take two hundred times its text.
+            if object.0.is_empty() {
+                object.0.reserve(8);
+            }
             object.0.push((name, members.next_value_seed(below)?));
         }
         if object.has_duplicates() {
@@ -344,6 +348,15 @@ mod tests {
         assert_eq!(flaw(format!("{{\"a\":[{},{}]}}", members(300), members(300))), Some(Flaw::TooLarge));
         assert_eq!(flaw(format!("{{\"{}\":0}}", "n".repeat(1024))), None);
         assert_eq!(flaw(format!("{{\"{}\":0}}", "n".repeat(1025))), Some(Flaw::TooLarge));
+    }
+
+    #[test]
+    fn what_holds_nothing_takes_no_memory_of_its_own() {
+        let text = format!("{{\"a\":[{}{{}}]}}", "{},".repeat(1_000));
+        let object = object(text.as_bytes(), BOUNDS).unwrap();
+        let takes_none = |item: &Value<'_>| matches!(item, Value::Object(Object(members)) if members.capacity() == 0);
+        let is_so = matches!(object.get("a"), Some(Value::Array(items)) if items.iter().all(takes_none));
+        assert!(is_so);
     }
 
     proptest! {

@@ -63,8 +63,12 @@ pub(super) fn read(text: &[u8]) -> Result<Reading, &'static str> {
     let mut reading = Reading { listed: list.len(), ..Reading::default() };
     let mut keys: Vec<Key> = Vec::new();
     for member in list {
+        // Not even looked at: half a megabyte of keys is a good part of a second's work.
+        if keys.len() >= KEYS_MAX {
+            reading.skip(Skip::TooMany);
+            continue;
+        }
         match jwk::read(member) {
-            Ok(_) if keys.len() >= KEYS_MAX => reading.skip(Skip::TooMany),
             Ok(key) => {
                 reading.private += usize::from(matches!(member, Value::Object(jwk) if jwk.has("d")));
                 keys.push(key);

@@ -14,11 +14,12 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use super::claims;
 use super::json::{self, Bounds, Flaw, Object, Value};
 use super::jwk::{KID_BYTES_MAX, Key};
 use super::jwks::{KeySet, NoKey};
 use crate::domain::decision::Reason;
-use crate::domain::issuer::Algorithm;
+use crate::domain::issuer::{Algorithm, Issuer};
 
 /// Bytes of a token; gateways accept no header much longer.
 pub(super) const TOKEN_BYTES_MAX: usize = 16 * 1024;
@@ -202,6 +203,11 @@ impl<'d> Claimed<'d> {
     /// `iss`: whose it claims to be. Good for choosing an issuer, not for believing it.
     pub(super) fn issuer(&self) -> Result<&str, Reason> {
         self.claims.string("iss")?.ok_or(Reason::UnknownIssuer)
+    }
+
+    /// Whether it is an access token of that issuer, as far as it says itself.
+    pub(super) fn check_kind(&self, issuer: &Issuer) -> Result<(), Reason> {
+        claims::check_kind(self.header.typ.as_deref(), &self.claims, issuer)
     }
 
     /// Checks the signature with the issuer's keys; `allowed` are the algorithms that the issuer may use.

@@ -20,6 +20,8 @@ mod cluster;
 mod dates;
 mod discovery;
 mod fetch;
+#[cfg(test)]
+mod fuzz;
 mod issuers;
 mod json;
 mod jwk;
@@ -299,6 +301,8 @@ fn verify(issuers: &Issuers, token: &str, now: Moment) -> Result<Good, Refusal> 
     let claimed = decoded.read().map_err(unread)?;
     let trusted = issuers.get(claimed.issuer()?).ok_or(Reason::UnknownIssuer)?;
     if let Some(introspector) = trusted.introspector.as_ref().filter(|introspector| introspector.is_for_all()) {
+        // Some say of every token of theirs that it is active, and not of which kind it is.
+        claimed.check_kind(&trusted.settings)?;
         return Err(Refusal::Ask(Arc::clone(introspector)));
     }
     let keys = trusted.keys.current();

@@ -136,7 +136,7 @@ impl Tollgate {
 
 /// Reads `yaml`, with free ports put before it.
 pub(crate) fn configuration(yaml: &str) -> config::Config {
-    let yaml = format!("listen: {{ grpc: 127.0.0.1:0, admin: 127.0.0.1:0 }}\n{yaml}");
+    let yaml = format!("listen: {{ grpc: 127.0.0.1:0, http: 127.0.0.1:0, admin: 127.0.0.1:0 }}\n{yaml}");
     let (config, _) = config::parse(&yaml, "test.yaml", &|_| None).unwrap_or_else(|problems| panic!("{problems}"));
     config
 }

@@ -1,15 +1,19 @@
 //! Decisions to wire messages.
 
+use std::collections::BTreeMap;
+
 use prost_types::{Duration, Timestamp};
 
 use super::reservation;
 use super::status::told;
 use crate::api::codes::{Codes, sentence};
+use crate::api::known::{self, token_type};
 use crate::decide::{Paid, Undecidable, Violation};
 use crate::domain::decision::{
     Decision, Explanation, Held, Provenance, QuotaState, QuotaVerdict, Reason, longest_wait,
 };
 use crate::domain::identity::{Actor, Identity, IdentityKind};
+use crate::domain::identity_headers::IdentityHeader;
 use crate::domain::policy::Demand;
 use crate::domain::time::Micros;
 use crate::proto as pb;
@@ -30,7 +34,20 @@ pub(super) fn response(decision: &Decision, replica: &str) -> pb::DecideResponse
         reservation: reservation(decision.held.as_deref()),
         expires_after: expires_after(decision.held.as_deref()),
         dpop_nonce: text(decision.dpop_nonce.as_deref()),
+        identity_headers: identity_headers(decision),
+        removed_headers: decision.policy.identity_headers.iter().map(|header| header.name.to_string()).collect(),
     }
+}
+
+/// What tells the service behind who calls, where the call may go on to it.
+fn identity_headers(decision: &Decision) -> Vec<pb::Header> {
+    let Some(identity) = decision.identity.as_deref().filter(|_| decision.reason.allows()) else { return Vec::new() };
+    let headers = decision.policy.identity_headers.iter();
+    headers
+        .filter_map(|IdentityHeader { name, facet }| {
+            Some(pb::Header { name: name.to_string(), value: facet.value(identity)? })
+        })
+        .collect()
 }
 
 /// What became of one of several questions.
@@ -87,10 +104,10 @@ fn expires_after(held: Option<&Held>) -> Option<Duration> {
 pub(super) fn active(identity: &Identity) -> pb::IntrospectResponse {
     pb::IntrospectResponse {
         active: true,
-        scope: scopes(identity),
+        scope: known::scope(identity),
         client_id: text(identity.client.as_deref()),
         username: text(identity.username.as_deref()),
-        token_type: "Bearer".to_owned(),
+        token_type: token_type(identity).to_owned(),
         exp: identity.expires_at.map(timestamp),
         iat: identity.issued_at.map(timestamp),
         nbf: identity.not_before.map(timestamp),
@@ -98,14 +115,23 @@ pub(super) fn active(identity: &Identity) -> pb::IntrospectResponse {
         aud: texts(&identity.audiences),
         iss: identity.issuer.to_string(),
         jti: text(identity.token_id.as_deref()),
+        sid: text(identity.session.as_deref()),
+        cnf: confirmation(identity),
+        actors: identity.actors.iter().map(actor).collect(),
+        roles: texts(&identity.roles),
+        tenant: text(identity.tenant.as_deref()),
+        claims: claims(identity),
     }
 }
 
-/// Separated by spaces (RFC 7662 §2.2). Some issuers give scopes as a list, and one of those may hold a space: it grants
-/// nothing here, and must not be read as two scopes elsewhere.
-fn scopes(identity: &Identity) -> String {
-    let scopes: Vec<&str> = identity.scopes.iter().map(|scope| &**scope).filter(|scope| !scope.contains(' ')).collect();
-    scopes.join(" ")
+fn confirmation(identity: &Identity) -> Option<pb::Confirmation> {
+    let known::Keys { certificate, key } = known::keys(identity);
+    let is_bound = certificate.is_some() || key.is_some();
+    is_bound.then(|| pb::Confirmation { x5t_s256: certificate.unwrap_or_default(), jkt: key.unwrap_or_default() })
+}
+
+fn claims(identity: &Identity) -> BTreeMap<String, String> {
+    identity.claims.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
 }
 
 fn rule_name(decision: &Decision) -> String {
@@ -128,7 +154,7 @@ fn identity(identity: &Identity) -> pb::Identity {
         kind: kind(identity.kind).into(),
         tenant: text(identity.tenant.as_deref()),
         actors: identity.actors.iter().map(actor).collect(),
-        claims: identity.claims.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
+        claims: claims(identity),
         names: texts(&identity.names),
     }
 }
@@ -226,17 +252,4 @@ fn duration(micros: Micros) -> Duration {
 fn timestamp(micros: Micros) -> Timestamp {
     let (seconds, nanos) = parts(micros);
     Timestamp { seconds, nanos }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_scope_with_a_space_in_it_is_not_told_as_two() {
-        let scopes = ["read", "tollgate:quota admin", "write"].map(Box::from).into();
-        let identity = Identity { scopes, ..Identity::vouched_by("i") };
-        assert!(!identity.has_scope("admin"));
-        assert_eq!(active(&identity).scope, "read write");
-    }
 }

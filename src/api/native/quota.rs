@@ -5,7 +5,8 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::question::{counter_charges, estimate, settlement};
-use super::{answer, operator, shown_by, status};
+use super::{answer, shown_by, status};
+use crate::api::asker;
 use crate::decide::ports::Away;
 use crate::decide::{Decider, Violation};
 use crate::domain::identity::Identity;
@@ -28,7 +29,8 @@ impl QuotaApi {
     }
 
     async fn permit<T: Sync>(&self, request: &Request<T>) -> Result<Arc<Identity>, Status> {
-        let (credential, certificate) = (operator(request.metadata()), shown_by(request.extensions()));
+        let credential = asker::credential(request.metadata().as_ref());
+        let certificate = shown_by(request.extensions());
         let caller = self.decider.permit_operator(credential, certificate, QUOTA_SCOPE).get().await;
         caller.map_err(|reason| status::refused(reason, QUOTA_SCOPE))
     }

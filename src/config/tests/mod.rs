@@ -10,8 +10,10 @@ mod texts;
 
 use super::*;
 use crate::domain::bucket::Flow;
+use crate::domain::client::{Client, Sight, secret_hash};
 use crate::domain::connection::Connection;
 use crate::domain::fixed::Grid;
+use crate::domain::identity_headers::{Facet, IdentityHeader};
 use crate::domain::introspection::{ClientAuth, Introspection};
 use crate::domain::issuer::{Algorithm as Signing, BindingDemand, ClaimPath, KeySource};
 use crate::domain::limit::{Algorithm, Attribute, WhenAway};
@@ -57,7 +59,7 @@ fn said(yaml: &str) -> String {
 
 /// Every key that there is, at least once.
 const EVERYTHING: &str = r#"
-listen: { grpc: "0.0.0.0:1", admin: "[::1]:2" }
+listen: { grpc: "0.0.0.0:1", http: "127.0.0.1:3", admin: "[::1]:2" }
 store:
   redis:
     urls: [rediss://redis.example.com:6380/3]
@@ -105,6 +107,10 @@ issuers:
     algorithms: [HS256]
     secret: ${PASSWORD}-of-thirty-two-bytes-or-more
 api_keys: { redis: true, operators: true }
+clients:
+  - { id: orders, secret: "${PASSWORD} and hunter3", audiences: [orders] }
+  - { id: gateway, sha256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 }
+identity_headers: { x-tollgate-subject: subject, x-email: claims.email }
 limits:
   per-subject: { units: 1000000000000, window: 366d, by: [identity.subject, path.id], when_away: allow }
   all: { units: 1, window: 100ms }
@@ -115,7 +121,7 @@ limits:
 rules:
   - name: one order
     match: { method: [PUT, POST], host: "*.example.com", path: "/orders/{id}" }
-    require: { names: [spiffe://td/ns/**], roles: [ADMIN, OWNER], scopes: ["orders:read"], issuers: [partner], audiences: [orders], actors: [], max_login_age: 5m }
+    require: { names: [spiffe://td/ns/**], roles: [ADMIN, OWNER], scopes: ["orders:read"], issuers: [partner], audiences: [orders], actors: [], max_login_age: 5m, binding: dpop }
     limits: [per-subject, all]
   - match: { method: GET, path: /public/** }
     permit: anyone
@@ -129,6 +135,7 @@ certificates: { names: ["spiffe://td/**", "*.example.com"] }
 fn everything_that_can_be_said_is_heard() {
     let config = good(EVERYTHING);
     assert_eq!(config.listen.grpc.to_string(), "0.0.0.0:1");
+    assert_eq!(config.listen.http.to_string(), "127.0.0.1:3");
     assert_eq!(config.listen.admin.to_string(), "[::1]:2");
     let Store::Redis(redis) = &config.store else { panic!("{:?}", config.store) };
     assert_eq!(redis.reach, Reach::Servers(vec![Secret::new("rediss://redis.example.com:6380/3".to_owned())]));
@@ -138,6 +145,13 @@ fn everything_that_can_be_said_is_heard() {
     let secret = config.dpop.nonce_secret.as_ref().map(Secret::reveal);
     assert_eq!(secret, Some("0123456789abcdef0123456789ABCDEF"));
     assert_eq!(config.api_keys, ApiKeys { kept: KeptKeys::Redis, operators: true });
+    let sight = Sight::MeantFor(["orders".into()].into());
+    let orders = Client { id: "orders".into(), hash: secret_hash("hunter2 and hunter3"), sight };
+    let gateway = Client { id: "gateway".into(), hash: secret_hash(""), sight: Sight::Every };
+    assert_eq!(config.policy.clients, [orders, gateway]);
+    let header = |name: &str, facet| IdentityHeader { name: name.into(), facet };
+    let headers = [header("x-tollgate-subject", Facet::Subject), header("x-email", Facet::Claim("email".into()))];
+    assert_eq!(config.policy.identity_headers, headers);
     assert_eq!(config.bounds, Bounds { calls_in_flight: 5, drain: Micros::from_secs(60) });
 
     let limits: Vec<_> = config.policy.limits.iter().map(|limit| (limit.name.as_str(), limit.units())).collect();
@@ -175,6 +189,7 @@ fn everything_that_can_be_said_is_heard() {
         audiences: vec!["orders".into()],
         actors: Some(Vec::new()),
         max_login_age: Some(Micros::from_secs(300)),
+        binding: BindingDemand::Dpop,
         names: vec![NamePattern::parse("spiffe://td/ns/**").unwrap()],
         roles: vec!["ADMIN".into(), "OWNER".into()],
         scopes: vec!["orders:read".into()],
@@ -287,7 +302,11 @@ fn nothing_said_is_memory_loopback_and_deny() {
     let (config, warnings) = read("{}").unwrap();
     assert_eq!(config, Config::default());
     assert_eq!(config.store, Store::Memory);
-    assert!(config.listen.grpc.ip().is_loopback() && config.listen.admin.ip().is_loopback());
+    assert!(
+        config.listen.grpc.ip().is_loopback()
+            && config.listen.http.ip().is_loopback()
+            && config.listen.admin.ip().is_loopback()
+    );
     assert!(config.policy.rules.is_empty());
     assert_eq!(warnings.len(), 1);
 }

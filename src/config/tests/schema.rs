@@ -130,7 +130,7 @@ bounds: {{ {} }}
 issuers: [{{ issuer: https://a.example, audiences: [a], untyped: true, {issuer} }}]
 rules: [{{ match: {{ path: /** }} }}]
 ",
-        all("listen", &["grpc", "admin"]),
+        all("listen", &["grpc", "http", "admin"]),
         all("bounds", &["calls_in_flight", "drain"]),
     );
     assert_eq!(good(&with), without);
@@ -200,6 +200,7 @@ fn reference() -> String {
         ("apiKey", "An entry of the file of `api_keys`"),
         ("certificates", "`certificates`"),
         ("operators", "`operators`"),
+        ("client", "An entry of `clients`"),
         ("limit", "An entry of `limits`"),
         ("rule", "An entry of `rules`"),
         ("match", "`match` of a rule"),

@@ -10,14 +10,17 @@
 --              f  fixed window: length, limit, at_least, hold;
 --              c  concurrency: limit, hold, at_least, then the lease's name (16 bytes).
 --
--- A state is a string of integers of 8 bytes, but for one:
+-- A state is a string of integers of 8 bytes, or for concurrency of doubles, which are quicker:
 --   sliding window  width, latest time, total, epoch, and the index of the oldest sub-window in use, if any; then index
 --                   and units of each sub-window in use, newest first;
 --   token bucket    gain, unit, burst, latest time, parts used, epoch, and, where it is known, a moment until which Redis
 --                   keeps the key at least: beyond what is needed, so that few charges have to set it;
 --   fixed window    length, latest time, units used, epoch;
---   concurrency     a sorted set, so that a change costs the same however much is held: one member for each unit, the
---                   lease's name and a number, and its expiry for a score; the time is the score of the empty name.
+--   concurrency     80 bytes for each lease, in the order of expiries: its name (16 bytes), expiry, units, or 0 when it was
+--                   released, and what was so when it was written, of which the last is so now, hence one may just be
+--                   appended: latest time, units held, where the first that holds some begins, the length of all, the
+--                   expiry of that first one, and the moment until which Redis keeps the key at least. Whatever lies
+--                   before the first counts no more.
 -- A reservation of the first three is a key of its own: units, expiry and epoch. A lease, which is asked for up to more than
 -- is needed, is written nowhere: its holder is told as much, and tells it when it settles. The epoch changes when what was
 -- taken so far outlives its charge. Numbers are exact below 2^53. A refusal and a peek write nothing.
@@ -32,21 +35,25 @@ local call, pack, unpack = redis.call, struct.pack, struct.unpack
 local byte, sub, floor, ceil, max, min = string.byte, string.sub, math.floor, math.ceil, math.max, math.min
 local ENTRY, THREE, FOUR = '<I8I8', '<I8I8I8', '<I8I8I8I8'
 local FIVE, SIX, SEVEN = '<I8I8I8I8I8', '<I8I8I8I8I8I8', '<I8I8I8I8I8I8I8'
+local HELD, HELD_ENTRY = '<dddddddd', '<dd'
 local SLACK_MS = 1000
 local WINDOW, BUCKET, FIXED = 119, 98, 102 -- w, b, f; else c
 
 local asked, consume, answer = #ARGV - 2, ARGV[2] == 'c', ''
--- What to write if all grant: key, text and life in turns. Without a life the text goes over the beginning of what is
--- there, and whatever else is there stays, its life too. A life goes by the clock, which may have stepped back behind the
--- counter's time. Room for four is made at once: a table that grows is copied each time.
-local writes = { false, false, false, false, false, false, false, false, false, false, false, false }
+-- What to write if all grant: key, text, life and place in turns. Without a life the text goes over what is there at its
+-- place, or behind all where there is no place, and whatever else is there stays, its life too. A life goes by the clock,
+-- which may have stepped back behind the counter's time. Room for four is made at once: a table that grows is copied
+-- each time.
+local writes = {
+  false, false, false, false, false, false, false, false, false, false, false, false, false, false, false, false,
+}
 local written, record = 0, asked
 
 for i = 1, asked do
   local key, ask = KEYS[i], ARGV[i + 2]
   local kind, raw = byte(ask), nil
   -- This very call may have asked it already.
-  for n = 1, written, 3 do
+  for n = 1, written, 4 do
     if writes[n] == key then
       raw = writes[n + 1]
       if not writes[n + 2] then raw = raw .. sub(call('GET', key), #raw + 1) end
@@ -54,7 +61,7 @@ for i = 1, asked do
   end
   local latest, epoch = now, now
   local outcome, value, left, returns, after = 0, 0, 0, 0, 0
-  local hold, recorded, text, life = 0, true, nil, nil
+  local hold, recorded, text, life, place = 0, true, nil, nil, '0'
 
   if kind == WINDOW then
     local width, parts, limit, at_least, at_most
@@ -210,37 +217,88 @@ for i = 1, asked do
 
   else
     local limit, slots_hold, units = unpack(THREE, ask, 2)
-    latest = tonumber(call('ZSCORE', key, '') or now)
-    if latest < now then latest = now end
-    local later = '(' .. string.format('%.0f', latest)
-    local held = call('ZCOUNT', key, later, '+inf')
-    left = max(limit - held, 0)
-    -- When so many are back.
-    local function back(count)
-      return call('ZRANGEBYSCORE', key, later, '+inf', 'WITHSCORES', 'LIMIT', count - 1, 1)[2] - now
+    local last, held, front, size, first, kept, entry = 0, 0, 0, 0, 0, 0, nil
+    raw = call('GETRANGE', key, '-80', '-1')
+    if raw ~= '' then
+      local _
+      last, _, latest, held, front, size, first, kept = unpack(HELD, raw, 17)
+      if latest < now then latest = now end
     end
-    if held > 0 then returns = back(1) end
+    if last <= latest then held = 0 end
+    if held > 0 and (first <= latest or held + units > limit + 1) then
+      -- Expiry and units of the entry there; they are read some at a time.
+      local chunk, from = '', 0
+      function entry(pos)
+        if pos >= from + #chunk then chunk, from = call('GETRANGE', key, pos, pos + 1279), pos end
+        return unpack(HELD_ENTRY, chunk, pos - from + 17)
+      end
+    end
+    -- What has expired is passed over, and what was released.
+    while held > 0 and first <= latest do
+      local expires, there = entry(front)
+      if there > 0 and expires > latest then
+        first = expires
+      else
+        held, front = held - there, front + 80
+      end
+    end
+
+    left = limit - held
+    if left < 0 then left = 0 end
+    if held > 0 then returns = first - now end
     if units > limit then
       outcome = 2
     elseif units > left then
-      outcome, value = 1, back(held + units - limit)
+      local excess, pos, back = held + units - limit, front, first
+      -- The first holds one at least.
+      if excess == 1 then excess = 0 end
+      while excess > 0 do
+        local expires, there = entry(pos)
+        if there > 0 then back = expires end
+        excess, pos = excess - there, pos + 80
+      end
+      outcome, value = 1, back - now
     elseif units > 0 then
-      local expires, name = latest + slots_hold, sub(ask, 26)
-      value, after = units, expires - now
-      if held > 0 and returns < after then after = returns end
-      text = function()
-        call('ZREMRANGEBYSCORE', key, '-inf', latest)
-        local members = { latest, '' }
-        for unit = 1, units do
-          local n = #members
-          members[n + 1], members[n + 2] = expires, name .. pack('<I2', unit)
-          if n >= 1000 or unit == units then
-            call('ZADD', key, _G.unpack(members))
-            members = {}
-          end
+      local expires = latest + slots_hold
+      value = units
+      if held == 0 or expires < first then after = expires - now else after = returns end
+      if consume then
+        -- Before what counts no more is most of it.
+        local anew = expires > kept or size >= 160 * held + 5120
+        local live, head, rest = '', '', ''
+        if held == 0 then
+          front, first, last = size, expires, expires
+        elseif anew or expires < last then
+          live = call('GETRANGE', key, front, '-1')
         end
-        local life = ceil(slots_hold / 1000) + SLACK_MS
-        if call('PTTL', key) < life then call('PEXPIRE', key, life) end
+        if anew then
+          -- In runs of entries that hold some.
+          local runs, run = {}, 1
+          for pos = 1, #live, 80 do
+            local _, there = unpack(HELD_ENTRY, live, pos + 16)
+            if there == 0 then
+              runs[#runs + 1] = sub(live, run, pos - 1)
+              run = pos + 80
+            end
+          end
+          if run > 1 then live = table.concat(runs) .. sub(live, run) end
+          front, size, head, kept = 0, #live, live, max(expires, last) + slots_hold
+          life = ceil((kept - now) / 1000) + SLACK_MS
+        end
+        place = nil
+        if expires < last then
+          -- It goes before what was taken earlier, when holds were longer.
+          local low, put = 0, #live
+          while low < put do
+            local middle = floor((low + put) / 160) * 80
+            if unpack(HELD_ENTRY, live, middle + 17) > expires then put = middle else low = middle + 80 end
+          end
+          if put == 0 then first = expires end
+          head, rest, place = anew and sub(live, 1, put) or '', sub(live, put + 1), front + put
+        end
+        text = pack('<c0dddddddd', sub(ask, 26), expires, units, latest, held + units, front, size + 80, first, kept)
+        if rest ~= '' then text = text .. sub(rest, 1, -49) .. sub(text, -48) end
+        if head ~= '' then text = head .. text end
       end
     end
   end
@@ -250,25 +308,25 @@ for i = 1, asked do
   if outcome > 0 then consume = false end
   answer = pack('<c0I8I8I8I8I8I8I8', answer, outcome, value, left, returns, after, latest + hold, epoch)
   if consume and text then
-    writes[written + 1], writes[written + 2], writes[written + 3] = key, text, life
-    written = written + 3
+    writes[written + 1], writes[written + 2], writes[written + 3], writes[written + 4] = key, text, life, place
+    written = written + 4
     if recorded and KEYS[record] then
       writes[written + 1], writes[written + 2] = KEYS[record], pack(THREE, value, latest + hold, epoch)
       writes[written + 3] = ceil(hold / 1000) + SLACK_MS
-      written = written + 3
+      written = written + 4
     end
   end
 end
 
 if consume then
-  for n = 1, written, 3 do
-    local key, text, life = writes[n], writes[n + 1], writes[n + 2]
-    if type(text) == 'function' then
-      text()
-    elseif life then
+  for n = 1, written, 4 do
+    local key, text, life, place = writes[n], writes[n + 1], writes[n + 2], writes[n + 3]
+    if life then
       call('SET', key, text, 'PX', life)
+    elseif place then
+      call('SETRANGE', key, place, text)
     else
-      call('SETRANGE', key, '0', text)
+      call('APPEND', key, text)
     end
   end
 end

@@ -356,7 +356,8 @@ fn state_key(key: &CounterKey, algorithm: Algorithm) -> Vec<u8> {
         Algorithm::SlidingWindow { .. } => b"",
         Algorithm::TokenBucket(_) => b":bucket",
         Algorithm::FixedWindow(_) => b":fixed",
-        Algorithm::Concurrency(_) => b":slots",
+        // Once it was ":slots", of another type.
+        Algorithm::Concurrency(_) => b":held",
     };
     [tag(key), ending.into()].concat()
 }
@@ -545,7 +546,7 @@ mod tests {
         for value in ["alice", "a}b", "}", "{", "}{", "{}", "\u{0}\r\n", "x}:lease:0000000000000001-1"] {
             let mut key = CounterKey::new("per-client");
             key.push(value);
-            for (algorithm, ending) in [(WINDOW, "}"), (bucket(), "}:bucket"), (FIXED, "}:fixed"), (SLOTS, "}:slots")] {
+            for (algorithm, ending) in [(WINDOW, "}"), (bucket(), "}:bucket"), (FIXED, "}:fixed"), (SLOTS, "}:held")] {
                 let lease = lease_key(&key, algorithm, lease);
                 let state = state_key(&key, algorithm);
                 assert_eq!(hash_tag(&state), hash_tag(&lease), "{value:?}");
@@ -558,7 +559,7 @@ mod tests {
         assert_eq!(state_key(&key, WINDOW), b"tollgate:{per-client 5:alice}");
         assert_eq!(state_key(&key, bucket()), b"tollgate:{per-client 5:alice}:bucket");
         assert_eq!(state_key(&key, FIXED), b"tollgate:{per-client 5:alice}:fixed");
-        assert_eq!(state_key(&key, SLOTS), b"tollgate:{per-client 5:alice}:slots");
+        assert_eq!(state_key(&key, SLOTS), b"tollgate:{per-client 5:alice}:held");
         assert_eq!(lease_key(&key, WINDOW, lease), b"tollgate:{per-client 5:alice}:lease:ffffffffffffffff-ff");
         assert_eq!(lease_key(&key, FIXED, lease), b"tollgate:{per-client 5:alice}:fixed:lease:ffffffffffffffff-ff");
     }

@@ -5,18 +5,8 @@
 -- ARGV[1]  the letter for its algorithm.
 local call, pack, unpack = redis.call, struct.pack, struct.unpack
 
-local function holders(key)
-  local latest, life = call('ZSCORE', key, ''), call('PTTL', key)
-  if latest then
-    call('DEL', key)
-    call('ZADD', key, latest, '')
-    call('PEXPIRE', key, life)
-  end
-end
-
-local function charges(key)
-  local raw = call('GET', key)
-  if not raw then return end
+local raw = call('GET', KEYS[1])
+if raw then
   local state
   if ARGV[1] == 'w' then
     local width, latest, _, epoch = unpack('<I8I8I8I8', raw)
@@ -24,12 +14,13 @@ local function charges(key)
   elseif ARGV[1] == 'b' then
     local gain, unit, burst, latest, _, epoch = unpack('<I8I8I8I8I8I8', raw)
     state = pack('<I8I8I8I8I8I8', gain, unit, burst, latest, 0, math.max(epoch + 1, latest))
+  elseif ARGV[1] == 'c' then
+    local latest = unpack('<d', raw, #raw - 47)
+    state = pack('<dddddddddd', 0, 0, 0, 0, latest, 0, 80, 80, 0, 0)
   else
     local length, latest, _, epoch = unpack('<I8I8I8I8', raw)
     state = pack('<I8I8I8I8', length, latest, 0, math.max(epoch + 1, latest))
   end
-  call('SET', key, state, 'KEEPTTL')
+  call('SET', KEYS[1], state, 'KEEPTTL')
 end
-
-if ARGV[1] == 'c' then holders(KEYS[1]) else charges(KEYS[1]) end
 return ''

@@ -10,6 +10,7 @@
 --
 -- What is unknown, settled or past its expiry is left as it is: spent whole. So is what has outlived its charge, but for
 -- what was used beyond its units. Whoever holds a lease says once what was used of it.
+local HELD, HELD_ENTRY, CHUNK_MAX = '<dddddd', '<dd', 20480
 local PARTS_MAX, TOTAL_MAX, WINDOW_MAX = 9007199254740991, 1000000000000000, 31622400000000
 
 -- These answer with the state and how long it counts, or keeps its life; or nothing where nothing changes. Each is told
@@ -90,11 +91,37 @@ local function count(raw, ask, lease, _, lease_epoch)
 end
 
 local function release(key, ask)
-  local name, unit = sub(ask, 2), 1
-  local expires = tonumber(call('ZSCORE', key, name .. pack('<I2', unit)) or -1)
-  local latest = max(tonumber(call('ZSCORE', key, '') or now), now)
-  while call('ZREM', key, name .. pack('<I2', unit)) > 0 do unit = unit + 1 end
-  if expires >= latest then call('ZADD', key, latest, '') end
+  local name, raw = sub(ask, 2), call('GETRANGE', key, '-80', '-1')
+  if raw == '' then return end
+  local latest, held, front, size, first, kept = unpack(HELD, raw, 33)
+  -- What was taken long ago is sought most, so a few entries are read at first, then more at a time.
+  local from, length, at = front, 640, nil
+  while not at do
+    if from >= size then return end
+    raw, at = call('GETRANGE', key, from, from + length - 1), 0
+    -- A name is where entries begin, and not in numbers that look like it.
+    repeat
+      at = string.find(raw, name, at + 1, true)
+    until not at or at % 80 == 1
+    if not at then from, length = from + length, math.min(2 * length, CHUNK_MAX) end
+  end
+  local expires, units = unpack(HELD_ENTRY, raw, at + 16)
+  if units == 0 then return end
+  if expires >= max(latest, now) then latest = max(latest, now) end
+  held = held - units
+  if from + at - 1 == front then
+    -- It is passed over, and what was released behind it.
+    repeat
+      front = front + 80
+      if front < size then
+        if front >= from + #raw then from, raw = front, call('GETRANGE', key, front, front + CHUNK_MAX - 1) end
+        first, units = unpack(HELD_ENTRY, raw, front - from + 17)
+      end
+    until front >= size or units > 0
+  else
+    call('SETRANGE', key, from + at + 23, pack('<d', 0))
+  end
+  call('SETRANGE', key, size - 48, pack(HELD, latest, held, front, size, first, kept))
 end
 
 local function put(key, state, life)

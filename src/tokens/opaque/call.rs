@@ -108,7 +108,7 @@ pub(super) fn request<'u>(url: &'u Url, token: &str, settings: &Introspection) -
 
 /// Reads a plain answer.
 pub(super) fn read(body: &[u8], issuer: &Issuer, name: &Arc<str>, now: Micros) -> Result<Opinion, Failure> {
-    let answer = json::object(body, BOUNDS).map_err(|_| Failure::broken("answered with no JSON object"))?;
+    let answer = json::object(body, BOUNDS).map_err(|_| unreadable(body))?;
     opinion(&answer, None, issuer, name, now)
 }
 
@@ -121,9 +121,14 @@ pub(super) fn read_signed(
     now: Micros,
 ) -> Result<Opinion, Unread> {
     let broken = |what: &str| Unread::Failed(Failure::broken(what));
+    // As for plain answers: it may be so because of this one token.
+    let unread = |what: &str| Unread::Failed(Failure { setback: None, ..Failure::broken(what) });
     let text = std::str::from_utf8(body).map_err(|_| broken("answered with no text"))?;
-    let decoded = Compact::split(text).and_then(Compact::decode).map_err(|_| broken("gave no signed answer"))?;
-    let claimed = decoded.read().map_err(|_| broken("gave no signed answer"))?;
+    let decoded = Compact::split(text).and_then(Compact::decode).map_err(|why| match why {
+        Reason::TokenTooLarge => unread("gave a signed answer that is too large"),
+        _ => broken("gave no signed answer"),
+    })?;
+    let claimed = decoded.read().map_err(|_| unread("gave a signed answer that is not strict"))?;
     if !claimed.issuer().is_ok_and(|given| given == issuer.issuer) {
         return Err(broken("gave an answer of another issuer"));
     }
@@ -146,6 +151,14 @@ pub(super) fn read_signed(
         return Err(broken("gave an answer without `token_introspection`"));
     };
     opinion(answer, Some(Arc::clone(&verified.key)), issuer, name, now).map_err(Unread::Failed)
+}
+
+/// What is JSON, if no strict one, may be so because of what whoever has this one token wrote into their profile.
+fn unreadable(body: &[u8]) -> Failure {
+    if serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(body).is_ok() {
+        return Failure { setback: None, ..Failure::broken("answered with JSON that is not strict or too large") };
+    }
+    Failure::broken("answered with no JSON object")
 }
 
 fn is_for(claims: &Object<'_>, client: &str) -> bool {

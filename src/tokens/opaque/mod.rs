@@ -12,9 +12,11 @@ mod tests;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use metrics::{Counter, Gauge};
 use quick_cache::sync::Cache;
+use reqwest::StatusCode;
 use tokio::sync::{Mutex as Turn, Semaphore, watch};
 use url::Url;
 
@@ -35,7 +37,7 @@ use crate::telemetry::{Telemetry, names};
 /// Questions that wait for one issuer at a time; more are refused at once.
 const WAITING_MAX: usize = 1_000;
 
-/// Calls of one issuer at a time; more wait, within their deadline.
+/// Calls of one issuer at a time; more wait, for half of their deadline.
 const CALLS_MAX: usize = 64;
 
 /// Refusals that are remembered, of each issuer.
@@ -105,6 +107,17 @@ impl Drop for Waiting<'_> {
     }
 }
 
+/// A call that is under way. However it ends, nobody joins it any more, and another may find out how the issuer is.
+struct UnderWay(Arc<Introspector>, Fingerprint);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let mut ledger = self.0.ledger();
+        ledger.under_way.remove(&self.1);
+        ledger.rest.learn_nothing();
+    }
+}
+
 /// Whether a token may be an opaque one: it has the form of a bearer token (RFC 6750 §2.1), and does not begin as a JWT
 /// does, with the JSON object that is its header.
 pub(super) fn may_be(token: &str) -> bool {
@@ -134,7 +147,7 @@ impl Introspector {
         let place = if let Some(url) = &introspection.url {
             Place::Known(fetch::address(url, connection)?)
         } else {
-            let discovery = Discovery::of_member("introspection_endpoint", &settings.issuer, connection)?;
+            let discovery = Discovery::of_endpoint("introspection_endpoint", &settings.issuer, connection)?;
             Place::Discovered(Box::new(Turn::new(discovery)))
         };
         Ok(Some(Arc::new(Self {
@@ -262,10 +275,11 @@ impl Introspector {
         ledger.under_way.insert(fingerprint, receiver.clone());
         drop(ledger);
         // By itself, so that no caller who goes away takes the answer from the others.
-        let (own, token, remembered) = (Arc::clone(self), token.to_owned(), Arc::clone(remembered));
+        let (call, token, remembered) =
+            (UnderWay(Arc::clone(self), fingerprint), token.to_owned(), Arc::clone(remembered));
         tokio::spawn(async move {
-            let verdict = own.find_out(&token, fingerprint, &remembered).await;
-            own.ledger().under_way.remove(&fingerprint);
+            let verdict = call.0.find_out(&token, fingerprint, &remembered).await;
+            drop(call);
             // Nobody waits any more: then nobody needs it.
             let _ = sender.send(Some(verdict));
         });
@@ -274,9 +288,16 @@ impl Introspector {
 
     /// Asks the issuer, and remembers what it says.
     async fn find_out(&self, token: &str, fingerprint: Fingerprint, remembered: &Remembered) -> Verdict {
-        let deadline = self.introspection.deadline.into();
-        let outcome = match tokio::time::timeout(deadline, self.call(token)).await {
-            Ok(outcome) => outcome,
+        let deadline = Duration::from(self.introspection.deadline);
+        let call = async {
+            // What is sent has half of the time at least: else a flood of made-up tokens would look like a slow issuer.
+            let turn = tokio::time::timeout(deadline / 2, self.wire.acquire()).await;
+            if let Ok(Ok(_turn)) = turn { Some(self.call(token).await) } else { None }
+        };
+        let outcome = match tokio::time::timeout(deadline, call).await {
+            Ok(Some(outcome)) => outcome,
+            // Its turn did not come, which says nothing of the issuer.
+            Ok(None) => return Err(self.spare()),
             Err(_) => Err(Failure::broken("did not answer in time")),
         };
         let now = self.clock.now();
@@ -305,14 +326,16 @@ impl Introspector {
     }
 
     async fn call(&self, token: &str) -> Result<Opinion, Failure> {
-        let _turn = self.wire.acquire().await.map_err(|_| Failure::broken("is not asked any more"))?;
         let url = self.url().await?;
         let asked = self.fetcher.send(call::request(&url, token, &self.introspection)).await;
         let answer = match asked {
             Ok(answer) => answer,
             Err(error) => {
-                // Found or not, it may be elsewhere by now.
-                if let Place::Discovered(discovery) = &self.place {
+                // It may be elsewhere by now; but whoever refuses one token, made up perhaps, is there.
+                let is_there = error.is_absent() && error.status != Some(StatusCode::NOT_FOUND);
+                if let Place::Discovered(discovery) = &self.place
+                    && !is_there
+                {
                     discovery.lock().await.forget();
                 }
                 return Err(error.into());
@@ -375,7 +398,6 @@ impl Introspector {
         self.meter(|meters| if is_denied { &meters.denied } else { &meters.failed }.increment(1));
         let mut ledger = self.ledger();
         let Some(setback) = setback else {
-            ledger.rest.learn_nothing();
             drop(ledger);
             tracing::debug!(issuer = %self.name, error = %sentence, "an issuer could not say what a token is");
             return;
@@ -393,4 +415,10 @@ impl Introspector {
             tracing::warn!(issuer = %self.name, error = %sentence, "an issuer cannot be asked about its tokens");
         }
     }
+}
+
+/// Whether an answer about a token makes it a good one.
+#[cfg(test)]
+pub(super) fn is_good(body: &[u8], issuer: &Issuer, name: &Arc<str>, now: Micros) -> bool {
+    matches!(call::read(body, issuer, name, now), Ok(Opinion::Good(..)))
 }

@@ -55,8 +55,15 @@ impl Rest {
         self.probing = false;
     }
 
-    /// It failed.
+    /// It failed. What fails during a rest was under way when that began, and says no more than what led to it: only
+    /// how long the issuer wants to be left alone.
     pub(super) fn fail(&mut self, setback: Setback, now: Micros) {
+        if self.until.is_some_and(|until| now < until) {
+            if let Setback::Plain(Some(asked)) = setback {
+                self.until = self.until.max(Some(now + asked.min(ASKED_MAX)));
+            }
+            return;
+        }
         self.failures = self.failures.saturating_add(1);
         self.probing = false;
         let asked = match setback {
@@ -103,13 +110,28 @@ mod tests {
     }
 
     #[test]
+    fn calls_that_were_under_way_when_a_rest_began_do_not_make_it_longer() {
+        let mut rest = Rest::default();
+        for _ in 0..64 {
+            rest.fail(Setback::Chance, at(0));
+        }
+        assert!(rest.may_ask(at(1)), "one outage of a moment is one rest of a second");
+        rest.fail(Setback::Chance, at(1));
+        rest.fail(Setback::Plain(Some(at(10))), at(2));
+        assert!(!rest.may_ask(Micros(at(12).0 - 1)), "but what the issuer asks for counts");
+        assert!(rest.may_ask(at(12)));
+    }
+
+    #[test]
     fn rests_double_up_to_half_a_minute_and_what_the_issuer_asks_for_counts_up_to_a_minute() {
         let mut rest = Rest::default();
         let mut rests = Vec::new();
+        let mut now = 0;
         for _ in 0..12 {
-            rest.fail(Setback::Plain(None), at(0));
-            rests.push((1..100).find(|&secs| rest.may_ask(at(secs))));
-            rest.learn_nothing();
+            rest.fail(Setback::Plain(None), at(now));
+            let asked = (1..100).find(|&secs| rest.may_ask(at(now + secs)));
+            now += asked.unwrap_or_default();
+            rests.push(asked);
         }
         let expected = [1, 1, 1, 2, 4, 8, 16, 30, 30, 30, 30, 30].map(Some);
         assert_eq!(rests, expected);

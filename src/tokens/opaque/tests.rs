@@ -11,15 +11,16 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use super::may_be;
-use crate::decide::ports::{Clock as _, Shown, TokenInspector as _};
+use super::{Fetcher, Fingerprint, Introspector, Keys, Remembered, may_be};
+use crate::decide::ports::{Clock, Shown, TokenInspector as _};
 use crate::domain::decision::Reason::{self, *};
 use crate::domain::identity::IdentityKind;
 use crate::domain::introspection::{ClientAuth, Introspection};
 use crate::domain::issuer::{Issuer, KeySource};
 use crate::domain::secret::Secret;
-use crate::domain::time::Micros;
-use crate::tokens::mint::{Bench, ISSUER, NOW, Signer, claims, issuer, issuer_of, set};
+use crate::domain::time::{Micros, Moment};
+use crate::telemetry::Telemetry;
+use crate::tokens::mint::{Bench, ISSUER, NOW, Signer, claims, claims_with, issuer, issuer_of, set};
 
 /// What the endpoint answers.
 #[derive(Clone, Debug)]
@@ -33,6 +34,8 @@ enum Says {
 #[derive(Default)]
 struct World {
     says: Mutex<Option<Says>>,
+    /// What it says of itself, where it says anything.
+    metadata: Mutex<Option<String>>,
     /// Each request, whole.
     asked: Mutex<Vec<String>>,
     /// Held back for so many milliseconds.
@@ -64,7 +67,11 @@ async fn answer(mut caller: TcpStream, world: &World) -> std::io::Result<()> {
     request.extend_from_slice(&body);
     world.asked.lock().unwrap().push(String::from_utf8_lossy(&request).into_owned());
     tokio::time::sleep(Duration::from_millis(world.delay.load(Ordering::SeqCst) as u64)).await;
-    let says = world.says.lock().unwrap().clone();
+    let says = if request.starts_with(b"GET ") {
+        world.metadata.lock().unwrap().clone().map(Says::Text)
+    } else {
+        world.says.lock().unwrap().clone()
+    };
     let head = |status: u16, more: &str| format!("HTTP/1.1 {status} Some\r\nConnection: close\r\n{more}\r\n");
     match says.unwrap_or(Says::Silence) {
         Says::Text(text) => {
@@ -251,6 +258,22 @@ async fn answers_that_do_not_say_true_or_false_are_those_of_a_broken_issuer() {
 }
 
 #[tokio::test]
+async fn what_somebody_wrote_into_their_own_token_turns_nobody_else_away() {
+    let endpoint = Endpoint::with(good()).await;
+    let bench = Bench::new(vec![endpoint.issuer()]);
+    let members: serde_json::Map<String, Value> = (0..600).map(|index| (format!("m{index}"), json!(0))).collect();
+    for says in [active_with("nickname", "\0"), active_with("settings", members), active_with("sub", 7)] {
+        endpoint.says(says);
+        for index in 0..4 {
+            assert_eq!(reason(&bench, &format!("mine-{index}")).await, IssuerAway);
+        }
+        endpoint.says(good());
+        assert_eq!(reason(&bench, "good").await, Allowed);
+        bench.clock.pass(Micros::from_secs(31));
+    }
+}
+
+#[tokio::test]
 async fn an_active_token_is_judged_as_a_jwt_is() {
     let endpoint = Endpoint::with(good()).await;
     let bench = Bench::new(vec![endpoint.issuer()]);
@@ -348,11 +371,79 @@ async fn a_stalled_issuer_bounds_those_who_wait_and_slows_no_other() {
     assert!(asked.elapsed() < Duration::from_millis(500), "{:?}", asked.elapsed());
     let answers = waiting.join_all().await;
     assert!(answers.iter().all(|(refused, _)| *refused == IssuerAway));
-    // Those whose turn came within the last moment of their deadline were sent, too.
     assert!(stalled.asked() < 250, "{} calls of 1000, 64 at a time", stalled.asked());
     let text = bench.telemetry.render();
-    assert!(text.contains(r#"tollgate_introspections_total{outcome="spared"} 500"#), "{text}");
+    let spared = text.lines().find_map(|line| line.strip_prefix(r#"tollgate_introspections_total{outcome="spared"} "#));
+    assert!(spared.unwrap().parse::<usize>().unwrap() >= 1250, "who was not sent says nothing of the issuer: {text}");
     assert_eq!(reason(&bench, "x_1").await, MalformedToken, "nobody's prefix");
+}
+
+#[tokio::test]
+async fn a_flood_that_an_issuer_cannot_keep_up_with_is_no_failure_of_the_issuer() {
+    let endpoint = Endpoint::with(inactive()).await;
+    endpoint.world.delay.store(250, Ordering::SeqCst);
+    let introspection = Introspection { deadline: Micros::from_millis(600), ..endpoint.introspection() };
+    let bench = Bench::new(vec![Issuer { introspection: Some(introspection), ..endpoint.issuer() }]);
+    let now = bench.clock.now();
+    let mut flood = JoinSet::new();
+    for index in 0..900 {
+        let tokens = Arc::clone(&bench.tokens);
+        flood.spawn(async move { tokens.inspect(Shown::Token(&format!("made-up-{index}")), now).get().await });
+    }
+    let answers = flood.join_all().await;
+    let count = |reason| answers.iter().filter(|answer| answer.verdict == Err(reason)).count();
+    assert!(count(InactiveToken) >= 64, "it answers");
+    assert!(count(IssuerAway) >= 500, "more than it can answer");
+    endpoint.world.delay.store(0, Ordering::SeqCst);
+    endpoint.says(good());
+    assert_eq!(reason(&bench, "good").await, Allowed, "{:?}", problem(&bench));
+}
+
+/// A clock that breaks once.
+#[derive(Debug, Default)]
+struct Broken(std::sync::atomic::AtomicBool);
+
+impl Clock for Broken {
+    fn now(&self) -> Moment {
+        assert!(self.0.swap(true, Ordering::SeqCst), "broken on purpose");
+        Moment { wall: Micros::from_secs(NOW), steady: Micros::from_secs(1_000) }
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_breaks_leaves_nobody_waiting_and_the_next_question_is_asked_again() {
+    let endpoint = Endpoint::with(good()).await;
+    let settings = endpoint.issuer();
+    let clock: Arc<dyn Clock> = Arc::new(Broken::default());
+    let name: Arc<str> = ISSUER.into();
+    let keys = Arc::new(Keys::prepare(&settings, &name, &clock).unwrap());
+    let fetcher = Fetcher::of(&settings).unwrap();
+    let introspector = Introspector::prepare(&settings, &name, &keys, &fetcher, &clock).unwrap().unwrap();
+    let remembered = Arc::new(Remembered::new(10, &Telemetry::new().unwrap()));
+    let now = Moment { wall: Micros::from_secs(NOW), steady: Micros::from_secs(1_000) };
+    let ask = || Arc::clone(&introspector).ask("t", Fingerprint::of("t", 1), &remembered, now).get();
+    let (one, other) = tokio::join!(ask(), ask());
+    assert_eq!((one.err(), other.err()), (Some(IssuerAway), Some(IssuerAway)));
+    assert_eq!(ask().await.err(), None);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_refuses_one_token_is_not_looked_for_again() {
+    let endpoint = Endpoint::with(Says::Status(400, "")).await;
+    let introspection = Introspection { url: None, ..endpoint.introspection() };
+    let metadata = json!({"issuer": endpoint.base, "introspection_endpoint": format!("{}/introspect", endpoint.base)});
+    *endpoint.world.metadata.lock().unwrap() = Some(metadata.to_string());
+    let settings = Issuer { issuer: endpoint.base.clone(), introspection: Some(introspection), ..endpoint.issuer() };
+    let bench = Bench::new(vec![settings]);
+    for index in 0..4 {
+        assert_eq!(reason(&bench, &format!("t-{index}")).await, IssuerAway);
+    }
+    assert_eq!(endpoint.asked(), 5, "the metadata once");
+    endpoint.says(Says::Status(404, ""));
+    for index in 0..2 {
+        assert_eq!(reason(&bench, &format!("u-{index}")).await, IssuerAway);
+    }
+    assert_eq!(endpoint.asked(), 8, "it has gone: once more");
 }
 
 #[tokio::test]
@@ -377,6 +468,34 @@ async fn no_token_is_tried_both_ways() {
     assert_eq!(reason(&bench, &unsigned).await, Allowed, "its issuer is asked about all");
     assert_eq!(endpoint.asked(), 2);
     assert!(may_be("a.b") && may_be("abc==") && !may_be("e30.x") && !may_be("e30.a.b.c.d"));
+}
+
+#[tokio::test]
+async fn an_issuer_that_calls_all_of_its_tokens_active_makes_no_access_tokens_of_them() {
+    let endpoint = Endpoint::with(good()).await;
+    let bench = Bench::new(vec![endpoint.issuer()]);
+    let signer = Signer::ec("k");
+    let token = |typ: &str, name: &str, value: Value| {
+        let mut header = signer.header();
+        header["typ"] = json!(typ);
+        signer.compact(&header.to_string(), &claims_with(name, value).to_string())
+    };
+    for (typ, name, value) in [
+        ("JWT", "nonce", json!("n")),
+        ("JWT", "at_hash", json!("h")),
+        ("JWT", "typ", json!("Refresh")),
+        ("JWT", "events", json!({})),
+        ("logout+jwt", "sub", json!("ann")),
+        ("token-introspection+jwt", "sub", json!("ann")),
+        ("dpop+jwt", "sub", json!("ann")),
+    ] {
+        assert_eq!(reason(&bench, &token(typ, name, value)).await, WrongType, "{typ} {name}");
+    }
+    assert_eq!(endpoint.asked(), 0);
+    assert_eq!(reason(&bench, &token("at+jwt", "sub", json!("ann"))).await, Allowed);
+    let strict = Issuer { types: vec!["at+jwt".to_owned()], untyped: false, ..endpoint.issuer() };
+    bench.tokens.adopt(vec![strict]).unwrap();
+    assert_eq!(reason(&bench, &token("JWT", "sub", json!("ann"))).await, WrongType, "as the configuration demands");
 }
 
 #[tokio::test]
@@ -434,4 +553,11 @@ async fn a_signed_answer_is_the_issuers_for_us_of_just_now() {
         assert_eq!(reason(&bench, &format!("again-{index}")).await, Allowed);
     }
     assert!(endpoint.last().contains("accept: application/token-introspection+jwt"));
+    for (name, value) in [("note", json!("\0")), ("note", json!("n".repeat(16_384)))] {
+        endpoint.says(answer_by(&signer, typ, &|claims| claims["token_introspection"][name] = value.clone()));
+        for index in 0..4 {
+            assert_eq!(reason(&bench, &format!("mine-{index}")).await, IssuerAway);
+        }
+        assert_eq!(problem(&bench), None, "what is in one token turns nobody else away");
+    }
 }

@@ -1,0 +1,146 @@
+//! Why a request is not answered as it was meant, and how that is said: OAuth's words (RFC 6749 §5.2, RFC 6750 §3.1).
+
+use axum::Json;
+use axum::http::header::{ALLOW, CACHE_CONTROL, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, Method, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use serde_json::json;
+
+use crate::decide::{INTROSPECT_SCOPE, Unpermitted};
+use crate::domain::decision::{Class, Reason};
+
+/// What overloaded replicas, and those that could not find something out, ask clients to wait.
+const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");
+
+/// Both ways to say who asks.
+const CHALLENGES: [&str; 2] = [r#"Bearer realm="tollgate""#, r#"Basic realm="tollgate", charset="UTF-8""#];
+
+/// Why a request is refused.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// Nothing is served under this path.
+    NoSuchPage,
+    /// The path is served for another method.
+    Method(Method),
+    /// The body is not what it must be, or does not say what it must.
+    Malformed(&'static str),
+    /// The body is of another kind.
+    ContentType,
+    /// The body is larger than is read.
+    TooLarge,
+    /// The body did not come in time.
+    TooSlow,
+    /// Who asks may not, or did not say who it is.
+    Unpermitted(Unpermitted),
+    /// Something could not be found out.
+    Away(Reason),
+    /// Too many calls are in flight.
+    Overloaded,
+}
+
+impl Refusal {
+    /// As it is told.
+    pub(super) fn answer(self) -> Response {
+        let (status, error, description) = self.words();
+        let body = json!({ "error": error, "error_description": description });
+        let mut response = (status, [(CACHE_CONTROL, "no-store")], Json(body)).into_response();
+        let headers = response.headers_mut();
+        match self {
+            Self::Method(_) => drop(headers.insert(ALLOW, HeaderValue::from_static("POST"))),
+            Self::Unpermitted(unpermitted) => {
+                for challenge in challenges(unpermitted) {
+                    headers.append(WWW_AUTHENTICATE, challenge);
+                }
+            }
+            Self::NoSuchPage
+            | Self::Malformed(_)
+            | Self::ContentType
+            | Self::TooLarge
+            | Self::TooSlow
+            | Self::Away(_)
+            | Self::Overloaded => {}
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(RETRY_AFTER, RETRY_SECONDS);
+        }
+        response
+    }
+
+    fn words(&self) -> (StatusCode, &'static str, String) {
+        let (status, error, description) = match self {
+            Self::NoSuchPage => (StatusCode::NOT_FOUND, "not_found", "nothing is served under this path"),
+            Self::Method(method) => {
+                let description = format!("{} is not served here; use POST", method.as_str().escape_default());
+                return (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", description);
+            }
+            Self::Malformed(what) => (StatusCode::BAD_REQUEST, "invalid_request", *what),
+            Self::ContentType => (
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "invalid_request",
+                "the body must be a form: content-type application/x-www-form-urlencoded",
+            ),
+            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "invalid_request", "the body is larger than 64 KiB"),
+            Self::TooSlow => (StatusCode::REQUEST_TIMEOUT, "invalid_request", "the body did not come in time"),
+            Self::Unpermitted(unpermitted) => return not_permitted(*unpermitted),
+            Self::Away(reason) => return away(*reason),
+            Self::Overloaded => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "temporarily_unavailable",
+                "too many calls are in flight; try again shortly, or raise bounds.calls_in_flight",
+            ),
+        };
+        (status, error, description.to_owned())
+    }
+}
+
+fn away(reason: Reason) -> (StatusCode, &'static str, String) {
+    let description = format!("could not be found out: {}", reason.name());
+    (StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable", description)
+}
+
+fn not_permitted(unpermitted: Unpermitted) -> (StatusCode, &'static str, String) {
+    let reason = match unpermitted {
+        Unpermitted::Client => {
+            let description = "no client of the configuration has this name and this secret".to_owned();
+            return (StatusCode::UNAUTHORIZED, "invalid_client", description);
+        }
+        Unpermitted::Operator(reason) => reason,
+    };
+    match (reason, reason.class()) {
+        (_, Class::DependencyUnavailable | Class::QuotaExceeded | Class::Allow) => away(reason),
+        (_, Class::PermissionDenied) => (
+            StatusCode::FORBIDDEN,
+            "insufficient_scope",
+            format!(
+                "the token lacks the scope {INTROSPECT_SCOPE}, or its issuer may not grant it (issuers[].operators)"
+            ),
+        ),
+        (Reason::NoCredential, Class::Unauthenticated) => (
+            StatusCode::UNAUTHORIZED,
+            "invalid_client",
+            format!("say who asks: by a bearer token with the scope {INTROSPECT_SCOPE}, or a client's name and secret"),
+        ),
+        (_, Class::Unauthenticated) => {
+            (StatusCode::UNAUTHORIZED, "invalid_token", format!("the token is not accepted ({})", reason.name()))
+        }
+    }
+}
+
+/// How to say who asks. Without any credential no error is named (RFC 6750 §3.1).
+fn challenges(unpermitted: Unpermitted) -> Vec<HeaderValue> {
+    let [bearer, basic] = CHALLENGES;
+    let told = |bearer: String| [HeaderValue::try_from(bearer).ok(), Some(HeaderValue::from_static(basic))];
+    let challenges = match unpermitted {
+        Unpermitted::Client => [None, Some(HeaderValue::from_static(basic))],
+        Unpermitted::Operator(reason) => match (reason, reason.class()) {
+            (Reason::NoCredential, _) => told(bearer.to_owned()),
+            (_, Class::Unauthenticated) => told(format!(r#"{bearer}, error="invalid_token""#)),
+            (_, Class::PermissionDenied) => {
+                let challenge = format!(r#"{bearer}, error="insufficient_scope", scope="{INTROSPECT_SCOPE}""#);
+                [HeaderValue::try_from(challenge).ok(), None]
+            }
+            (_, Class::Allow | Class::QuotaExceeded | Class::DependencyUnavailable) => [None, None],
+        },
+    };
+    challenges.into_iter().flatten().collect()
+}

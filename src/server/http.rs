@@ -1,0 +1,211 @@
+//! The HTTP port: HTTP/1.1 and HTTP/2, with TLS or without (h2c), each connection and request within bounds.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::middleware::from_fn_with_state;
+use axum::{Extension, Router};
+use futures_util::{FutureExt as _, Stream, StreamExt as _};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::JoinSet;
+use tokio::time::{Sleep, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::layers::{Admission, admit};
+use super::{HEADER_BYTES_MAX, KEEPALIVE_INTERVAL, STREAMS_MAX};
+use crate::api::Peer;
+
+/// How long the head of a request may take to come, and how long a connection of HTTP/1.1 is kept without one.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Fewer bytes than any request has that says its host, and as many as it takes to tell HTTP/2 from HTTP/1.1.
+const FIRST_BYTES: usize = 24;
+
+/// Headers of one request of HTTP/1.1.
+const HEADERS_MAX: usize = 100;
+
+/// Serves `router` on `connections` until `stopping`, and then until the requests on their way are answered.
+pub(super) async fn serve<S, C>(connections: S, router: Router, admission: Admission, stopping: CancellationToken)
+where
+    S: Stream<Item = io::Result<(Peer, C)>>,
+    C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let builder = transport();
+    let router = router.layer(from_fn_with_state(admission, admit));
+    let graceful = GracefulShutdown::new();
+    // Dropped, with all connections, when this is given up.
+    let mut tasks = JoinSet::new();
+    let mut connections = Box::pin(connections.take_until(stopping.cancelled_owned()));
+    while let Some(accepted) = connections.next().await {
+        while tasks.join_next().now_or_never().flatten().is_some() {}
+        let Ok((peer, connection)) = accepted else { continue };
+        let service = TowerToHyperService::new(router.clone().layer(Extension(peer)));
+        let served = builder.serve_connection(TokioIo::new(Prompt::new(connection)), service);
+        let served = graceful.watch(served.into_owned());
+        tasks.spawn(async move {
+            if let Err(error) = served.await {
+                tracing::debug!(%error, "an HTTP connection ended");
+            }
+        });
+    }
+    // No more are accepted.
+    drop(connections);
+    graceful.shutdown().await;
+}
+
+fn transport() -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(HEADER_BYTES_MAX as usize);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEADER_BYTES_MAX)
+        .keep_alive_interval(KEEPALIVE_INTERVAL);
+    builder
+}
+
+/// A connection whose first bytes must come in time: before them nobody knows which protocol it speaks, and so none of
+/// the protocols' own bounds holds.
+struct Prompt<C> {
+    connection: C,
+    missing: usize,
+    /// None once they have come.
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl<C> Prompt<C> {
+    fn new(connection: C) -> Self {
+        Self { connection, missing: FIRST_BYTES, deadline: Some(Box::pin(sleep(HEAD_TIMEOUT))) }
+    }
+}
+
+impl<C: AsyncRead + Unpin> AsyncRead for Prompt<C> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if let Some(deadline) = &mut this.deadline
+            && deadline.poll_unpin(cx).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut this.connection).poll_read(cx, buffer))?;
+        this.missing = this.missing.saturating_sub(buffer.filled().len() - before);
+        if this.missing == 0 {
+            this.deadline = None;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<C: AsyncWrite + Unpin> AsyncWrite for Prompt<C> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.connection).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.connection).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.connection).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.connection).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.connection.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use axum::body::Bytes;
+    use axum::routing::post;
+    use futures_util::stream;
+    use metrics::Counter;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    const REQUEST: &str = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nok";
+
+    /// The other end of a connection that is served.
+    fn connect() -> DuplexStream {
+        let (ours, theirs) = duplex(1 << 16);
+        let router = Router::new().route("/", post(async |body: Bytes| body));
+        let connections = stream::iter([Ok((Peer::default(), theirs))]).chain(stream::pending());
+        tokio::spawn(serve(connections, router, Admission::new(1, Counter::noop()), CancellationToken::new()));
+        ours
+    }
+
+    async fn asks(connection: &mut DuplexStream) {
+        connection.write_all(REQUEST.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"ok") || answer.len() < 20 {
+            answer.push(connection.read_u8().await.unwrap());
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 200"));
+    }
+
+    /// How long it takes until the other side closes, while a byte comes every three seconds; the clock is ours.
+    async fn closed_after(connection: DuplexStream, bytes: &[u8]) -> Duration {
+        let (mut from, mut to) = tokio::io::split(connection);
+        let began = Instant::now();
+        let bytes = bytes.to_owned();
+        let dripping = tokio::spawn(async move {
+            for byte in bytes {
+                sleep(Duration::from_secs(3)).await;
+                if to.write_all(&[byte]).await.is_err() {
+                    break;
+                }
+            }
+            to
+        });
+        let mut rest = Vec::new();
+        let _ = from.read_to_end(&mut rest).await;
+        let took = began.elapsed();
+        dripping.abort();
+        took
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_says_nothing_or_says_it_slowly_is_closed() {
+        let exactly = |took: Duration| (HEAD_TIMEOUT..HEAD_TIMEOUT + Duration::from_secs(1)).contains(&took);
+        for said in ["", "PRI * HTTP/2.0", "P", "POST / HTTP/1.1", REQUEST] {
+            let took = closed_after(connect(), said.as_bytes()).await;
+            assert!(exactly(took), "{said}: {took:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_kept_for_the_next_request_but_not_for_ever() {
+        let mut connection = connect();
+        for _ in 0..3 {
+            asks(&mut connection).await;
+            sleep(HEAD_TIMEOUT / 30 * 29).await;
+        }
+        asks(&mut connection).await;
+        assert!(closed_after(connection, b"").await <= HEAD_TIMEOUT + Duration::from_secs(1));
+    }
+}
