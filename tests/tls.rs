@@ -298,7 +298,7 @@ async fn an_operator_whose_authority_is_no_longer_trusted_is_none_on_the_connect
     assert_eq!(ask().await.unwrap_err().code(), Code::Unauthenticated);
     let answer = DecisionServiceClient::new(channel.clone()).decide(question("GET", "/public", None)).await;
     assert!(answer.unwrap().into_inner().allowed, "the connection goes on");
-    let plain = format!("listen: {{ grpc: 127.0.0.1:0, admin: 127.0.0.1:0 }}\n{RULES}");
+    let plain = format!("listen: {{ grpc: 127.0.0.1:0, http: 127.0.0.1:0, admin: 127.0.0.1:0 }}\n{RULES}");
     bench.tollgate.server.reload(config::parse(&plain, "t.yaml", &|_| None).unwrap().0).unwrap();
     assert_eq!(ask().await.unwrap_err().code(), Code::Unauthenticated);
 }
