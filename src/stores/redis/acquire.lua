@@ -5,7 +5,8 @@
 -- ARGV[1]      the time in microseconds, or empty: the server's own.
 -- ARGV[2]      c to consume, p to peek.
 -- ARGV[2 + i]  what is asked of counter i, packed: a letter for its algorithm, then integers of 8 bytes:
---              w  sliding window: width, parts, limit, at_least, at_most, hold;
+--              w  sliding window: width, parts, limit, at_least, at_most, hold; then, as text, for how many
+--                 milliseconds such a charge counts at most, with some slack;
 --              b  token bucket: gain, unit, burst, at_least, hold;
 --              f  fixed window: length, limit, at_least, hold;
 --              c  concurrency: limit, hold, at_least, then the lease's name (16 bytes).
@@ -68,9 +69,9 @@ for i = 1, asked do
     width, parts, limit, at_least, at_most, hold = unpack(SIX, ask, 2)
     recorded = at_most <= at_least
     local cut, total, first, newest, charged = width, 0, 0, nil, nil
-    -- The newest sub-window is often all that one needs to know.
+    -- The newest sub-window is often all that one needs to know, and two of them often all that there are.
     local whole, stop = raw, 0
-    raw = raw or call('GETRANGE', key, '0', '55')
+    raw = raw or call('GETRANGE', key, '0', '87')
     if raw ~= '' then
       cut, latest, total, epoch, first = unpack(FIVE, raw)
       if latest < now then latest = now end
@@ -79,7 +80,8 @@ for i = 1, asked do
     local oldest, index = floor(latest / width) - parts, floor((latest + hold) / width)
     local joins = newest == index and first >= oldest and cut == width and not whole
     if raw ~= '' and not (joins and total + at_least <= limit) then
-      joins, raw = false, whole or call('GET', key)
+      joins = false
+      if not whole and #raw >= 88 then raw = call('GET', key) end
       if cut ~= width then
         -- The same charges under another width, none of them earlier than it was.
         local body, last, sum = '', nil, 0
@@ -142,7 +144,9 @@ for i = 1, asked do
         if pos < stop and at == index then units, rest = units + charged, pos + 16 end
         text = pack('<I8I8I8I8I8c0I8I8c0', width, latest, total, epoch, first,
           sub(raw, 41, pos - 1), index, units, sub(raw, rest, stop))
-        life = ceil(((last + parts + 1) * width - now) / 1000) + SLACK_MS
+        -- Told as text: for Redis to write out a number is dear.
+        life = sub(ask, 50)
+        if last > index or latest > now then life = ceil(((last + parts + 1) * width - now) / 1000) + SLACK_MS end
       end
     end
 

@@ -378,6 +378,9 @@ fn lease_key(key: &CounterKey, algorithm: Algorithm, lease: LeaseId) -> Vec<u8> 
     name
 }
 
+/// How much longer than it counts a state is kept, in milliseconds; the scripts have the same.
+const SLACK_MS: u64 = 1_000;
+
 /// What is asked of one counter, as the script reads it. Nothing in it reaches 2^53, where doubles stop being exact.
 fn packed(request: &Request) -> Vec<u8> {
     let (algorithm, terms) = (request.limit.algorithm, request.terms);
@@ -386,8 +389,11 @@ fn packed(request: &Request) -> Vec<u8> {
     let hold = terms.hold.min(WINDOW_MAX).0;
     let mut packed = packed_shape(algorithm);
     match algorithm {
-        Algorithm::SlidingWindow { units, .. } => {
+        Algorithm::SlidingWindow { units, window } => {
             push(&mut packed, &[units, at_least, terms.at_most.min(units), hold]);
+            let Frame { units: _, width, parts } = Frame::new(units, window);
+            let life = (width.0 * (parts + 1) + hold).div_ceil(1_000) + SLACK_MS;
+            packed.extend_from_slice(life.to_string().as_bytes());
         }
         Algorithm::TokenBucket(_) => push(&mut packed, &[at_least, hold]),
         Algorithm::FixedWindow(grid) => push(&mut packed, &[grid.units, at_least, hold]),
