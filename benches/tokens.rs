@@ -120,19 +120,8 @@ fn cold_opaque(bencher: Bencher<'_, '_>) {
 fn api_key(bencher: Bencher<'_, '_>) {
     let house = House::new(Signer::new("ES256"), 1);
     let drawn = DrawnKey::draw(rand::fill).unwrap();
-    let key = ApiKey {
-        id: drawn.id(),
-        hash: drawn.hash(),
-        owner: "alice".into(),
-        tenant: None,
-        scopes: Box::new(["orders:read".into()]),
-        roles: Box::default(),
-        limits: Box::default(),
-        created: None,
-        not_before: None,
-        expires: None,
-        revoked: false,
-    };
+    let scopes = Box::new(["orders:read".into()]);
+    let key = ApiKey { scopes, ..ApiKey::plain(drawn.id(), drawn.hash(), "alice") };
     house.tokens.adopt_api_keys(KeyRing { kept: Kept::Listed(vec![key]), ..KeyRing::default() });
     let now = house.clock.now();
     assert!(at_hand(house.tokens.inspect(Shown::ApiKey(drawn.reveal()), now)).verdict.is_ok());

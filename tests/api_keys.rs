@@ -402,7 +402,7 @@ fn commands_for_a_key_that_is_not_there_exit_with_1() {
     assert!(code == 2 && said.contains("is not to come back"), "{code} {said}");
     redis.kill();
     let (code, _, said) = run(&["api-key", "list", "--config", &file]);
-    assert!(code == 2 && said.contains("Redis cannot be reached"), "{code} {said}");
+    assert!(code == 2 && said.contains("store.redis: Redis cannot be reached"), "{code} {said}");
 }
 
 #[test]

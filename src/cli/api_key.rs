@@ -174,10 +174,8 @@ fn make(draft: Draft) -> Result<(DrawnKey, ApiKey), String> {
         return Err(format!("--limit: a key names at most {LIMITS_MAX} limits"));
     }
     let expires = end(expires, not_before, now)?;
-    let template = |id, hash| ApiKey {
-        id,
-        hash,
-        owner: owner.into(),
+    let drawn = draw()?;
+    let key = ApiKey {
         tenant: tenant.map(Into::into),
         scopes: boxed(scope),
         roles: boxed(role),
@@ -185,10 +183,8 @@ fn make(draft: Draft) -> Result<(DrawnKey, ApiKey), String> {
         created: Some(now),
         not_before,
         expires,
-        revoked: false,
+        ..ApiKey::plain(drawn.id(), drawn.hash(), owner)
     };
-    let drawn = draw()?;
-    let key = template(drawn.id(), drawn.hash());
     Ok((drawn, key))
 }
 
@@ -266,7 +262,7 @@ async fn keep(records: &dyn ApiKeyRecords, key: &ApiKey) -> Result<(), String> {
 }
 
 fn cannot(away: Away) -> String {
-    format!("Redis {away}")
+    format!("store.redis: Redis {away}")
 }
 
 fn done(text: impl std::fmt::Display) -> ExitCode {

@@ -234,6 +234,23 @@ pub struct ApiKey {
 }
 
 impl ApiKey {
+    /// A key that speaks for `owner`, may nothing else, and never ends.
+    pub fn plain(id: KeyId, hash: KeyHash, owner: impl Into<Box<str>>) -> Self {
+        Self {
+            id,
+            hash,
+            owner: owner.into(),
+            tenant: None,
+            scopes: Box::default(),
+            roles: Box::default(),
+            limits: Box::default(),
+            created: None,
+            not_before: None,
+            expires: None,
+            revoked: false,
+        }
+    }
+
     /// Whether it is good at `now`, by the wall clock. There is no leeway: whoever made it set the clock, too.
     pub fn holds(&self, now: Micros) -> bool {
         !self.revoked && self.not_before.is_none_or(|first| now >= first) && self.expires.is_none_or(|end| now < end)
@@ -354,19 +371,7 @@ mod tests {
 
     #[test]
     fn a_key_holds_from_its_first_moment_up_to_its_end() {
-        let plain = ApiKey {
-            id: KeyId::parse("0123456789ab").unwrap(),
-            hash: [0; 32],
-            owner: "ann".into(),
-            tenant: None,
-            scopes: Box::default(),
-            roles: Box::default(),
-            limits: Box::default(),
-            created: None,
-            not_before: None,
-            expires: None,
-            revoked: false,
-        };
+        let plain = ApiKey::plain(KeyId::parse("0123456789ab").unwrap(), [0; 32], "ann");
         assert!(plain.holds(Micros::ZERO) && plain.holds(Micros(u64::MAX)));
         assert!(!ApiKey { revoked: true, ..plain.clone() }.holds(Micros(5)));
         let bounded = ApiKey { not_before: Some(Micros(5)), expires: Some(Micros(7)), ..plain };

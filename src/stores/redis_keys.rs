@@ -17,19 +17,7 @@ fn id(text: &str) -> KeyId {
 }
 
 fn plain(name: &str) -> ApiKey {
-    ApiKey {
-        id: id(name),
-        hash: [7; 32],
-        owner: "billing".into(),
-        tenant: None,
-        scopes: Box::default(),
-        roles: Box::default(),
-        limits: Box::default(),
-        created: None,
-        not_before: None,
-        expires: None,
-        revoked: false,
-    }
+    ApiKey::plain(id(name), [7; 32], "billing")
 }
 
 fn full(name: &str) -> ApiKey {

@@ -64,19 +64,7 @@ fn a_line_that_was_printed_is_read_back_whatever_is_in_it() {
         expires: Some(Micros::from_secs(1_895_554_957)),
         revoked: true,
     };
-    let plain = ApiKey {
-        id: KeyId::parse("000000000000").unwrap(),
-        hash: [0x11; 32],
-        owner: "true".into(),
-        tenant: None,
-        scopes: Box::default(),
-        roles: Box::default(),
-        limits: Box::default(),
-        created: None,
-        not_before: None,
-        expires: None,
-        revoked: false,
-    };
+    let plain = ApiKey::plain(KeyId::parse("000000000000").unwrap(), [0x11; 32], "true");
     let text = format!("{}\n{}\n", api_keys::line(&full), api_keys::line(&plain));
     assert_eq!(loaded(&text), Ok(vec![full, plain]), "{text}");
     assert_eq!(loaded("[]"), Ok(vec![]));

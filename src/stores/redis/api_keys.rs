@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use super::RedisStore;
 use super::script::Call;
 use crate::decide::ports::{Answer, ApiKeyRecords, Away, AwayCause, KeptKey, KeyEnding, ListedKeys};
-use crate::domain::api_key::{ApiKey, KeyId, LIMITS_MAX, hash_from_hex, hex};
+use crate::domain::api_key::{ApiKey, KeyHash, KeyId, LIMITS_MAX, hash_from_hex, hex};
 use crate::domain::date;
 use crate::domain::time::Micros;
 
@@ -151,19 +151,7 @@ fn read(id: KeyId, record: Vec<String>) -> Option<KeptKey> {
 /// Or the field that makes no sense. One that is not known is none to be passed over: it may forbid something.
 fn sense(id: KeyId, record: Vec<String>) -> Result<KeptKey, String> {
     let (mut hash, mut owner, mut used) = (None, None, None);
-    let mut key = ApiKey {
-        id,
-        hash: Default::default(),
-        owner: Box::default(),
-        tenant: None,
-        scopes: Box::default(),
-        roles: Box::default(),
-        limits: Box::default(),
-        created: None,
-        not_before: None,
-        expires: None,
-        revoked: false,
-    };
+    let mut key = ApiKey::plain(id, KeyHash::default(), "");
     let mut rest = record.into_iter();
     while let Some(name) = rest.next() {
         let value = rest.next().unwrap_or_default();

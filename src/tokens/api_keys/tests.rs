@@ -120,17 +120,11 @@ fn forged(id: KeyId) -> DrawnKey {
 
 fn kept(drawn: &DrawnKey) -> ApiKey {
     ApiKey {
-        id: drawn.id(),
-        hash: drawn.hash(),
-        owner: "billing".into(),
         tenant: Some("acme".into()),
         scopes: ["orders:read".into()].into(),
         roles: ["USER".into()].into(),
-        limits: Box::default(),
         created: Some(WALL),
-        not_before: None,
-        expires: None,
-        revoked: false,
+        ..ApiKey::plain(drawn.id(), drawn.hash(), "billing")
     }
 }
 
