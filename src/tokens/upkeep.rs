@@ -7,15 +7,16 @@
     reason = "tests, which wait for sockets in real time"
 )]
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+#[path = "../../tests/support/liar.rs"]
+mod liar;
+
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+use self::liar::{Liar, Says};
 use super::mint::{Bench, Signer, claims, claims_with, issuer, issuer_of, set};
 use super::{IssuerHealth, Tokens};
 use crate::decide::ports::{Answer, Shown, TokenInspector as _};
@@ -23,123 +24,37 @@ use crate::domain::decision::Reason::*;
 use crate::domain::issuer::{Issuer, KeySource};
 use crate::domain::time::Micros;
 
-/// What the issuer answers.
-#[derive(Clone, Debug)]
-enum Says {
-    Text(String),
-    Status(u16),
-    Redirect(String),
-    /// So many bytes, without saying how many.
-    Endless,
-    Large(usize),
-    /// A byte now and then.
-    Dripping,
-    Silence,
-}
-
-struct World {
-    keys: Mutex<Says>,
-    metadata: Mutex<Option<Says>>,
-    oauth: Mutex<Option<Says>>,
-    asked: AtomicUsize,
-}
-
 /// An authorization server on loopback; it ends with the test.
-struct Provider {
-    base: String,
-    world: Arc<World>,
-    task: tokio::task::JoinHandle<()>,
-}
+struct Provider(Liar);
 
-impl Drop for Provider {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-/// Answers one request and hangs up, by hand: no server would send most of this.
-async fn answer(mut caller: TcpStream, world: &World) -> std::io::Result<()> {
-    let mut request = Vec::new();
-    while !request.ends_with(b"\r\n\r\n") && request.len() < 4096 {
-        request.push(caller.read_u8().await?);
-        if request[0] != b'G' {
-            return Ok(());
-        }
-    }
-    let request = String::from_utf8_lossy(&request).into_owned();
-    let says = match request.split(' ').nth(1) {
-        Some("/keys") => {
-            world.asked.fetch_add(1, Ordering::SeqCst);
-            Some(world.keys.lock().unwrap().clone())
-        }
-        Some("/realm/.well-known/openid-configuration") => world.metadata.lock().unwrap().clone(),
-        Some("/.well-known/oauth-authorization-server/realm") => world.oauth.lock().unwrap().clone(),
-        _ => None,
-    };
-    let head = |status: u16, more: &str| format!("HTTP/1.1 {status} Some\r\nConnection: close\r\n{more}\r\n");
-    match says.unwrap_or(Says::Status(404)) {
-        Says::Text(text) => {
-            let length = format!("Content-Length: {}\r\n", text.len());
-            caller.write_all((head(200, &length) + &text).as_bytes()).await
-        }
-        Says::Status(status) => caller.write_all(head(status, "Content-Length: 0\r\n").as_bytes()).await,
-        Says::Redirect(to) => {
-            caller.write_all(head(302, &format!("Location: {to}\r\nContent-Length: 0\r\n")).as_bytes()).await
-        }
-        Says::Large(bytes) => {
-            caller.write_all(head(200, &format!("Content-Length: {bytes}\r\n")).as_bytes()).await?;
-            caller.write_all(&vec![b' '; bytes]).await
-        }
-        // Until the caller has had enough and hangs up, which is an error here.
-        Says::Endless => {
-            caller.write_all(head(200, "").as_bytes()).await?;
-            loop {
-                caller.write_all(&[b' '; 16_384]).await?;
-            }
-        }
-        Says::Dripping => {
-            caller.write_all(head(200, "").as_bytes()).await?;
-            loop {
-                caller.write_all(b" ").await?;
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
-        Says::Silence => std::future::pending().await,
-    }
-}
+/// Where its keys are.
+const KEYS: &str = "/keys";
+/// Where the metadata of its issuer `/realm` is (OpenID Connect Discovery §4).
+const METADATA: &str = "/realm/.well-known/openid-configuration";
+/// The same (RFC 8414 §3.1).
+const OAUTH_METADATA: &str = "/.well-known/oauth-authorization-server/realm";
 
 impl Provider {
     async fn with(keys: Says) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let base = format!("http://{}", listener.local_addr().unwrap());
-        let world = Arc::new(World {
-            keys: Mutex::new(keys),
-            metadata: Mutex::default(),
-            oauth: Mutex::default(),
-            asked: AtomicUsize::new(0),
-        });
-        let known = Arc::clone(&world);
-        let task = tokio::spawn(async move {
-            let mut callers = JoinSet::new();
-            loop {
-                let (caller, _) = listener.accept().await.unwrap();
-                let world = Arc::clone(&known);
-                callers.spawn(async move { answer(caller, &world).await });
-            }
-        });
-        Self { base, world, task }
+        let provider = Self(Liar::start().await);
+        provider.says(keys);
+        provider
     }
 
     fn says(&self, keys: Says) {
-        *self.world.keys.lock().unwrap() = keys;
+        self.0.says(KEYS, keys);
     }
 
     fn asked(&self) -> usize {
-        self.world.asked.load(Ordering::SeqCst)
+        self.0.visits(KEYS)
+    }
+
+    fn keys_url(&self) -> String {
+        self.0.url(KEYS)
     }
 
     fn url(&self) -> KeySource {
-        KeySource::Url(format!("{}/keys", self.base))
+        KeySource::Url(self.keys_url())
     }
 }
 
@@ -172,26 +87,25 @@ async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 async fn keys_come_from_where_the_issuers_metadata_says() {
     let signer = Signer::ec("k");
     let provider = Provider::with(keys([&signer])).await;
-    let name = format!("{}/realm", provider.base);
-    let metadata =
-        |issuer: &str| Says::Text(json!({"issuer": issuer, "jwks_uri": format!("{}/keys", provider.base)}).to_string());
+    let name = provider.0.url("/realm");
+    let metadata = |issuer: &str| Says::Text(json!({"issuer": issuer, "jwks_uri": provider.keys_url()}).to_string());
     let mut discovered = issuer(KeySource::Discovery);
     discovered.issuer = name.clone();
     let token = signer.token(&claims_with("iss", name.clone()));
 
-    *provider.world.metadata.lock().unwrap() = Some(metadata(&name));
+    provider.0.says(METADATA, metadata(&name));
     assert_eq!(bench(discovered.clone()).await.reason(&token), Allowed);
 
-    *provider.world.metadata.lock().unwrap() = None;
-    *provider.world.oauth.lock().unwrap() = Some(metadata(&name));
+    provider.0.says(METADATA, Says::Status(404));
+    provider.0.says(OAUTH_METADATA, metadata(&name));
     assert_eq!(bench(discovered.clone()).await.reason(&token), Allowed, "RFC 8414's place");
 
-    *provider.world.metadata.lock().unwrap() = Some(metadata(&format!("{name}/")));
+    provider.0.says(METADATA, metadata(&format!("{name}/")));
     let lied = bench(discovered.clone()).await;
     assert_eq!(health(&lied).keys, 0);
     assert!(health(&lied).last_error.unwrap().contains("another issuer"));
 
-    *provider.world.metadata.lock().unwrap() = Some(Says::Redirect(format!("{}/keys", provider.base)));
+    provider.0.says(METADATA, Says::Redirect(provider.keys_url()));
     let redirected = bench(discovered).await;
     assert!(health(&redirected).last_error.unwrap().contains("redirects are not followed"));
 }
@@ -301,7 +215,7 @@ async fn an_issuer_that_stalls_or_is_flooded_with_unknown_keys_slows_no_other() 
     stalling.issuer = "https://far.example".to_owned();
     let bench = Bench::new(vec![issuer_of([&near]), stalling]);
     bench.tokens.first_fetch().await;
-    provider.says(Says::Silence);
+    provider.says(Says::Silent);
     let now = crate::decide::ports::Clock::now(&*bench.clock);
     let mut waiting = JoinSet::new();
     for index in 0..200 {
@@ -350,7 +264,7 @@ async fn made_up_keys_make_a_bounded_number_of_calls_wait() {
     let signer = Signer::ec("k");
     let provider = Provider::with(keys([&signer])).await;
     let bench = bench(issuer(provider.url())).await;
-    provider.says(Says::Silence);
+    provider.says(Says::Silent);
     let now = crate::decide::ports::Clock::now(&*bench.clock);
     let mut waiting = JoinSet::new();
     for index in 0..3000 {
@@ -432,7 +346,7 @@ async fn without_any_keys_tokens_are_refused_as_undecidable() {
     let (away, none) = (health(&bench), None);
     assert_eq!((away.keys, away.age, away.is_stale), (0, none, false));
     assert_eq!(bench.reason_later(&token).await, KeysAway);
-    let over_tls = KeySource::Url(format!("{}/keys", provider.base.replace("http:", "https:")));
+    let over_tls = KeySource::Url(provider.keys_url().replace("http:", "https:"));
     let bench = self::bench(issuer(over_tls)).await;
     assert_eq!(bench.reason_later(&token).await, KeysAway);
     assert!(health(&bench).last_error.unwrap().contains("cannot be read"), "it speaks no TLS");
@@ -440,7 +354,7 @@ async fn without_any_keys_tokens_are_refused_as_undecidable() {
 
 #[tokio::test]
 async fn a_token_waits_for_a_second_at_most() {
-    let provider = Provider::with(Says::Silence).await;
+    let provider = Provider::with(Says::Silent).await;
     let bench = Bench::new(vec![issuer(provider.url())]);
     let token = Signer::ec("k").token(&claims());
     until("it is asked", || provider.asked() == 1).await;
@@ -466,7 +380,7 @@ async fn answers_that_are_no_key_set_leave_the_last_good_keys() {
         (Says::Endless, "more than 512 KiB"),
         (Says::Status(404), "status 404"),
         (Says::Status(204), "status 204"),
-        (Says::Redirect(format!("{}/keys", trap.base)), "status 302, and redirects are not followed"),
+        (Says::Redirect(trap.keys_url()), "status 302, and redirects are not followed"),
         (Says::Large(513 * 1024), "more than 512 KiB"),
     ] {
         let asked = provider.asked();

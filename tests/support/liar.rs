@@ -97,6 +97,10 @@ async fn answer(mut caller: TcpStream, places: &Places) -> io::Result<()> {
     let mut request = Vec::new();
     while !request.ends_with(b"\r\n\r\n") && request.len() < REQUEST_BYTES_MAX {
         request.push(caller.read_u8().await?);
+        // Whoever begins otherwise speaks no HTTP: TLS, mostly.
+        if !request[0].is_ascii_uppercase() {
+            return Ok(());
+        }
     }
     let request = String::from_utf8_lossy(&request).into_owned();
     // What is asked is not looked at, but whoever sends it wants to be heard to the end.
