@@ -71,6 +71,7 @@ impl House {
             Arc::clone(&clock) as _,
             Arc::clone(&tokens) as _,
             Arc::new(NothingRevoked),
+            Arc::new(NothingRevoked),
             desk(store, Arc::clone(&clock), &telemetry),
             telemetry,
         ));

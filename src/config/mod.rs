@@ -11,6 +11,7 @@ use crate::domain::certificate::DNS_ISSUER;
 use crate::domain::issuer::Issuer;
 use crate::domain::name::NamePattern;
 use crate::domain::policy::{Demand, Operators, Policy};
+use crate::domain::revocation::Lifetimes;
 use crate::domain::time::Micros;
 
 pub use crate::domain::secret::Secret;
@@ -257,10 +258,15 @@ fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
         operators: operators?,
         clients: clients?,
         identity_headers: identity_headers?,
+        lifetimes: issuers.iter().map(lifetimes).collect(),
     };
     let (listen, tls) = listen?;
     let (store, dpop, bounds, files) = (store?, dpop?, bounds?, Vec::new());
     Some(Config { listen, tls, store, issuers, certificates, dpop, api_keys, policy, bounds, files })
+}
+
+fn lifetimes(issuer: &Issuer) -> (Box<str>, Lifetimes) {
+    (issuer.issuer.as_str().into(), Lifetimes { longest: issuer.max_token_lifetime, leeway: issuer.leeway })
 }
 
 impl Config {

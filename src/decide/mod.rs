@@ -8,6 +8,7 @@
 mod counters;
 mod introspection;
 pub mod ports;
+mod revoking;
 #[cfg(test)]
 mod tests;
 
@@ -19,9 +20,10 @@ use self::counters::Holding;
 pub use self::counters::{CounterCharge, Paid};
 pub use self::introspection::{Asker, INTROSPECT_SCOPE, Unpermitted};
 use self::ports::{
-    Answer, Charge, Charges, Clock, Inspected, Payment, Proved, Quotas, RevocationView, Shown, Standing,
+    Answer, Charge, Charges, Clock, Inspected, Payment, Proved, Quotas, RevocationLog, RevocationView, Shown, Standing,
     TokenInspector, Verdict,
 };
+pub use self::revoking::{NotTakenBack, REVOKE_SCOPE, Wanted};
 use crate::domain::decision::{Decision, Explanation, Held, Provenance, QuotaStates, Reason};
 use crate::domain::identity::{Binding, Identity};
 use crate::domain::limit::{Attribute, Limit};
@@ -35,6 +37,7 @@ pub struct Decider {
     clock: Arc<dyn Clock>,
     tokens: Arc<dyn TokenInspector>,
     revocations: Arc<dyn RevocationView>,
+    log: Arc<dyn RevocationLog>,
     quotas: Arc<dyn Quotas>,
     telemetry: Arc<Telemetry>,
     plan: ArcSwap<Plan>,
@@ -84,12 +87,13 @@ impl Decider {
         clock: Arc<dyn Clock>,
         tokens: Arc<dyn TokenInspector>,
         revocations: Arc<dyn RevocationView>,
+        log: Arc<dyn RevocationLog>,
         quotas: Arc<dyn Quotas>,
         telemetry: Arc<Telemetry>,
     ) -> Self {
         let policy = Arc::new(Policy::default());
         let plan = ArcSwap::from_pointee(Plan { meter: telemetry.meter(&policy), policy });
-        Self { clock, tokens, revocations, quotas, telemetry, plan }
+        Self { clock, tokens, revocations, log, quotas, telemetry, plan }
     }
 
     /// Decides by this policy from now on. Questions on their way are decided by the one that they began with.

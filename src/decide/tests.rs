@@ -201,6 +201,7 @@ impl Bench {
             Arc::clone(&world) as _,
             Arc::clone(&world) as _,
             Arc::clone(&world) as _,
+            Arc::new(ports::NoLog),
             Arc::clone(&world) as _,
             telemetry,
         );

@@ -62,8 +62,12 @@ pub struct Identity {
     pub roles: Box<[Box<str>]>,
     /// `aud`, always as a list.
     pub audiences: Box<[Box<str>]>,
-    /// `jti`.
+    /// `jti`; of an API key its id.
     pub token_id: Option<Box<str>>,
+    /// What a token without an id is taken back by: [`unnamed`](super::revocation::unnamed).
+    pub token_hash: Option<Box<[u8; 32]>>,
+    /// The key that signed the token, by its thumbprint (RFC 7638); none: no key did, the issuer was asked.
+    pub signed_by: Option<Arc<Thumbprint>>,
     /// `sid`.
     pub session: Option<Box<str>>,
     /// The organisation that the caller belongs to, where the configuration says which claim names it.
@@ -121,6 +125,8 @@ impl Identity {
             roles: Box::default(),
             audiences: Box::default(),
             token_id: None,
+            token_hash: None,
+            signed_by: None,
             session: None,
             tenant: None,
             actors: Box::default(),

@@ -27,6 +27,7 @@ pub mod name;
 pub mod path;
 pub mod policy;
 pub mod question;
+pub mod revocation;
 pub mod secret;
 #[cfg(test)]
 mod simulation;

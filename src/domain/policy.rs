@@ -1,5 +1,6 @@
 //! Rules: which demands and limits a request meets. The first rule that matches decides; none: deny.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use super::limit::{Attribute, CounterKey, Limit};
 use super::name::NamePattern;
 use super::path::{Host, Method, Path, Target};
 use super::question::{Pairs, Question};
+use super::revocation::Lifetimes;
 
 /// Everything that decisions are made by. Replaced whole on reload, never changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,6 +29,8 @@ pub struct Policy {
     pub clients: Vec<Client>,
     /// Headers that tell services who calls; each name once.
     pub identity_headers: Vec<IdentityHeader>,
+    /// How long the tokens of each issuer live.
+    pub lifetimes: BTreeMap<Box<str>, Lifetimes>,
 }
 
 /// Who may call administrative methods by the certificate of their connection; others need a token.

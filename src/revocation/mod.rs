@@ -5,9 +5,15 @@
 
 use std::sync::Arc;
 
-use crate::decide::ports::{Answer, RevocationView, Standing};
+use crate::decide::ports::{
+    Answer, Away, AwayCause, Cursor, Listed, ListedRevocation, News, Place, RevocationLog, RevocationView, Snapshot,
+    Standing,
+};
 use crate::domain::identity::Identity;
+use crate::domain::revocation::{Cutoff, Entry, Mark, MarkId, Revocation, Wish};
 use crate::domain::time::Moment;
+
+const NOWHERE: Away = Away { because: AwayCause::Full };
 
 /// The view of a replica that knows of no revocations.
 #[derive(Clone, Copy, Debug, Default)]
@@ -16,5 +22,35 @@ pub struct NothingRevoked;
 impl RevocationView for NothingRevoked {
     fn standing<'a>(&'a self, _identity: &Arc<Identity>, _now: Moment) -> Answer<'a, Standing> {
         Answer::Now(Standing::Good)
+    }
+}
+
+impl RevocationLog for NothingRevoked {
+    fn add(&self, _: Vec<Wish>, _: Moment) -> Answer<'_, Result<Vec<Revocation>, Away>> {
+        Answer::Now(Err(NOWHERE))
+    }
+
+    fn undo(&self, _: MarkId, _: Moment) -> Answer<'_, Result<Option<ListedRevocation>, Away>> {
+        Answer::Now(Err(NOWHERE))
+    }
+
+    fn find(&self, _: Vec<Mark>, _: Moment) -> Answer<'_, Result<Vec<Option<Cutoff>>, Away>> {
+        Answer::Now(Err(NOWHERE))
+    }
+
+    fn list(&self, _: Cursor, _: Moment) -> Answer<'_, Result<Listed, Away>> {
+        Answer::Now(Err(NOWHERE))
+    }
+
+    fn news(&self, _: Place, _: Moment) -> Answer<'_, Result<News, Away>> {
+        Answer::Now(Err(NOWHERE))
+    }
+
+    fn snapshot(&self, _: Cursor, _: Moment) -> Answer<'_, Result<Snapshot, Away>> {
+        Answer::Now(Err(NOWHERE))
+    }
+
+    fn restore(&self, _: Vec<Entry>, _: Moment) -> Answer<'_, Result<(), Away>> {
+        Answer::Now(Err(NOWHERE))
     }
 }

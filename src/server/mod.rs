@@ -310,6 +310,7 @@ impl Parts {
             Arc::clone(clock),
             Arc::clone(&tokens) as _,
             Arc::new(NothingRevoked),
+            Arc::new(NothingRevoked),
             quotas,
             Arc::clone(&telemetry),
         ));

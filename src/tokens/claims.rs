@@ -80,6 +80,8 @@ fn judge_claims(
         roles: roles(claims, &issuer.role_claims)?,
         audiences,
         token_id: text(claims, "jti")?,
+        token_hash: None,
+        signed_by: None,
         session: text(claims, "sid")?,
         tenant: issuer.tenant.as_ref().map(|place| text_at(claims, place)).transpose()?.flatten(),
         actors: actors::read(claims, name)?,

@@ -4,6 +4,7 @@
 //! but which algorithms fit.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use aws_lc_rs::error::Unspecified;
@@ -18,6 +19,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::json::{Object, Value};
 use super::weak;
+use crate::domain::identity::Thumbprint;
 use crate::domain::issuer::Algorithm;
 
 /// Bytes of a key's or a token's `kid`.
@@ -29,7 +31,7 @@ const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 /// A key that signatures are checked with.
 pub(super) struct Key {
     pub(super) kid: Option<Box<str>>,
-    thumbprint: [u8; 32],
+    thumbprint: Arc<Thumbprint>,
     /// What it can check, with the key made ready for each: parsing it again for every token costs an eighth of an
     /// RSA check.
     checks: Box<[(Algorithm, Check)]>,
@@ -107,7 +109,7 @@ fn read_as(jwk: &Object<'_>, wanted: Option<Algorithm>) -> Result<Key, Skip> {
         "OKP" => edwards(jwk, algorithm)?,
         _ => return Err(Skip::Unsupported),
     };
-    Ok(Key { kid: kid.map(Into::into), thumbprint, checks, in_force: AtomicBool::new(true) })
+    Ok(Key { kid: kid.map(Into::into), thumbprint: Arc::new(thumbprint), checks, in_force: AtomicBool::new(true) })
 }
 
 impl Key {
@@ -124,7 +126,8 @@ impl Key {
         });
         // RFC 7638 §3.2.
         let canonical = format!(r#"{{"k":"{}","kty":"oct"}}"#, URL_SAFE_NO_PAD.encode(secret));
-        Self { kid: None, thumbprint: thumbprint(&canonical), checks: fit.collect(), in_force: AtomicBool::new(true) }
+        let thumbprint = Arc::new(thumbprint(&canonical));
+        Self { kid: None, thumbprint, checks: fit.collect(), in_force: AtomicBool::new(true) }
     }
 
     /// Whether its issuer still publishes it. Once false, false for ever: a key that comes back is another [`Key`].
@@ -137,8 +140,8 @@ impl Key {
         self.in_force.store(false, Ordering::Release);
     }
 
-    /// Its thumbprint (RFC 7638).
-    pub(super) const fn thumbprint(&self) -> &[u8; 32] {
+    /// Its thumbprint (RFC 7638), shared by the identities that it vouches for.
+    pub(super) const fn thumbprint(&self) -> &Arc<Thumbprint> {
         &self.thumbprint
     }
 
@@ -188,7 +191,7 @@ fn check_use(jwk: &Object<'_>) -> Result<(), Skip> {
     }
 }
 
-type Material = ([u8; 32], Box<[(Algorithm, Check)]>);
+type Material = (Thumbprint, Box<[(Algorithm, Check)]>);
 
 /// RFC 7518 §6.3.1. Leading zero octets, which some publishers leave in, are no part of the number.
 fn rsa(jwk: &Object<'_>, algorithm: Option<Algorithm>) -> Result<Material, Skip> {
@@ -298,7 +301,7 @@ fn without_zeros(number: &[u8]) -> &[u8] {
 }
 
 /// RFC 7638 §3: of the members that make the key, in order.
-fn thumbprint(canonical: &str) -> [u8; 32] {
+fn thumbprint(canonical: &str) -> Thumbprint {
     let mut bytes = [0; 32];
     bytes.copy_from_slice(digest::digest(&digest::SHA256, canonical.as_bytes()).as_ref());
     bytes

@@ -51,6 +51,7 @@ use arc_swap::ArcSwap;
 
 use self::api_keys::ApiKeys;
 pub use self::api_keys::{Kept, KeyRing};
+use self::claims::Accepted;
 pub use self::issuers::Prepared;
 use self::issuers::{Issuers, Trusted};
 use self::jwks::KeySet;
@@ -66,6 +67,7 @@ use crate::domain::identity::Identity;
 use crate::domain::issuer::Issuer;
 use crate::domain::name::NamePattern;
 use crate::domain::question::Question;
+use crate::domain::revocation::unnamed;
 use crate::domain::time::Moment;
 use crate::telemetry::Telemetry;
 
@@ -312,9 +314,15 @@ fn verify(issuers: &Issuers, token: &str, now: Moment) -> Result<Good, Refusal> 
         Unverified::Refused(reason) => Refusal::Final(reason),
         Unverified::NoKey(reason) => Refusal::NoKey(Arc::clone(trusted), reason),
     })?;
-    let accepted = claims::judge(&verified, &trusted.settings, &trusted.name, now.wall)?;
-    let (key, keep) = (Some(verified.key), REMEMBERED_FOR);
-    Ok(Good { identity: Arc::new(accepted.identity), key, keep, from: accepted.from, until: accepted.until })
+    let Accepted { identity, from, until } = claims::judge(&verified, &trusted.settings, &trusted.name, now.wall)?;
+    let signed_by = Some(Arc::clone(verified.key.thumbprint()));
+    let identity = Arc::new(Identity { signed_by, token_hash: hash_of_unnamed(&identity, token), ..identity });
+    Ok(Good { identity, key: Some(verified.key), keep: REMEMBERED_FOR, from, until })
+}
+
+/// What a token without an id is taken back by.
+fn hash_of_unnamed(identity: &Identity, token: &str) -> Option<Box<[u8; 32]>> {
+    identity.token_id.is_none().then(|| Box::new(unnamed(&identity.issuer, token)))
 }
 
 /// The reason where no key fits: the token's fault if the issuer's keys are known, else nobody can tell.

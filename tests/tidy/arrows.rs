@@ -46,8 +46,19 @@ const HOMES: [(&str, &[&str]); 18] = [
 ];
 
 /// Crates that do no input or output, start nothing and keep no time: all that `domain` may name beside `std`.
-const PURE: [&str; 10] =
-    ["aws_lc_rs", "base64", "foldhash", "http", "proptest", "rcgen", "serde", "smallvec", "thiserror", "x509_parser"];
+const PURE: [&str; 11] = [
+    "aws_lc_rs",
+    "base64",
+    "foldhash",
+    "http",
+    "proptest",
+    "rcgen",
+    "serde",
+    "smallvec",
+    "thiserror",
+    "x509_parser",
+    "xxhash_rust",
+];
 
 /// Parts of the standard library that reach outside or keep time: nothing for `domain` and `decide`.
 const OUTSIDE: [&str; 12] = [

@@ -191,8 +191,8 @@ mod tests {
 
     use super::*;
     use crate::decide::ports::{
-        Answer, Away, Charges, Clock, Inspected, Payment, Proved, Quotas, Refunds, RevocationView, Settlements, Shown,
-        Standing, TokenInspector,
+        Answer, Away, Charges, Clock, Inspected, NoLog, Payment, Proved, Quotas, Refunds, RevocationView, Settlements,
+        Shown, Standing, TokenInspector,
     };
     use crate::domain::decision::{QuotaStates, Reason};
     use crate::domain::identity::Identity;
@@ -260,8 +260,14 @@ mod tests {
 
     fn decisions(stopping: CancellationToken) -> Decisions {
         let (world, telemetry) = (Arc::new(World), Arc::new(Telemetry::new().expect("the names are good")));
-        let decider =
-            Decider::new(Arc::clone(&world) as _, Arc::clone(&world) as _, Arc::clone(&world) as _, world, telemetry);
+        let decider = Decider::new(
+            Arc::clone(&world) as _,
+            Arc::clone(&world) as _,
+            Arc::clone(&world) as _,
+            Arc::new(NoLog),
+            world,
+            telemetry,
+        );
         Decisions::new(Arc::new(decider), "test", stopping)
     }
 

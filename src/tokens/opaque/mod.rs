@@ -22,13 +22,16 @@ use url::Url;
 
 use self::call::{Failure, Opinion, Unread};
 use self::rest::{Rest, Setback};
+use super::claims::Accepted;
 use super::discovery::Discovery;
 use super::fetch::{self, Fetcher};
+use super::hash_of_unnamed;
 use super::jwks::KeySet;
 use super::keys::Keys;
 use super::remembered::{Fingerprint, Good, Remembered};
 use crate::decide::ports::{Answer, Clock, Verdict};
 use crate::domain::decision::Reason;
+use crate::domain::identity::Identity;
 use crate::domain::introspection::Introspection;
 use crate::domain::issuer::Issuer;
 use crate::domain::time::{Micros, Moment};
@@ -305,9 +308,10 @@ impl Introspector {
             Ok(Opinion::Good(accepted, key)) => {
                 self.note_success();
                 self.meter(|meters| meters.active.increment(1));
-                let identity = Arc::new(accepted.identity);
+                let Accepted { identity, from, until } = *accepted;
+                let token_hash = hash_of_unnamed(&identity, token);
+                let identity = Arc::new(Identity { token_hash, ..identity });
                 let keep = self.introspection.cache;
-                let (from, until) = (accepted.from, accepted.until);
                 remembered.remember(fingerprint, Good { identity: Arc::clone(&identity), key, keep, from, until }, now);
                 Ok(identity)
             }

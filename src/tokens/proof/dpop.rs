@@ -177,7 +177,7 @@ pub(super) fn check(
     let nonce_ends = nonce_ends(&claims, nonces, now)?;
 
     let key = key(&header, algorithm)?;
-    if key.thumbprint() != bound {
+    if **key.thumbprint() != *bound {
         return Err(Flaw::OtherKey);
     }
     let check = key.check(algorithm).ok_or(Flaw::Key)?;

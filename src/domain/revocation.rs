@@ -1,0 +1,586 @@
+//! What is taken back: which tokens an entry hits, and for how long it is needed.
+//!
+//! An entry names a [`Target`]: one token, a session, a subject, a client, an issuer, an API key, a signing key. Entries
+//! combine by OR: a token is revoked as soon as one of them hits it, and none takes precedence over another. What
+//! replicas keep of an entry is its [`Mark`] and its [`Cutoff`]; who asked for it, and why, stays where it was written.
+
+use aws_lc_rs::digest;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::api_key::KeyId;
+use super::identity::{Identity, IdentityKind, Thumbprint};
+use super::time::Micros;
+
+/// The longest reason, in bytes.
+pub const REASON_BYTES_MAX: usize = 512;
+
+/// How many entries one request may hold.
+pub const REVOCATIONS_MAX: usize = 1_000;
+
+/// Added to the end of every token that an entry is for: clocks of replicas differ.
+pub const MARGIN: Micros = Micros::from_secs(60);
+
+/// The kinds of things that can be taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum TargetKind {
+    /// One token, by its id (`jti`).
+    Token,
+    /// One token that has no id, by a hash of what was signed of it, or of all of an opaque one: [`unnamed`].
+    UnnamedToken,
+    /// Every token of a session (`sid`), later ones too.
+    Session,
+    /// Every token about a subject (`sub`) that was issued up to a moment.
+    Subject,
+    /// Every token of a client (`client_id`, else `azp`) that was issued up to a moment.
+    Client,
+    /// Every token of an issuer that was issued up to a moment.
+    Issuer,
+    /// One API key, by its id.
+    ApiKey,
+    /// Every token that was signed with a key, by the key's thumbprint (RFC 7638).
+    SigningKey,
+}
+
+impl TargetKind {
+    /// Every kind.
+    pub const ALL: [Self; 8] = [
+        Self::Token,
+        Self::UnnamedToken,
+        Self::Session,
+        Self::Subject,
+        Self::Client,
+        Self::Issuer,
+        Self::ApiKey,
+        Self::SigningKey,
+    ];
+
+    /// Its place in [`ALL`](Self::ALL).
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The name: in logs, metrics, and JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::UnnamedToken => "unnamed_token",
+            Self::Session => "session",
+            Self::Subject => "subject",
+            Self::Client => "client",
+            Self::Issuer => "issuer",
+            Self::ApiKey => "api_key",
+            Self::SigningKey => "signing_key",
+        }
+    }
+
+    /// The letter that stands for it where entries are kept. Never changes its meaning.
+    pub const fn letter(self) -> u8 {
+        match self {
+            Self::Token => b't',
+            Self::UnnamedToken => b'u',
+            Self::Session => b's',
+            Self::Subject => b'p',
+            Self::Client => b'c',
+            Self::Issuer => b'i',
+            Self::ApiKey => b'a',
+            Self::SigningKey => b'k',
+        }
+    }
+
+    /// The kind of that letter.
+    pub fn from_letter(letter: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.letter() == letter)
+    }
+
+    /// The kind of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// Whether an entry of this kind hits only what was issued up to a moment.
+    pub const fn has_moment(self) -> bool {
+        match self {
+            Self::Subject | Self::Client | Self::Issuer => true,
+            Self::Token | Self::UnnamedToken | Self::Session | Self::ApiKey | Self::SigningKey => false,
+        }
+    }
+}
+
+/// What is taken back, borrowed. Always under its issuer: a subject, a session or an id means something only together with
+/// it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TargetRef<'a> {
+    /// What kind of thing it is.
+    pub kind: TargetKind,
+    /// The issuer, compared byte by byte; empty for API keys, which are ours.
+    pub issuer: &'a str,
+    /// Its name under the issuer: text, or the 32 bytes of a hash; empty for an issuer itself.
+    pub name: &'a [u8],
+}
+
+/// What is taken back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    kind: TargetKind,
+    issuer: Box<str>,
+    name: Box<[u8]>,
+}
+
+impl Target {
+    /// The token of that issuer with that `jti`.
+    pub fn token(issuer: &str, id: &str) -> Self {
+        Self::new(TargetKind::Token, issuer, id.as_bytes())
+    }
+
+    /// The token of that issuer with that hash, as [`unnamed`] makes it.
+    pub fn unnamed_token(issuer: &str, hash: &[u8; 32]) -> Self {
+        Self::new(TargetKind::UnnamedToken, issuer, hash)
+    }
+
+    /// The session of that issuer with that `sid`.
+    pub fn session(issuer: &str, session: &str) -> Self {
+        Self::new(TargetKind::Session, issuer, session.as_bytes())
+    }
+
+    /// The subject of that issuer.
+    pub fn subject(issuer: &str, subject: &str) -> Self {
+        Self::new(TargetKind::Subject, issuer, subject.as_bytes())
+    }
+
+    /// The client of that issuer.
+    pub fn client(issuer: &str, client: &str) -> Self {
+        Self::new(TargetKind::Client, issuer, client.as_bytes())
+    }
+
+    /// All of an issuer.
+    pub fn issuer(issuer: &str) -> Self {
+        Self::new(TargetKind::Issuer, issuer, b"")
+    }
+
+    /// An API key.
+    pub fn api_key(id: KeyId) -> Self {
+        Self::new(TargetKind::ApiKey, "", id.as_str().as_bytes())
+    }
+
+    /// The key of that issuer with that thumbprint.
+    pub fn signing_key(issuer: &str, thumbprint: &Thumbprint) -> Self {
+        Self::new(TargetKind::SigningKey, issuer, thumbprint)
+    }
+
+    /// As kept: any kind, issuer and name.
+    pub fn new(kind: TargetKind, issuer: &str, name: &[u8]) -> Self {
+        Self { kind, issuer: issuer.into(), name: name.into() }
+    }
+
+    /// The same, borrowed.
+    pub const fn borrowed(&self) -> TargetRef<'_> {
+        TargetRef { kind: self.kind, issuer: &self.issuer, name: &self.name }
+    }
+}
+
+/// The target of `kind` that hits `identity`'s token, if it has one.
+pub fn target_of(identity: &Identity, kind: TargetKind) -> Option<TargetRef<'_>> {
+    let is_token = match identity.kind {
+        IdentityKind::Jwt | IdentityKind::Opaque => true,
+        IdentityKind::ApiKey | IdentityKind::Certificate => false,
+    };
+    let name: Option<&[u8]> = match kind {
+        TargetKind::Token => identity.token_id.as_deref().filter(|_| is_token).map(str::as_bytes),
+        TargetKind::UnnamedToken => identity.token_hash.as_deref().map(<[u8; 32]>::as_slice),
+        TargetKind::Session => identity.session.as_deref().map(str::as_bytes),
+        TargetKind::Subject => identity.subject.as_deref().map(str::as_bytes),
+        TargetKind::Client => identity.client.as_deref().filter(|_| is_token).map(str::as_bytes),
+        TargetKind::Issuer => Some(&[]),
+        TargetKind::SigningKey => identity.signed_by.as_deref().map(Thumbprint::as_slice),
+        TargetKind::ApiKey => {
+            let id = identity.token_id.as_deref().filter(|_| identity.kind == IdentityKind::ApiKey)?;
+            return Some(TargetRef { kind, issuer: "", name: id.as_bytes() });
+        }
+    };
+    Some(TargetRef { kind, issuer: &identity.issuer, name: name? })
+}
+
+/// SHA-256 by which a token without an id is taken back: of its issuer and all of it, but for the last of three parts.
+/// That is a signature, and one of ECDSA has a valid twin.
+pub fn unnamed(issuer: &str, token: &str) -> [u8; 32] {
+    let (kind, hashed) = match token.rsplit_once('.') {
+        Some((signed, _)) if signed.bytes().filter(|&byte| byte == b'.').count() == 1 => (b"signed", signed),
+        _ => (b"opaque", token),
+    };
+    sha256(&[b"tollgate unnamed token 1", kind, &length(issuer.len()), issuer.as_bytes(), hashed.as_bytes()])
+}
+
+/// What a target is known by where entries are kept and compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// What kind of thing it is.
+    pub kind: TargetKind,
+    /// The first half of a SHA-256 of the whole target: two targets never share it, whoever chooses their names.
+    pub id: MarkId,
+    /// A quick hash of the same, by which entries are found. Anybody can make two targets that share it.
+    pub tag: u64,
+}
+
+/// The first half of a SHA-256.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MarkId(pub [u8; 16]);
+
+impl Mark {
+    /// The mark of a target.
+    pub fn of(target: TargetRef<'_>) -> Self {
+        let TargetRef { kind, .. } = target;
+        Self { kind, id: MarkId::of(target), tag: tag(target) }
+    }
+}
+
+impl MarkId {
+    /// Of a target.
+    pub fn of(target: TargetRef<'_>) -> Self {
+        let TargetRef { kind, issuer, name } = target;
+        let parts = [b"tollgate revocation 1", &[kind.letter()][..], &length(issuer.len()), issuer.as_bytes(), name];
+        let mut id = [0; 16];
+        id.copy_from_slice(&sha256(&parts)[..16]);
+        Self(id)
+    }
+
+    /// As people name it: 32 hexadecimal digits.
+    pub fn hex(&self) -> String {
+        self.0
+            .iter()
+            .flat_map(|byte| [byte >> 4, byte & 15])
+            .filter_map(|digit| char::from_digit(digit.into(), 16))
+            .collect()
+    }
+
+    /// The one that is written so.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let text = text.as_bytes();
+        if text.len() != 32 || !text.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
+            return None;
+        }
+        let digit = |digit: u8| if digit.is_ascii_digit() { digit - b'0' } else { digit - b'a' + 10 };
+        let mut id = [0; 16];
+        for (byte, digits) in id.iter_mut().zip(text.chunks_exact(2)) {
+            *byte = digit(digits[0]) << 4 | digit(digits[1]);
+        }
+        Some(Self(id))
+    }
+}
+
+/// The quick hash of a target: the same on every replica and in every version, since it is kept with the entries.
+pub fn tag(target: TargetRef<'_>) -> u64 {
+    let TargetRef { kind, issuer, name } = target;
+    // The issuer goes into the seed, so that it is hashed by itself and nothing need be put together.
+    let seed = xxh3_64_with_seed(issuer.as_bytes(), u64::from(kind.letter()));
+    xxh3_64_with_seed(name, seed)
+}
+
+/// Which tokens of its target an entry hits, and how long it is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cutoff {
+    /// Those that were issued up to this moment of the wall clock; none: all. Whole seconds count, as `iat` has no more:
+    /// what was issued within the same second is hit.
+    pub before: Option<Micros>,
+    /// When nothing is left for it to hit; none: it is needed until it is undone.
+    pub until: Option<Micros>,
+}
+
+impl Cutoff {
+    /// Hits every token of its target, for ever.
+    pub const ALWAYS: Self = Self { before: None, until: None };
+
+    /// Whether a token that was issued then is hit. One that does not say when might have been issued at any time.
+    pub fn hits(&self, issued_at: Option<Micros>) -> bool {
+        match (self.before, issued_at) {
+            (None, _) | (_, None) => true,
+            (Some(before), Some(issued_at)) => issued_at.as_secs() <= before.as_secs(),
+        }
+    }
+
+    /// Whether it is needed no more.
+    pub fn is_over(&self, now: Micros) -> bool {
+        self.until.is_some_and(|until| until <= now)
+    }
+
+    /// Hits whatever one of both hits, for as long as one of both is needed.
+    #[must_use]
+    pub fn joined(self, other: Self) -> Self {
+        let latest = |one: Option<Micros>, other: Option<Micros>| Some(one?.max(other?));
+        Self { before: latest(self.before, other.before), until: latest(self.until, other.until) }
+    }
+}
+
+/// An entry, as replicas keep it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// What is taken back.
+    pub mark: Mark,
+    /// Which of it, and for how long.
+    pub cutoff: Cutoff,
+}
+
+/// A wish to take something back, to be written by the log's clock: whoever asks may have another time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// What is to be taken back.
+    pub target: Target,
+    /// Which of it.
+    pub which: Which,
+    /// How long the entry is needed.
+    pub keep: Keep,
+    /// Why, for people; at most [`REASON_BYTES_MAX`]; may be empty.
+    pub reason: Box<str>,
+    /// Who asked for it, for people.
+    pub by: Box<str>,
+}
+
+/// Which tokens of a target are to be taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// All of them, later ones too.
+    All,
+    /// Those that were issued up to the moment of writing.
+    IssuedByNow,
+    /// Those that were issued up to this moment; one that lies ahead counts as now.
+    IssuedBy(Micros),
+}
+
+/// How long an entry is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Until it is undone.
+    Always,
+    /// Until this moment.
+    Until(Micros),
+    /// For so long after the moment that it speaks of, or that it is written at where it hits all.
+    For(Micros),
+}
+
+impl Wish {
+    /// The entry that it leads to when it is written at `now`.
+    pub fn written_at(self, now: Micros) -> Revocation {
+        let Self { target, which, keep, reason, by } = self;
+        let before = match which {
+            Which::All => None,
+            Which::IssuedByNow => Some(now),
+            Which::IssuedBy(moment) => Some(moment.min(now)),
+        };
+        let until = match keep {
+            Keep::Always => None,
+            Keep::Until(moment) => Some(moment),
+            Keep::For(time) => Some(before.unwrap_or(now) + time),
+        };
+        Revocation { target, cutoff: Cutoff { before, until }, reason, by, at: now }
+    }
+}
+
+/// An entry, as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revocation {
+    /// What is taken back.
+    pub target: Target,
+    /// Which of it, and for how long.
+    pub cutoff: Cutoff,
+    /// Why, for people; may be empty.
+    pub reason: Box<str>,
+    /// Who asked for it, for people.
+    pub by: Box<str>,
+    /// When it was written, since the Unix epoch.
+    pub at: Micros,
+}
+
+impl Revocation {
+    /// What replicas keep of it.
+    pub fn entry(&self) -> Entry {
+        Entry { mark: Mark::of(self.target.borrowed()), cutoff: self.cutoff }
+    }
+}
+
+/// How long the tokens of an issuer live, as far as entries go by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetimes {
+    /// The most that `exp − iat` may be. Longer ones are always refused, however little of their time is left: else one
+    /// could be kept until the entry for it has ended.
+    pub longest: Micros,
+    /// By how much `exp` may have passed.
+    pub leeway: Micros,
+}
+
+impl Lifetimes {
+    /// How long after a moment the last token ends that was issued by then.
+    pub fn after_issuing(&self) -> Micros {
+        // `iat` may lie ahead by the leeway as well.
+        self.leeway + self.longest + self.leeway + MARGIN
+    }
+
+    /// When a token has ended that says so itself.
+    pub fn end_of(&self, expires_at: Micros) -> Micros {
+        expires_at + self.leeway + MARGIN
+    }
+}
+
+/// What is hashed between parts of any length.
+fn length(bytes: usize) -> [u8; 8] {
+    (bytes as u64).to_be_bytes()
+}
+
+fn sha256(parts: &[&[u8]]) -> [u8; 32] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in parts {
+        context.update(part);
+    }
+    let mut hash = [0; 32];
+    hash.copy_from_slice(context.finish().as_ref());
+    hash
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[expect(clippy::unnecessary_wraps, reason = "as cutoffs have it")]
+    fn secs(secs: u64) -> Option<Micros> {
+        Some(Micros::from_secs(secs))
+    }
+
+    #[test]
+    fn a_token_of_the_very_second_is_hit_and_one_of_the_next_is_not() {
+        let cutoff = Cutoff { before: Some(Micros(100_999_999)), until: None };
+        for (issued_at, hit) in [(secs(0), true), (secs(100), true), (Some(Micros(100_999_999)), true)] {
+            assert_eq!(cutoff.hits(issued_at), hit, "{issued_at:?}");
+        }
+        assert!(!cutoff.hits(secs(101)));
+        assert!(cutoff.hits(None), "nobody knows when it was issued");
+        assert!(Cutoff::ALWAYS.hits(secs(u64::MAX)));
+    }
+
+    #[test]
+    fn joined_cutoffs_hit_what_either_hits_for_as_long_as_either_is_needed() {
+        let cutoff = |before, until| Cutoff { before, until };
+        assert_eq!(cutoff(secs(5), secs(50)).joined(cutoff(secs(7), secs(20))), cutoff(secs(7), secs(50)));
+        assert_eq!(cutoff(None, secs(50)).joined(cutoff(secs(7), None)), Cutoff::ALWAYS);
+    }
+
+    #[test]
+    fn a_wish_is_written_by_the_clock_of_the_log() {
+        let wish = |which, keep| Wish { target: Target::issuer("i"), which, keep, reason: "".into(), by: "".into() };
+        let now = Micros::from_secs(1_000);
+        let written = |which, keep| wish(which, keep).written_at(now).cutoff;
+        let for_10 = Keep::For(Micros::from_secs(10));
+        for (which, keep, before, until) in [
+            (Which::All, Keep::Always, None, None),
+            (Which::All, for_10, None, secs(1_010)),
+            (Which::All, Keep::Until(Micros::from_secs(5)), None, secs(5)),
+            (Which::IssuedByNow, for_10, secs(1_000), secs(1_010)),
+            (Which::IssuedBy(Micros::from_secs(900)), for_10, secs(900), secs(910)),
+            (Which::IssuedBy(Micros(u64::MAX)), for_10, secs(1_000), secs(1_010)),
+        ] {
+            assert_eq!(written(which, keep), Cutoff { before, until }, "{which:?} {keep:?}");
+        }
+        assert_eq!(wish(Which::All, Keep::Always).written_at(now).at, now);
+    }
+
+    #[test]
+    fn every_kind_has_a_letter_and_a_name_of_its_own() {
+        for kind in TargetKind::ALL {
+            assert_eq!(TargetKind::from_letter(kind.letter()), Some(kind));
+            assert_eq!(TargetKind::from_name(kind.name()), Some(kind));
+            assert_eq!(TargetKind::ALL[kind.index()], kind);
+        }
+    }
+
+    #[test]
+    fn a_mark_is_the_same_in_every_version() {
+        let mark = Mark::of(Target::session("https://auth.example", "s-1").borrowed());
+        assert_eq!((mark.id.hex().as_str(), mark.tag), ("5dc04936d4765211ca695fd663dd19e8", 7_024_898_915_079_302_695));
+    }
+
+    #[test]
+    fn parts_of_targets_do_not_run_into_one_another() {
+        let targets = [
+            Target::session("ab", "c"),
+            Target::session("a", "bc"),
+            Target::session("abc", ""),
+            Target::subject("ab", "c"),
+            Target::token("ab", "c"),
+            Target::issuer("abc"),
+            Target::issuer("ab"),
+        ];
+        let marks: BTreeSet<_> = targets.iter().map(|target| MarkId::of(target.borrowed())).collect();
+        assert_eq!(marks.len(), targets.len());
+        let tags: BTreeSet<_> = targets.iter().map(|target| tag(target.borrowed())).collect();
+        assert_eq!(tags.len(), targets.len());
+        assert_ne!(unnamed("ab", "c"), unnamed("a", "bc"));
+    }
+
+    #[test]
+    fn both_spellings_of_a_signature_are_one_token() {
+        assert_eq!(unnamed("i", "h.p.signature"), unnamed("i", "h.p.twin"));
+        for (one, other) in
+            [("h.p.s", "h.q.s"), ("h.p.s", "h.p"), ("opaque", "opaquf"), ("a.b.c.d", "a.b.c.e"), ("a.b", "a.c")]
+        {
+            assert_ne!(unnamed("i", one), unnamed("i", other), "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn an_identity_is_hit_by_what_names_it_and_by_nothing_else() {
+        let identity = Identity {
+            subject: Some("ann".into()),
+            client: Some("shop".into()),
+            session: Some("s".into()),
+            token_id: Some("t".into()),
+            signed_by: Some([7; 32].into()),
+            ..Identity::vouched_by("i")
+        };
+        let targets = |identity: &Identity| {
+            let found = TargetKind::ALL.into_iter().filter_map(|kind| target_of(identity, kind));
+            found.map(|TargetRef { kind, issuer, name }| Target::new(kind, issuer, name)).collect::<Vec<_>>()
+        };
+        let subject = Target::subject("i", "ann");
+        let others = [Target::session("i", "s"), subject, Target::client("i", "shop"), Target::issuer("i")];
+        let mut expected = vec![Target::token("i", "t")];
+        expected.extend(others.clone());
+        expected.push(Target::signing_key("i", &[7; 32]));
+        assert_eq!(targets(&identity), expected);
+
+        let unnamed =
+            Identity { token_id: None, token_hash: Some([8; 32].into()), signed_by: None, ..identity.clone() };
+        let mut expected = vec![Target::unnamed_token("i", &[8; 32])];
+        expected.extend(others);
+        assert_eq!(targets(&unnamed), expected);
+
+        let key =
+            Identity { kind: IdentityKind::ApiKey, token_id: Some("0123".into()), ..Identity::vouched_by("keys") };
+        assert_eq!(targets(&key), [Target::issuer("keys"), Target::new(TargetKind::ApiKey, "", b"0123")]);
+    }
+
+    proptest! {
+        #[test]
+        fn ids_are_read_as_they_are_written(bytes: [u8; 16]) {
+            let id = MarkId(bytes);
+            prop_assert_eq!(MarkId::from_hex(&id.hex()), Some(id));
+        }
+
+        #[test]
+        fn any_text_is_an_id_or_none(text in ".{0,40}|[0-9a-fA-F]{32}") {
+            if let Some(id) = MarkId::from_hex(&text) {
+                prop_assert_eq!(id.hex(), text);
+            }
+        }
+
+        #[test]
+        fn no_token_of_before_outlives_its_entry(
+            at in 0_u64..4_000_000_000, ahead in 0_u64..60, lived in 0_u64..=86_400,
+        ) {
+            // A token that was issued at the moment, by a clock that is ahead, and lives as long as any may.
+            let lifetimes = Lifetimes { longest: Micros::from_secs(86_400), leeway: Micros::from_secs(60) };
+            let expires_at = Micros::from_secs(at + ahead + lived);
+            prop_assert!(Micros::from_secs(at) + lifetimes.after_issuing() >= lifetimes.end_of(expires_at));
+        }
+    }
+}
