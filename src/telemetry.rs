@@ -82,6 +82,8 @@ pub mod names {
     pub const INTROSPECTION_UP: &str = "tollgate_introspection_up";
     /// Tokens that were looked at for those who asked about them, by outcome.
     pub const INTROSPECTION_ANSWERS: &str = "tollgate_introspection_answers_total";
+    /// Entries of revocations that were asked for, written or not, by way and outcome.
+    pub const REVOCATION_REQUESTS: &str = "tollgate_revocation_requests_total";
     /// Configurations that were read, by outcome.
     pub const RELOADS: &str = "tollgate_config_reloads_total";
     /// TLS handshakes that came to nothing, by cause.
@@ -161,6 +163,7 @@ impl Telemetry {
             (names::INTROSPECTIONS, Unit::Count, "Questions to issuers about their tokens, by outcome."),
             (names::API_KEY_READS, Unit::Count, "Readings of API keys that replicas share, by outcome."),
             (names::INTROSPECTION_ANSWERS, Unit::Count, "Tokens that were looked at for those who asked, by outcome."),
+            (names::REVOCATION_REQUESTS, Unit::Count, "Revocations that were asked for, by way and outcome."),
             (names::RELOADS, Unit::Count, "Configurations that were read, by outcome."),
         ] {
             let name = KeyName::from_const_str(name);
