@@ -6,6 +6,7 @@
 //! stack.
 
 mod counters;
+mod hearing;
 mod introspection;
 pub mod ports;
 mod revoking;
@@ -18,6 +19,7 @@ use arc_swap::ArcSwap;
 
 use self::counters::Holding;
 pub use self::counters::{CounterCharge, Paid};
+pub use self::hearing::Hearing;
 pub use self::introspection::{Asker, INTROSPECT_SCOPE, Unpermitted};
 use self::ports::{
     Answer, Charge, Charges, Clock, Inspected, Payment, Proved, Quotas, RevocationLog, RevocationView, Shown, Standing,

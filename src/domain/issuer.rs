@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::connection::Connection;
+use super::event::Events;
 use super::identity::Binding;
 use super::introspection::Introspection;
 use super::secret::Secret;
@@ -50,6 +51,8 @@ pub struct Issuer {
     pub keys: KeySource,
     /// How it is asked about its tokens, where it is.
     pub introspection: Option<Introspection>,
+    /// What it may tell of sessions and accounts that have ended; none: nothing.
+    pub events: Option<Events>,
     /// How its servers are reached.
     pub connection: Connection,
     /// How long the last good keys serve while the issuer is away.

@@ -6,11 +6,12 @@ use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use serde_json::json;
 
+use crate::decide::ports::Unheard;
 use crate::decide::{INTROSPECT_SCOPE, Unpermitted};
 use crate::domain::decision::{Class, Reason};
 
 /// What overloaded replicas, and those that could not find something out, ask clients to wait.
-const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");
+pub(super) const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");
 
 /// Both ways to say who asks.
 const CHALLENGES: [&str; 2] = [r#"Bearer realm="tollgate""#, r#"Basic realm="tollgate", charset="UTF-8""#];
@@ -24,8 +25,8 @@ pub(super) enum Refusal {
     Method(Method),
     /// The body is not what it must be, or does not say what it must.
     Malformed(&'static str),
-    /// The body is of another kind.
-    ContentType,
+    /// The body is of another kind than this.
+    ContentType(&'static str),
     /// The body is larger than is read.
     TooLarge,
     /// The body did not come in time.
@@ -34,6 +35,8 @@ pub(super) enum Refusal {
     Unpermitted(Unpermitted),
     /// Something could not be found out.
     Away(Reason),
+    /// What an identity provider is said to tell was not done.
+    Unheard(Unheard),
     /// Too many calls are in flight.
     Overloaded,
 }
@@ -41,7 +44,13 @@ pub(super) enum Refusal {
 impl Refusal {
     /// As it is told.
     pub(super) fn answer(self) -> Response {
-        let (status, error, description) = self.words();
+        let (_, error, _) = self.words();
+        self.answer_as(error)
+    }
+
+    /// The same, with another word for the error.
+    pub(super) fn answer_as(self, error: &str) -> Response {
+        let (status, _, description) = self.words();
         let body = json!({ "error": error, "error_description": description });
         let mut response = (status, [(CACHE_CONTROL, "no-store")], Json(body)).into_response();
         let headers = response.headers_mut();
@@ -54,10 +63,11 @@ impl Refusal {
             }
             Self::NoSuchPage
             | Self::Malformed(_)
-            | Self::ContentType
+            | Self::ContentType(_)
             | Self::TooLarge
             | Self::TooSlow
             | Self::Away(_)
+            | Self::Unheard(_)
             | Self::Overloaded => {}
         }
         if status == StatusCode::SERVICE_UNAVAILABLE {
@@ -66,7 +76,8 @@ impl Refusal {
         response
     }
 
-    fn words(&self) -> (StatusCode, &'static str, String) {
+    /// Status, error and description.
+    pub(super) fn words(&self) -> (StatusCode, &'static str, String) {
         let (status, error, description) = match self {
             Self::NoSuchPage => (StatusCode::NOT_FOUND, "not_found", "nothing is served under this path"),
             Self::Method(method) => {
@@ -74,15 +85,20 @@ impl Refusal {
                 return (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", description);
             }
             Self::Malformed(what) => (StatusCode::BAD_REQUEST, "invalid_request", *what),
-            Self::ContentType => (
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "invalid_request",
-                "the body must be a form: content-type application/x-www-form-urlencoded",
-            ),
+            Self::ContentType(media_type) => {
+                let description = format!("the body must be of the content-type {media_type}");
+                return (StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request", description);
+            }
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "invalid_request", "the body is larger than 64 KiB"),
             Self::TooSlow => (StatusCode::REQUEST_TIMEOUT, "invalid_request", "the body did not come in time"),
             Self::Unpermitted(unpermitted) => return not_permitted(*unpermitted),
             Self::Away(reason) => return away(*reason),
+            Self::Unheard(Unheard::Refused(flaw)) => return (StatusCode::BAD_REQUEST, flaw.code(), flaw.to_string()),
+            Self::Unheard(Unheard::Away(_)) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "temporarily_unavailable",
+                "it could not be verified or written down; tell it again",
+            ),
             Self::Overloaded => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "temporarily_unavailable",
