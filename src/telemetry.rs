@@ -84,6 +84,10 @@ pub mod names {
     pub const INTROSPECTION_ANSWERS: &str = "tollgate_introspection_answers_total";
     /// Entries of revocations that were asked for, written or not, by way and outcome.
     pub const REVOCATION_REQUESTS: &str = "tollgate_revocation_requests_total";
+    /// What identity providers told, by what it was and outcome.
+    pub const EVENTS: &str = "tollgate_provider_events_total";
+    /// Whether the issuer's security events can be fetched: 1 or 0.
+    pub const EVENT_POLL_UP: &str = "tollgate_event_poll_up";
     /// Configurations that were read, by outcome.
     pub const RELOADS: &str = "tollgate_config_reloads_total";
     /// TLS handshakes that came to nothing, by cause.
@@ -164,6 +168,7 @@ impl Telemetry {
             (names::API_KEY_READS, Unit::Count, "Readings of API keys that replicas share, by outcome."),
             (names::INTROSPECTION_ANSWERS, Unit::Count, "Tokens that were looked at for those who asked, by outcome."),
             (names::REVOCATION_REQUESTS, Unit::Count, "Revocations that were asked for, by way and outcome."),
+            (names::EVENTS, Unit::Count, "What identity providers told, by what it was and outcome."),
             (names::RELOADS, Unit::Count, "Configurations that were read, by outcome."),
         ] {
             let name = KeyName::from_const_str(name);
@@ -187,6 +192,7 @@ impl Telemetry {
                 names::INTROSPECTION_UP,
                 "Whether the issuer can be asked about its tokens; NaN once it is not to be asked.",
             ),
+            (names::EVENT_POLL_UP, "Whether the issuer's security events can be fetched."),
             (names::BUILD, "The version that runs."),
         ] {
             recorder.describe_gauge(KeyName::from_const_str(name), None, text.into());

@@ -8,6 +8,7 @@ use super::introspection::introspection;
 use super::reader::{Fields, Item, Reader};
 use super::values::{discoverable, duration, fetchable, word};
 use crate::domain::connection::Connection;
+use crate::domain::event::Events;
 use crate::domain::introspection::Introspection;
 use crate::domain::issuer::{Algorithm, BindingDemand, Issuer, KeySource, NEVER_ACCESS_TOKENS};
 use crate::domain::revocation::CLOCK_AHEAD_MAX;
@@ -108,6 +109,12 @@ fn issuer(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Issuer> {
     let stale_for = time(reader, &mut fields, "stale_for", defaults::STALE_FOR, (Micros::ZERO, days(30)));
     let cooldowns = (Micros::from_secs(1), Micros::from_secs(3600));
     let refresh_cooldown = time(reader, &mut fields, "refresh_cooldown", defaults::REFRESH_COOLDOWN, cooldowns);
+    let events = fields.optional(reader, "events", |reader, item| {
+        if keys == Some(KeySource::Unneeded) {
+            reader.error(item, "are signed, and the issuer has no keys here; add `jwks`, or remove this");
+        }
+        events(reader, item, plain_http)
+    });
     fields.finish(reader);
     Some(Issuer {
         issuer: name?,
@@ -129,6 +136,7 @@ fn issuer(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Issuer> {
         claims: chosen?,
         keys: keys?,
         introspection: introspection?,
+        events: events?,
         connection: connection?,
         stale_for: stale_for?,
         refresh_cooldown: refresh_cooldown?,
@@ -154,6 +162,17 @@ pub(super) fn binding(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Bindin
             ("dpop", BindingDemand::Dpop),
         ],
     )
+}
+
+/// What the issuer tells of sessions and accounts.
+fn events(reader: &mut Reader<'_>, item: &Item<'_>, plain_http: bool) -> Option<Events> {
+    let mut fields = reader.fields(item, "events")?;
+    let audiences = fields.required(reader, "audiences", |reader, item| words(reader, item, "an audience"));
+    let poll = fields.optional(reader, "poll", |reader, item| {
+        reader.parse(item, |text| fetchable(text, plain_http).map(|_| text.to_owned()))
+    });
+    fields.finish(reader);
+    Some(Events { audiences: audiences?, poll: poll? })
 }
 
 fn words(reader: &mut Reader<'_>, item: &Item<'_>, what: &'static str) -> Option<Vec<String>> {

@@ -7,6 +7,7 @@
 
 mod audit;
 mod counters;
+mod hearing;
 mod introspection;
 mod pace;
 pub mod ports;
@@ -21,6 +22,7 @@ use arc_swap::ArcSwap;
 pub use self::audit::Way;
 use self::counters::Holding;
 pub use self::counters::{CounterCharge, Paid};
+pub use self::hearing::Hearing;
 pub use self::introspection::{Asker, INTROSPECT_SCOPE, Unpermitted};
 use self::pace::Pace;
 use self::ports::{

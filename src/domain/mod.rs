@@ -13,6 +13,7 @@ pub mod counter;
 pub mod date;
 pub mod decision;
 pub mod demand;
+pub mod event;
 #[cfg(test)]
 pub(crate) mod exact_log;
 pub mod fixed;

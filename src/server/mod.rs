@@ -35,8 +35,8 @@ use self::tls::Tls;
 use crate::api;
 use crate::api::native::{Decisions, QuotaApi, TokenApi};
 use crate::config::{self, Config, KeptKeys, Secret, Store};
-use crate::decide::Decider;
 use crate::decide::ports::{Clock, ProofLog, Quotas};
+use crate::decide::{Decider, Hearing};
 use crate::domain::api_key;
 use crate::domain::policy::Policy;
 use crate::proto::DESCRIPTORS;
@@ -98,6 +98,7 @@ struct Parts {
     telemetry: Arc<Telemetry>,
     decider: Arc<Decider>,
     tokens: Arc<Tokens>,
+    hearing: Arc<Hearing>,
     /// Of the gRPC port.
     tls: Arc<Tls>,
     http_tls: Arc<Tls>,
@@ -191,7 +192,7 @@ impl Server {
         let incoming = Incoming::new(http, Arc::clone(&parts.http_tls)).stream();
         let http_port = http::serve(
             incoming.map(|accepted| accepted.map(|connection| (connection.connect_info(), connection))),
-            api::http::router(Arc::clone(&parts.decider)),
+            api::http::router(Arc::clone(&parts.decider), Arc::clone(&parts.hearing) as _),
             parts.admission.clone(),
             parts.stopping.clone(),
         );
@@ -202,6 +203,8 @@ impl Server {
         });
         server.tasks.spawn(admin::serve(admin, Arc::clone(&parts)));
         server.tasks.spawn(fold(Arc::clone(&parts.telemetry)));
+        let (tokens, hearing) = (Arc::clone(&parts.tokens), Arc::clone(&parts.hearing));
+        server.tasks.spawn(async move { tokens.poll_events(&*hearing).await });
         if let Some(Shared { desk, .. }) = &parts.shared {
             let (pulse, upkeep) = (Arc::clone(desk), Arc::clone(desk));
             server.tasks.spawn(async move { pulse.pulse().await });
@@ -314,6 +317,7 @@ impl Parts {
             quotas,
             Arc::clone(&telemetry),
         ));
+        let hearing = Hearing::new(Arc::clone(&decider), Arc::clone(&tokens) as _, &telemetry);
         let admission = Admission::new(config.bounds.calls_in_flight, telemetry.counter(names::OVERLOAD, &[]));
         let tls = Tls::new(tls::GRPC, clock, &telemetry);
         let http_tls = Tls::new(tls::HTTP, clock, &telemetry);
@@ -323,6 +327,7 @@ impl Parts {
             telemetry,
             decider,
             tokens,
+            hearing: Arc::new(hearing),
             tls,
             http_tls,
             shared,

@@ -70,6 +70,7 @@ pub(super) fn issuer(keys: KeySource) -> Issuer {
         keys,
         stale_for: Micros::from_secs(86_400),
         introspection: None,
+        events: None,
         connection: Connection::default(),
         refresh_cooldown: Micros::from_secs(30),
     }

@@ -12,6 +12,7 @@ use super::*;
 use crate::domain::bucket::Flow;
 use crate::domain::client::{Client, MayRevoke, Sight, secret_hash};
 use crate::domain::connection::Connection;
+use crate::domain::event::Events;
 use crate::domain::fixed::Grid;
 use crate::domain::identity_headers::{Facet, IdentityHeader};
 use crate::domain::introspection::{ClientAuth, Introspection};
@@ -89,6 +90,7 @@ issuers:
       keys:
         - { kty: OKP, crv: Ed25519, x: 11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo, key_ops: [verify], ext: true }
     connection: { headers: { X-Api-Key: "${PASSWORD}" }, plain_http: true }
+    events: { audiences: [shop, https://rec.example], poll: "http://10.0.0.1/poll" }
     stale_for: 2d
     refresh_cooldown: 1m
   - issuer: https://other.example.com
@@ -242,6 +244,9 @@ fn issuers_have_the_defaults_that_the_design_names() {
     assert_eq!(discovered.connection, Connection::default());
     let headers = vec![("x-api-key".to_owned(), Secret::new("hunter2".to_owned()))];
     assert_eq!(partner.connection, Connection { headers, plain_http: true, ..Connection::default() });
+    let audiences = vec!["shop".to_owned(), "https://rec.example".to_owned()];
+    assert_eq!(partner.events, Some(Events { audiences, poll: Some("http://10.0.0.1/poll".to_owned()) }));
+    assert_eq!(other.events, None);
     assert_eq!(shared.keys, KeySource::Secret(Secret::new("hunter2-of-thirty-two-bytes-or-more".to_owned())));
     assert_eq!(shared.algorithms, [Signing::HS256]);
     assert_eq!(other.keys, KeySource::Url("http://localhost:3000/jwks?x=y".into()));

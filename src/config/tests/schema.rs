@@ -196,6 +196,7 @@ fn reference() -> String {
         ("issuer", "An entry of `issuers`"),
         ("jwks", "`jwks` of an issuer"),
         ("introspection", "`introspection` of an issuer"),
+        ("events", "`events` of an issuer"),
         ("connection", "`connection` of an issuer"),
         ("apiKeys", "`api_keys`"),
         ("apiKey", "An entry of the file of `api_keys`"),
