@@ -16,7 +16,7 @@ use super::introspect::without_nothing;
 use super::server::{Operator, Server, complaint, shown};
 use super::{Done, block_on, print};
 
-/// The most pages of a listing that are asked for: of 64 entries or more each, as many entries as a set holds.
+/// The most pages of a listing that are asked for: a server that never comes to an end is not followed for ever.
 const PAGES_MAX: usize = 1_000_000;
 
 #[derive(Debug, Args)]
@@ -127,8 +127,8 @@ struct Key {
 #[derive(Debug, Args)]
 struct How {
     /// Why: for the listing and the audit log.
-    #[arg(long, default_value = "")]
-    reason: String,
+    #[arg(long)]
+    reason: Option<String>,
     #[command(flatten)]
     server: Server,
     #[command(flatten)]
@@ -147,8 +147,8 @@ pub(super) enum Listing {
         #[arg(long)]
         kind: Option<ListedKind>,
         /// Entries of this issuer only.
-        #[arg(long, default_value = "")]
-        issuer: String,
+        #[arg(long)]
+        issuer: Option<String>,
         #[command(flatten)]
         server: Server,
         #[command(flatten)]
@@ -186,7 +186,7 @@ pub(super) fn run(arguments: Arguments) -> Done {
     let message = pb::RevokeRequest {
         targets: vec![pb::RevokeTarget { kind: Some(kind) }],
         issued_before: issued_before.map(timestamp),
-        reason,
+        reason: reason.unwrap_or_default(),
     };
     let request = operator.request(message)?;
     let answer = block_on(&mut tokio::runtime::Builder::new_current_thread(), async {
@@ -228,7 +228,7 @@ fn asked(target: Target) -> Result<(Kind, Option<Before>, How), String> {
 
 pub(super) fn list(Listing::List { kind, issuer, server, operator, json }: Listing) -> Done {
     let kind = kind.map_or(pb::RevocationKind::Unspecified, wire_kind).into();
-    let mut page_token = String::new();
+    let (mut page_token, issuer) = (String::new(), issuer.unwrap_or_default());
     block_on(&mut tokio::runtime::Builder::new_current_thread(), async {
         let mut client = TokenServiceClient::new(server.connect().await?);
         for _ in 0..PAGES_MAX {
@@ -249,6 +249,7 @@ pub(super) fn list(Listing::List { kind, issuer, server, operator, json }: Listi
 
 pub(super) fn undo(Undoing { id, how }: Undoing) -> Done {
     let How { reason, server, operator, json } = how;
+    let reason = reason.unwrap_or_default();
     let request = operator.request(pb::UnrevokeRequest { id: id.clone(), reason })?;
     let gone = block_on(&mut tokio::runtime::Builder::new_current_thread(), async {
         match TokenServiceClient::new(server.connect().await?).unrevoke(request).await {
