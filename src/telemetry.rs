@@ -86,6 +86,8 @@ pub mod names {
     pub const EVENTS: &str = "tollgate_provider_events_total";
     /// Whether the issuer's security events can be fetched: 1 or 0.
     pub const EVENT_POLL_UP: &str = "tollgate_event_poll_up";
+    /// Entries of revocations that were asked for, written or not, by way and outcome.
+    pub const REVOCATION_REQUESTS: &str = "tollgate_revocation_requests_total";
     /// Configurations that were read, by outcome.
     pub const RELOADS: &str = "tollgate_config_reloads_total";
     /// TLS handshakes that came to nothing, by cause.
@@ -166,6 +168,7 @@ impl Telemetry {
             (names::API_KEY_READS, Unit::Count, "Readings of API keys that replicas share, by outcome."),
             (names::INTROSPECTION_ANSWERS, Unit::Count, "Tokens that were looked at for those who asked, by outcome."),
             (names::EVENTS, Unit::Count, "What identity providers told, by what it was and outcome."),
+            (names::REVOCATION_REQUESTS, Unit::Count, "Revocations that were asked for, by way and outcome."),
             (names::RELOADS, Unit::Count, "Configurations that were read, by outcome."),
         ] {
             let name = KeyName::from_const_str(name);

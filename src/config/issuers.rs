@@ -11,6 +11,7 @@ use crate::domain::connection::Connection;
 use crate::domain::event::Events;
 use crate::domain::introspection::Introspection;
 use crate::domain::issuer::{Algorithm, BindingDemand, Issuer, KeySource, NEVER_ACCESS_TOKENS};
+use crate::domain::revocation::CLOCK_AHEAD_MAX;
 use crate::domain::secret::Secret;
 use crate::domain::time::Micros;
 
@@ -88,6 +89,8 @@ fn issuer(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Issuer> {
     let operators = fields.or(reader, "operators", false, |reader, item| reader.flag(item));
     let (types, untyped) = types(reader, &mut fields, profile);
     let leeway = time(reader, &mut fields, "leeway", defaults::LEEWAY, (Micros::ZERO, Micros::from_secs(300)));
+    let ahead = (Micros::ZERO, CLOCK_AHEAD_MAX);
+    let clock_ahead = time(reader, &mut fields, "clock_ahead", Micros::ZERO, ahead);
     let days = |days: u64| Micros::from_secs(days * 24 * 60 * 60);
     let lifetimes = (Micros::from_secs(1), days(366));
     let max_token_lifetime = time(reader, &mut fields, "max_token_lifetime", defaults::MAX_TOKEN_LIFETIME, lifetimes);
@@ -121,6 +124,7 @@ fn issuer(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Issuer> {
         types: types?,
         untyped: untyped?,
         leeway: leeway?,
+        clock_ahead: clock_ahead?,
         max_token_lifetime: max_token_lifetime?,
         binding: binding?,
         max_age: max_age?,

@@ -266,7 +266,8 @@ fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
 }
 
 fn lifetimes(issuer: &Issuer) -> (Box<str>, Lifetimes) {
-    (issuer.issuer.as_str().into(), Lifetimes { longest: issuer.max_token_lifetime, leeway: issuer.leeway })
+    let Issuer { max_token_lifetime: longest, leeway, clock_ahead, .. } = *issuer;
+    (issuer.issuer.as_str().into(), Lifetimes { longest, leeway, clock_ahead })
 }
 
 impl Config {

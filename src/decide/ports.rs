@@ -79,6 +79,11 @@ pub trait TokenInspector: Send + Sync {
     /// Whether the caller holds the keys that `identity` is bound to: asked on each decision, after the verdict, since a
     /// proof is for one call. [`Answer::Now`] where no key is asked for.
     fn prove<'a>(&'a self, identity: &Arc<Identity>, question: &'a Question<'a>, now: Moment) -> Answer<'a, Proved>;
+
+    /// The keys in hand that this issuer calls so (`kid`), by their thumbprints: at least one, several only where they are for
+    /// different algorithms. Else [`Reason::UnknownIssuer`], [`Reason::UnknownKey`], or [`Reason::KeysAway`] where its
+    /// keys could never be had.
+    fn signing_keys(&self, issuer: &str, kid: &str) -> Result<Vec<Thumbprint>, Reason>;
 }
 
 /// What came of asking for proofs of possession.

@@ -12,7 +12,7 @@ use futures_util::FutureExt as _;
 
 use super::*;
 use crate::domain::decision::{HeldCounter, QuotaState, QuotaVerdict};
-use crate::domain::identity::Binding;
+use crate::domain::identity::{Binding, Thumbprint};
 use crate::domain::limit::{Algorithm, CounterKey, Kind, WhenAway};
 use crate::domain::path::{Method, Target};
 use crate::domain::policy::{Caller, Match, PathPattern};
@@ -67,6 +67,10 @@ impl TokenInspector for World {
         self.note("proof");
         let outcome = if question.proofs.dpop == ["proof"] { Ok(()) } else { Err(Reason::BindingRequired) };
         Answer::Now(Proved { outcome, next_nonce: Some("next".into()) })
+    }
+
+    fn signing_keys(&self, _: &str, _: &str) -> Result<Vec<Thumbprint>, Reason> {
+        Err(Reason::UnknownIssuer)
     }
 }
 

@@ -28,6 +28,9 @@ pub struct Issuer {
     pub untyped: bool,
     /// Allowance for clocks that differ; at most a few minutes.
     pub leeway: Micros,
+    /// By how much its clock may be ahead of ours; at most [`CLOCK_AHEAD_MAX`](super::revocation::CLOCK_AHEAD_MAX). What is
+    /// taken back counts as taken back so much later.
+    pub clock_ahead: Micros,
     /// Bound on `exp − iat`, so that a revocation need not be remembered for longer.
     pub max_token_lifetime: Micros,
     /// Which keys its tokens must be bound to.

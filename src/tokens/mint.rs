@@ -57,6 +57,7 @@ pub(super) fn issuer(keys: KeySource) -> Issuer {
         types: vec!["at+jwt".to_owned(), "jwt".to_owned()],
         untyped: true,
         leeway: Micros::from_secs(60),
+        clock_ahead: Micros::ZERO,
         max_token_lifetime: Micros::from_secs(86_400),
         binding: BindingDemand::Nothing,
         max_age: None,

@@ -45,6 +45,7 @@ mod upkeep;
 mod vectors;
 mod weak;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -66,7 +67,7 @@ use self::remembered::{Fingerprint, Good, REMEMBERED_FOR, Remembered};
 use crate::decide::ports::{Answer, Clock, EventSink, Inspected, ProofLog, Proved, Shown, TokenInspector, Verdict};
 use crate::domain::api_key;
 use crate::domain::decision::Reason;
-use crate::domain::identity::Identity;
+use crate::domain::identity::{Identity, Thumbprint};
 use crate::domain::issuer::Issuer;
 use crate::domain::name::NamePattern;
 use crate::domain::question::Question;
@@ -305,6 +306,15 @@ impl TokenInspector for Tokens {
 
     fn prove<'a>(&'a self, identity: &Arc<Identity>, question: &'a Question<'a>, now: Moment) -> Answer<'a, Proved> {
         self.prover.prove(identity, question, now)
+    }
+
+    fn signing_keys(&self, issuer: &str, kid: &str) -> Result<Vec<Thumbprint>, Reason> {
+        let issuers = self.issuers.load();
+        let trusted = issuers.get(issuer).ok_or(Reason::UnknownIssuer)?;
+        let keys = trusted.keys.current();
+        let named = keys.as_ref().ok_or(Reason::KeysAway)?.named(kid);
+        let thumbprints: BTreeSet<Thumbprint> = named.iter().map(|key| **key.thumbprint()).collect();
+        if thumbprints.is_empty() { Err(Reason::UnknownKey) } else { Ok(thumbprints.into_iter().collect()) }
     }
 }
 

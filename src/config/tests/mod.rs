@@ -10,7 +10,7 @@ mod texts;
 
 use super::*;
 use crate::domain::bucket::Flow;
-use crate::domain::client::{Client, Sight, secret_hash};
+use crate::domain::client::{Client, MayRevoke, Sight, secret_hash};
 use crate::domain::connection::Connection;
 use crate::domain::event::Events;
 use crate::domain::fixed::Grid;
@@ -77,6 +77,7 @@ issuers:
     untyped: true
     operators: true
     leeway: 0s
+    clock_ahead: 5s
     max_token_lifetime: 1h
     binding: dpop
     max_age: 15m
@@ -111,7 +112,7 @@ issuers:
 api_keys: { redis: true, operators: true }
 clients:
   - { id: orders, secret: "${PASSWORD} and hunter3", audiences: [orders] }
-  - { id: gateway, sha256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 }
+  - { id: gateway, sha256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855, scopes: ['tollgate:revoke'] }
 identity_headers: { x-tollgate-subject: subject, x-email: claims.email }
 limits:
   per-subject: { units: 1000000000000, window: 366d, by: [identity.subject, path.id], when_away: allow }
@@ -148,8 +149,10 @@ fn everything_that_can_be_said_is_heard() {
     assert_eq!(secret, Some("0123456789abcdef0123456789ABCDEF"));
     assert_eq!(config.api_keys, ApiKeys { kept: KeptKeys::Redis, operators: true });
     let sight = Sight::MeantFor(["orders".into()].into());
-    let orders = Client { id: "orders".into(), hash: secret_hash("hunter2 and hunter3"), sight };
-    let gateway = Client { id: "gateway".into(), hash: secret_hash(""), sight: Sight::Every };
+    let orders =
+        Client { id: "orders".into(), hash: secret_hash("hunter2 and hunter3"), sight, may_revoke: MayRevoke::Own };
+    let gateway =
+        Client { id: "gateway".into(), hash: secret_hash(""), sight: Sight::Every, may_revoke: MayRevoke::Every };
     assert_eq!(config.policy.clients, [orders, gateway]);
     let header = |name: &str, facet| IdentityHeader { name: name.into(), facet };
     let headers = [header("x-tollgate-subject", Facet::Subject), header("x-email", Facet::Claim("email".into()))];
@@ -209,6 +212,9 @@ fn issuers_have_the_defaults_that_the_design_names() {
     assert_eq!(discovered.algorithms, Signing::ASYMMETRIC);
     assert_eq!((discovered.types.as_slice(), discovered.untyped), (["at+jwt".into(), "jwt".into()].as_slice(), true));
     assert_eq!(discovered.leeway, Micros::from_secs(60));
+    assert_eq!((discovered.clock_ahead, partner.clock_ahead), (Micros::ZERO, Micros::from_secs(5)));
+    let ahead = |issuer: &str| config.policy.lifetimes[issuer].clock_ahead;
+    assert_eq!(ahead("partner"), Micros::from_secs(5));
     assert_eq!(discovered.max_token_lifetime, Micros::from_secs(86_400));
     assert_eq!(discovered.stale_for, Micros::from_secs(86_400));
     assert_eq!((discovered.binding, partner.binding), (BindingDemand::Nothing, BindingDemand::Dpop));

@@ -117,6 +117,7 @@ fn the_schemas_defaults_are_the_readers() {
             "algorithms",
             "types",
             "leeway",
+            "clock_ahead",
             "max_token_lifetime",
             "required_claims",
             "scope_claims",

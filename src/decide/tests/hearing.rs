@@ -109,7 +109,7 @@ fn fixture() -> Fixture {
         world,
         Arc::clone(&telemetry),
     ));
-    let lifetimes = Lifetimes { longest: Micros::from_secs(3_600), leeway: Micros::from_secs(60) };
+    let lifetimes = Lifetimes { longest: Micros::from_secs(3_600), leeway: Micros::from_secs(60), clock_ahead: Micros::ZERO };
     decider.adopt(Policy { lifetimes: [("i".into(), lifetimes)].into(), ..Policy::default() });
     let hearing = Hearing::new(decider, Arc::clone(&desk) as _, &telemetry);
     Fixture { desk, hearing, telemetry }
@@ -148,7 +148,7 @@ fn what_is_told_is_written_with_who_told_it_and_a_second_time_it_is_not() {
     {
         let written = fixture.desk.written.lock().unwrap();
         let [written] = written.as_slice() else { unreachable!() };
-        assert_eq!((&*written.reason, &*written.by), ("account-disabled", "security event of i"));
+        assert_eq!((&*written.reason, &*written.by), ("account-disabled", "i"));
         assert_eq!(written.cutoff.before, Some(Micros(1)));
     }
     assert!(fixture.count("taken_back"));

@@ -124,11 +124,11 @@ pub(super) fn judge(token: &Verified<'_>, told: &Told<'_>, issuer: &Issuer, now:
         return Err(EventFlaw::Audience);
     }
     let issued_at = dates.issued_at.ok_or(EventFlaw::Form)?;
-    let lifetimes = Lifetimes { longest: issuer.max_token_lifetime, leeway: issuer.leeway };
+    let Issuer { max_token_lifetime: longest, leeway, clock_ahead, .. } = *issuer;
     let age_max = match told {
         Told::Logout(_) => LOGOUT_AGE_MAX,
         // Whatever it takes back has ended by then, and until then a late one is better than none.
-        Told::Event(_) => lifetimes.after_issuing(),
+        Told::Event(_) => Lifetimes { longest, leeway, clock_ahead }.after_issuing(),
     };
     let until = dates.expires_at.unwrap_or(Micros(u64::MAX)).min(issued_at + age_max) + issuer.leeway;
     let from = dates.not_before.unwrap_or_default().max(issued_at);
