@@ -109,7 +109,8 @@ fn fixture() -> Fixture {
         world,
         Arc::clone(&telemetry),
     ));
-    let lifetimes = Lifetimes { longest: Micros::from_secs(3_600), leeway: Micros::from_secs(60), clock_ahead: Micros::ZERO };
+    let lifetimes =
+        Lifetimes { longest: Micros::from_secs(3_600), leeway: Micros::from_secs(60), clock_ahead: Micros::ZERO };
     decider.adopt(Policy { lifetimes: [("i".into(), lifetimes)].into(), ..Policy::default() });
     let hearing = Hearing::new(decider, Arc::clone(&desk) as _, &telemetry);
     Fixture { desk, hearing, telemetry }
