@@ -82,12 +82,12 @@ pub mod names {
     pub const INTROSPECTION_UP: &str = "tollgate_introspection_up";
     /// Tokens that were looked at for those who asked about them, by outcome.
     pub const INTROSPECTION_ANSWERS: &str = "tollgate_introspection_answers_total";
-    /// Entries of revocations that were asked for, written or not, by way and outcome.
-    pub const REVOCATION_REQUESTS: &str = "tollgate_revocation_requests_total";
     /// What identity providers told, by what it was and outcome.
     pub const EVENTS: &str = "tollgate_provider_events_total";
     /// Whether the issuer's security events can be fetched: 1 or 0.
     pub const EVENT_POLL_UP: &str = "tollgate_event_poll_up";
+    /// Entries of revocations that were asked for, written or not, by way and outcome.
+    pub const REVOCATION_REQUESTS: &str = "tollgate_revocation_requests_total";
     /// Configurations that were read, by outcome.
     pub const RELOADS: &str = "tollgate_config_reloads_total";
     /// TLS handshakes that came to nothing, by cause.
@@ -167,8 +167,8 @@ impl Telemetry {
             (names::INTROSPECTIONS, Unit::Count, "Questions to issuers about their tokens, by outcome."),
             (names::API_KEY_READS, Unit::Count, "Readings of API keys that replicas share, by outcome."),
             (names::INTROSPECTION_ANSWERS, Unit::Count, "Tokens that were looked at for those who asked, by outcome."),
-            (names::REVOCATION_REQUESTS, Unit::Count, "Revocations that were asked for, by way and outcome."),
             (names::EVENTS, Unit::Count, "What identity providers told, by what it was and outcome."),
+            (names::REVOCATION_REQUESTS, Unit::Count, "Revocations that were asked for, by way and outcome."),
             (names::RELOADS, Unit::Count, "Configurations that were read, by outcome."),
         ] {
             let name = KeyName::from_const_str(name);

@@ -6,7 +6,7 @@ use metrics::Counter;
 
 use super::ports::{Aim, Answer, Away, AwayCause, EventReader, EventSink, Heard, Told, Unheard};
 use super::{Decider, NotTakenBack, Wanted, Way};
-use crate::domain::event::{EventFlaw, EventKind};
+use crate::domain::event::EventFlaw;
 use crate::telemetry::{Telemetry, names};
 
 /// Takes back what identity providers say has ended.
@@ -53,7 +53,7 @@ impl Hearing {
             Told::Logout(_) => (&self.logouts, Way::BackChannelLogout),
             Told::Event(_) => (&self.events, Way::SecurityEvent),
         };
-        let done = self.act(told, way, outcomes).await;
+        let done = self.act(told, outcomes, way).await;
         match done {
             Ok(()) => {}
             Err(Unheard::Refused(flaw)) => {
@@ -73,7 +73,7 @@ impl Hearing {
         done
     }
 
-    async fn act(&self, told: Told<'_>, way: Way, outcomes: &Outcomes) -> Result<(), Unheard> {
+    async fn act(&self, told: Told<'_>, outcomes: &Outcomes, way: Way) -> Result<(), Unheard> {
         let heard = self.reader.read(told, self.decider.now()).get().await?;
         let Heard { issuer, aims, missed, again, receipt } = heard;
         if missed > 0 {
@@ -93,12 +93,11 @@ impl Hearing {
             which,
             expires_at: None,
             reason: kind.name().into(),
-            by: teller(kind, &issuer),
+            by: Box::from(&*issuer),
         });
         self.decider.take_back(wanted.collect(), way).get().await.map_err(|not| match not {
             // The configuration is another since a moment ago.
             NotTakenBack::UnknownIssuer(_) => EventFlaw::Issuer.into(),
-            // It tells it again, later.
             NotTakenBack::TooMany { .. } => Unheard::Away(Away { because: AwayCause::Crowded }),
             NotTakenBack::Away(away) => Unheard::Away(away),
         })?;
@@ -112,17 +111,4 @@ impl EventSink for Hearing {
     fn hear<'a>(&'a self, told: Told<'a>) -> Answer<'a, Result<(), Unheard>> {
         Answer::later(self.hear_later(told))
     }
-}
-
-/// Who wants it, for people.
-fn teller(kind: EventKind, issuer: &str) -> Box<str> {
-    match kind {
-        EventKind::Logout => format!("back-channel logout of {issuer}"),
-        EventKind::SessionRevoked
-        | EventKind::CredentialChange
-        | EventKind::AccountDisabled
-        | EventKind::AccountPurged
-        | EventKind::CredentialCompromise => format!("security event of {issuer}"),
-    }
-    .into()
 }

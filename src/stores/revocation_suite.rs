@@ -85,7 +85,7 @@ suite![
 ];
 
 fn wish(target: Target, which: Which, keep: Keep) -> Wish {
-    Wish { target, which, keep, reason: "stolen".into(), by: "ann".into() }
+    Wish { target, which, ahead: Micros::ZERO, keep, reason: "stolen".into(), by: "ann".into() }
 }
 
 fn session(name: &str) -> Target {

@@ -149,7 +149,7 @@ fn what_is_told_is_written_with_who_told_it_and_a_second_time_it_is_not() {
     {
         let written = fixture.desk.written.lock().unwrap();
         let [written] = written.as_slice() else { unreachable!() };
-        assert_eq!((&*written.reason, &*written.by), ("account-disabled", "security event of i"));
+        assert_eq!((&*written.reason, &*written.by), ("account-disabled", "i"));
         assert_eq!(written.cutoff.before, Some(Micros(1)));
     }
     assert!(fixture.count("taken_back"));

@@ -13,7 +13,7 @@
 -- ARGV[6]  what is to be done:
 --   add       writes entries, all or none. ARGV[7], [9], … are wishes: id, kind, tag; `b` and the moment up to which was
 --             issued what is hit, or now if that is ahead, or `x` and exactly the moment; `u` and the end of the entry,
---             or `f` and for how long it is kept. ARGV[8], [10], … are what is to be known of it in JSON, without its
+--             or `f` and for how long it is kept; and what is added to a moment that is not exact. ARGV[8], [10], … are what is to be known of it in JSON, without its
 --             moment; `-`: nothing; empty: what is known already. Answers each entry as it is now, or nothing where it
 --             would be over. The status is `full` where there is no room, and nothing was written.
 --   undo      removes the entry of the id ARGV[7], and answers it and what was known of it.
@@ -118,8 +118,8 @@ if task == 'add' then
   for place = 7, #ARGV, 2 do
     local wish, entry = ARGV[place], ''
     local id = sub(wish, 1, 16)
-    local known, which, before, keep, till = ARGV[place + 1], struct.unpack('<c1dc1d', wish, 26)
-    if which == 'b' then before = min(before, now) end
+    local known, which, before, keep, till, ahead = ARGV[place + 1], struct.unpack('<c1dc1dd', wish, 26)
+    if which == 'b' then before = min(min(before, now) + ahead, LAST_MOMENT) end
     if keep == 'f' then till = min((before < huge and before or now) + till, LAST_MOMENT) end
     if till > now then
       local old = held[id] or find(id)
