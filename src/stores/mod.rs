@@ -21,6 +21,8 @@ mod redis_held;
 #[cfg(test)]
 mod redis_keys;
 #[cfg(test)]
+mod redis_revocations;
+#[cfg(test)]
 #[path = "../../tests/support/redis.rs"]
 mod redis_server;
 #[cfg(test)]

@@ -239,3 +239,188 @@ fn read_line(line: &[u8]) -> Option<Vec<Step>> {
     let puts = revoked.into_iter().map(put);
     puts.chain(undone.iter().map(|id| Some(Step::Remove(MarkId::from_hex(id)?)))).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::super::{Bounds, MemoryRevocations};
+    use super::*;
+    use crate::decide::ports::{Away, AwayCause, Cursor, Listed, News, RevocationLog as _};
+    use crate::domain::revocation::{Keep, Target, Which, Wish};
+    use crate::domain::time::Moment;
+
+    const NOW: Moment = Moment { wall: Micros::from_secs(1_000), steady: Micros::ZERO };
+
+    fn wish(name: &str, keep: Keep) -> Wish {
+        let target = Target::session("i", name);
+        Wish { target, which: Which::IssuedByNow, keep, reason: "why\n".into(), by: "ann".into() }
+    }
+
+    async fn add(log: &MemoryRevocations, name: &str, keep: Keep) {
+        assert_eq!(log.add(vec![wish(name, keep)], NOW).get().await.unwrap().len(), 1, "{name}");
+    }
+
+    fn id(name: &str) -> MarkId {
+        Mark::of(Target::session("i", name).borrowed()).id
+    }
+
+    async fn listed(log: &MemoryRevocations) -> Vec<ListedRevocation> {
+        let Listed { entries, next } = log.list(Cursor::default(), NOW).get().await.unwrap();
+        assert_eq!(next, None);
+        entries
+    }
+
+    async fn unreadable(log: &MemoryRevocations) -> u64 {
+        log.snapshot(Cursor::default(), NOW).get().await.unwrap().unreadable
+    }
+
+    fn file() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("revocations");
+        (folder, path)
+    }
+
+    #[tokio::test]
+    async fn a_restart_forgets_nothing_and_is_another_log() {
+        let (_folder, path) = file();
+        let log = MemoryRevocations::open(&path).unwrap();
+        add(&log, "a", Keep::Always).await;
+        add(&log, "b", Keep::For(Micros::from_secs(5))).await;
+        add(&log, "c", Keep::Always).await;
+        assert!(log.undo(id("c"), NOW).get().await.unwrap().is_some());
+        let lost = Entry { mark: Mark::of(Target::issuer("lost").borrowed()), cutoff: Cutoff::ALWAYS };
+        assert_eq!(log.restore(vec![lost], NOW).get().await, Ok(()));
+        let (before, place) = (listed(&log).await, log.snapshot(Cursor::default(), NOW).get().await.unwrap().place);
+        assert_eq!(before.len(), 3);
+        // Nothing is said at the end: each answer was on disk.
+        drop(log);
+        let log = MemoryRevocations::open(&path).unwrap();
+        assert_eq!(listed(&log).await, before);
+        assert!(matches!(log.news(place, NOW).get().await, Ok(News::Gone(here)) if here.log != place.log));
+        assert_eq!(unreadable(&log).await, 0);
+        for path in [path.clone(), beside(&path, ".lock")] {
+            assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+    }
+
+    #[tokio::test]
+    async fn two_processes_do_not_share_a_file() {
+        let (folder, path) = file();
+        let log = MemoryRevocations::open(&path).unwrap();
+        let problem = MemoryRevocations::open(&path).err().unwrap();
+        assert!(matches!(problem, OpenProblem::Taken { .. }), "{problem}");
+        assert!(problem.to_string().contains("revocations"), "{problem}");
+        drop(log);
+        assert!(MemoryRevocations::open(&path).is_ok());
+        let nowhere = MemoryRevocations::open(&folder.path().join("no/such")).err().unwrap();
+        assert!(matches!(nowhere, OpenProblem::Unusable { .. }), "{nowhere}");
+    }
+
+    #[tokio::test]
+    async fn a_line_that_was_not_written_whole_is_dropped_wherever_it_ends() {
+        let (_folder, path) = file();
+        let log = MemoryRevocations::open(&path).unwrap();
+        add(&log, "a", Keep::Always).await;
+        let length = fs::metadata(&path).unwrap().len();
+        assert_eq!(log.add(["b", "c"].map(|name| wish(name, Keep::Always)).into(), NOW).get().await.unwrap().len(), 2);
+        drop(log);
+        let whole = fs::read(&path).unwrap();
+        for end in usize::try_from(length).unwrap()..=whole.len() {
+            fs::write(&path, &whole[..end]).unwrap();
+            let log = MemoryRevocations::open(&path).unwrap();
+            // All that is missing at the last but one is the line's end: then it says all that it is to say.
+            let all = if end + 1 >= whole.len() { 3 } else { 1 };
+            assert_eq!((listed(&log).await.len(), unreadable(&log).await), (all, 0), "{end}");
+            add(&log, "d", Keep::Always).await;
+            drop(log);
+            assert_eq!(listed(&MemoryRevocations::open(&path).unwrap()).await.len(), all + 1, "{end}");
+        }
+    }
+
+    #[tokio::test]
+    async fn lines_that_make_no_sense_are_counted_and_stay() {
+        let (_folder, path) = file();
+        let log = MemoryRevocations::open(&path).unwrap();
+        add(&log, "a", Keep::Always).await;
+        drop(log);
+        let known = fs::read_to_string(&path).unwrap();
+        let foreign = [
+            "not JSON".to_owned(),
+            String::new(),
+            known.trim().replace("\"version\":1", "\"version\":2"),
+            known.trim().replace("\"version\":1", "\"version\":1,\"more\":1"),
+            known.trim().replace("session", "planet"),
+            known.trim().replace("\"id\":\"", "\"id\":\"0"),
+            r#"{"version":1,"undone":["x"]}"#.to_owned(),
+        ];
+        let lines = foreign.join("\n");
+        fs::write(&path, [lines.as_bytes(), b"\n", known.as_bytes(), b"\xff\xfe\n"].concat()).unwrap();
+        let log = MemoryRevocations::open(&path).unwrap();
+        assert_eq!((listed(&log).await.len(), unreadable(&log).await), (1, 8));
+        for number in 0..DEAD_MAX + 10 {
+            add(&log, "b", Keep::Until(NOW.wall + Micros(1 + number as u64))).await;
+        }
+        drop(log);
+        let after = fs::read(&path).unwrap();
+        assert!(after.split(|&byte| byte == b'\n').count() < 20, "it was written anew");
+        let log = MemoryRevocations::open(&path).unwrap();
+        assert_eq!((listed(&log).await.len(), unreadable(&log).await), (2, 8));
+        assert!(after.windows(8).any(|window| window == b"not JSON"));
+    }
+
+    #[tokio::test]
+    async fn a_file_with_much_that_counts_for_nothing_is_made_shorter() {
+        let (_folder, path) = file();
+        let log = MemoryRevocations::open(&path).unwrap();
+        let (mut most, mut now) = (0, NOW);
+        for round in 0..30 {
+            let keep = Keep::Until(now.wall + Micros(1));
+            let wishes = (0..200).map(|number| wish(&format!("{round} {number}"), keep)).collect();
+            log.add(wishes, now).get().await.unwrap();
+            most = most.max(fs::metadata(&path).unwrap().len());
+            now.wall = now.wall + Micros(1);
+        }
+        let one = most / 6_000;
+        assert!(most < 2_200 * 300, "{most} bytes at most, {one} for each that there ever was");
+        drop(log);
+        // What is over is forgotten by whoever writes next.
+        let log = MemoryRevocations::open(&path).unwrap();
+        for number in 0..100 {
+            log.add(vec![wish(&format!("last {number}"), Keep::Always)], now).get().await.unwrap();
+        }
+        let Listed { entries, next } = log.list(Cursor::default(), now).get().await.unwrap();
+        assert_eq!((entries.len(), next), (100, None));
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_written_is_refused_and_nothing_of_it_is_there() {
+        let (_folder, path) = file();
+        let log = MemoryRevocations::open(&path).unwrap();
+        add(&log, "a", Keep::Always).await;
+        let before = fs::read(&path).unwrap();
+        // As a disk does that fails: neither writing nor taking back what was written works.
+        super::super::lock(&log.0.writer).as_mut().unwrap().file = File::open(&path).unwrap();
+        let refused = log.add(vec![wish("b", Keep::Always)], NOW).get().await;
+        assert_eq!(refused, Err(Away { because: AwayCause::ReadOnly }));
+        assert_eq!(log.undo(id("a"), NOW).get().await.map(|was| was.is_some()), Ok(true), "it is well again");
+        assert_eq!(listed(&log).await, []);
+        assert!(fs::read(&path).unwrap() != before);
+        drop(log);
+        assert_eq!(listed(&MemoryRevocations::open(&path).unwrap()).await, []);
+    }
+
+    #[tokio::test]
+    async fn more_than_there_is_room_for_is_not_in_the_file_either() {
+        let (_folder, path) = file();
+        let few = Bounds { entries_max: 2, changes_max: 5 };
+        let log = MemoryRevocations::open_with(&path, few).unwrap();
+        add(&log, "a", Keep::Always).await;
+        let before = fs::read(&path).unwrap();
+        let two = ["b", "c"].map(|name| wish(name, Keep::Always));
+        assert_eq!(log.add(two.into(), NOW).get().await, Err(Away { because: AwayCause::Full }));
+        assert_eq!(fs::read(&path).unwrap(), before);
+    }
+}
