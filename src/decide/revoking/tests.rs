@@ -323,6 +323,9 @@ fn a_moment_counts_by_the_clock_of_the_log_and_of_the_issuer() {
     let matters = NOW.as_secs() - DAY - 120 - MARGIN.as_secs();
     assert!(before(subject("https://i", issued_by(matters + 1))).is_ok());
     assert_eq!(before(subject("https://i", issued_by(matters))), Err("over"));
+    let both = vec![subject("https://i", issued_by(5)), subject("https://ahead", Which::IssuedByNow)];
+    let outcomes = bench.revoke(&operator, both).unwrap();
+    assert!(matches!(outcomes.as_slice(), [TakenBack::NothingLeft, TakenBack::Written(_)]), "{outcomes:?}");
     let keys = Target::subject(api_key::ISSUER, "ann");
     let outcome = bench.outcome(&operator, Asked::Named(keys.clone(), Which::IssuedByNow));
     assert_eq!(outcome, Ok((keys, Cutoff { before: Some(NOW), until: None })), "keys of our own may live for ever");
