@@ -88,6 +88,8 @@ pub mod names {
     pub const EVENT_POLL_UP: &str = "tollgate_event_poll_up";
     /// Entries of revocations that were asked for, written or not, by way and outcome.
     pub const REVOCATION_REQUESTS: &str = "tollgate_revocation_requests_total";
+    /// Status lists that were fetched, by outcome.
+    pub const STATUS_LISTS: &str = "tollgate_status_list_fetches_total";
     /// Configurations that were read, by outcome.
     pub const RELOADS: &str = "tollgate_config_reloads_total";
     /// TLS handshakes that came to nothing, by cause.
@@ -169,6 +171,7 @@ impl Telemetry {
             (names::INTROSPECTION_ANSWERS, Unit::Count, "Tokens that were looked at for those who asked, by outcome."),
             (names::EVENTS, Unit::Count, "What identity providers told, by what it was and outcome."),
             (names::REVOCATION_REQUESTS, Unit::Count, "Revocations that were asked for, by way and outcome."),
+            (names::STATUS_LISTS, Unit::Count, "Status lists that were fetched, by outcome."),
             (names::RELOADS, Unit::Count, "Configurations that were read, by outcome."),
         ] {
             let name = KeyName::from_const_str(name);

@@ -13,6 +13,7 @@ use crate::domain::introspection::Introspection;
 use crate::domain::issuer::{Algorithm, BindingDemand, Issuer, KeySource, NEVER_ACCESS_TOKENS};
 use crate::domain::revocation::CLOCK_AHEAD_MAX;
 use crate::domain::secret::Secret;
+use crate::domain::status::StatusLists;
 use crate::domain::time::Micros;
 
 /// The longest key set: what may be fetched, too.
@@ -115,6 +116,8 @@ fn issuer(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Issuer> {
         }
         events(reader, item, plain_http)
     });
+    let status_lists = fields
+        .or(reader, "status_lists", StatusLists::default(), |reader, item| status_lists(reader, item, plain_http));
     fields.finish(reader);
     Some(Issuer {
         issuer: name?,
@@ -137,6 +140,7 @@ fn issuer(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Issuer> {
         keys: keys?,
         introspection: introspection?,
         events: events?,
+        status_lists: status_lists?,
         connection: connection?,
         stale_for: stale_for?,
         refresh_cooldown: refresh_cooldown?,
@@ -173,6 +177,25 @@ fn events(reader: &mut Reader<'_>, item: &Item<'_>, plain_http: bool) -> Option<
     });
     fields.finish(reader);
     Some(Events { audiences: audiences?, poll: poll? })
+}
+
+/// Which status lists are asked.
+fn status_lists(reader: &mut Reader<'_>, item: &Item<'_>, plain_http: bool) -> Option<StatusLists> {
+    let mut fields = reader.fields(item, "statusLists")?;
+    let check = fields.or(reader, "check", true, |reader, item| reader.flag(item));
+    let origins = fields.or(reader, "origins", Vec::new(), |reader, item| {
+        reader.some(item, |reader, item| reader.parse(item, |text| origin(text, plain_http)))
+    });
+    fields.finish(reader);
+    Some(StatusLists { check: check?, origins: origins? })
+}
+
+/// A server, without a place on it.
+fn origin(text: &str, plain_http: bool) -> Result<String, String> {
+    let url = fetchable(text, plain_http)?;
+    let origin = url.origin().ascii_serialization();
+    let is_bare = text.trim_end_matches('/') == origin;
+    if is_bare { Ok(origin) } else { Err(format!("must be a server without a path, such as {origin}")) }
 }
 
 fn words(reader: &mut Reader<'_>, item: &Item<'_>, what: &'static str) -> Option<Vec<String>> {

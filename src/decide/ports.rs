@@ -80,6 +80,12 @@ pub trait TokenInspector: Send + Sync {
     /// proof is for one call. [`Answer::Now`] where no key is asked for.
     fn prove<'a>(&'a self, identity: &Arc<Identity>, question: &'a Question<'a>, now: Moment) -> Answer<'a, Proved>;
 
+    /// What the status list says that `identity`'s token names. Asked on each decision, after revocations, where it names
+    /// one. [`Answer::Now`] while the list is in hand; where it cannot be had, [`Standing::Unknown`].
+    fn status<'a>(&'a self, _identity: &Arc<Identity>, _now: Moment) -> Answer<'a, Standing> {
+        Answer::Now(Standing::Unknown)
+    }
+
     /// The keys in hand that this issuer calls so (`kid`), by their thumbprints: at least one, several only where they are for
     /// different algorithms. Else [`Reason::UnknownIssuer`], [`Reason::UnknownKey`], or [`Reason::KeysAway`] where its
     /// keys could never be had.

@@ -8,6 +8,7 @@ use super::identity::Binding;
 use super::introspection::Introspection;
 use super::revocation::Lifetimes;
 use super::secret::Secret;
+use super::status::StatusLists;
 use super::time::Micros;
 
 /// How tokens of one authorization server are recognised and judged.
@@ -57,6 +58,8 @@ pub struct Issuer {
     pub introspection: Option<Introspection>,
     /// What it may tell of sessions and accounts that have ended; none: nothing.
     pub events: Option<Events>,
+    /// Which status lists of its tokens are asked.
+    pub status_lists: StatusLists,
     /// How its servers are reached.
     pub connection: Connection,
     /// How long the last good keys serve while the issuer is away.

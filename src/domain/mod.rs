@@ -33,5 +33,6 @@ pub mod secret;
 #[cfg(test)]
 mod simulation;
 pub mod slots;
+pub mod status;
 pub mod time;
 pub mod window;

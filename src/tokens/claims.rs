@@ -10,6 +10,7 @@ use super::dates::Dates;
 use super::json::{Object, Value};
 use super::jwt::Verified;
 use super::places::{chosen, roles, scopes, strings, text_at};
+use super::status;
 use crate::domain::decision::Reason;
 use crate::domain::identity::{Identity, IdentityKind};
 use crate::domain::issuer::{Issuer, NEVER_ACCESS_TOKENS};
@@ -87,6 +88,11 @@ fn judge_claims(
         actors: actors::read(claims, name)?,
         claims: chosen(claims, &issuer.claims)?,
         names: Box::default(),
+        status: match kind {
+            IdentityKind::Jwt => status::read(claims)?,
+            // Whoever was asked just now knows better than a list.
+            IdentityKind::Opaque | IdentityKind::ApiKey | IdentityKind::Certificate => None,
+        },
         binding: binding::read(claims)?,
         limits: Box::default(),
         expires_at: dates.expires_at,

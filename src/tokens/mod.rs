@@ -39,6 +39,7 @@ mod schedule;
 #[cfg(test)]
 #[path = "../../tests/support/signer.rs"]
 mod signer;
+mod status;
 #[cfg(test)]
 mod upkeep;
 #[cfg(test)]
@@ -64,7 +65,9 @@ pub use self::keys::IssuerHealth;
 use self::opaque::Introspector;
 use self::proof::Prover;
 use self::remembered::{Fingerprint, Good, REMEMBERED_FOR, Remembered};
-use crate::decide::ports::{Answer, Clock, EventSink, Inspected, ProofLog, Proved, Shown, TokenInspector, Verdict};
+use crate::decide::ports::{
+    Answer, Clock, EventSink, Inspected, ProofLog, Proved, Shown, Standing, TokenInspector, Verdict,
+};
 use crate::domain::api_key;
 use crate::domain::decision::Reason;
 use crate::domain::identity::{Identity, Thumbprint};
@@ -306,6 +309,15 @@ impl TokenInspector for Tokens {
 
     fn prove<'a>(&'a self, identity: &Arc<Identity>, question: &'a Question<'a>, now: Moment) -> Answer<'a, Proved> {
         self.prover.prove(identity, question, now)
+    }
+
+    fn status<'a>(&'a self, identity: &Arc<Identity>, now: Moment) -> Answer<'a, Standing> {
+        let Some(status) = &identity.status else { return Answer::Now(Standing::Good) };
+        // The configuration is another since a moment ago, and nobody vouches for the token any more.
+        let Some(trusted) = self.issuers.load().get(&identity.issuer).cloned() else {
+            return Answer::Now(Standing::Unknown);
+        };
+        Arc::clone(&trusted.lists).standing(status, now, &self.telemetry)
     }
 
     fn signing_keys(&self, issuer: &str, kid: &str) -> Result<Vec<Thumbprint>, Reason> {

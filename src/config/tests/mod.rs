@@ -20,6 +20,7 @@ use crate::domain::issuer::{Algorithm as Signing, BindingDemand, ClaimPath, KeyS
 use crate::domain::limit::{Algorithm, Attribute, WhenAway};
 use crate::domain::policy::Caller;
 use crate::domain::slots::Slots;
+use crate::domain::status::StatusLists;
 
 /// The environment of the tests.
 fn environment(name: &str) -> Option<String> {
@@ -91,6 +92,7 @@ issuers:
         - { kty: OKP, crv: Ed25519, x: 11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo, key_ops: [verify], ext: true }
     connection: { headers: { X-Api-Key: "${PASSWORD}" }, plain_http: true }
     events: { audiences: [shop, https://rec.example], poll: "http://10.0.0.1/poll" }
+    status_lists: { check: false, origins: ["https://status.example/", "http://10.0.0.1:8080"] }
     stale_for: 2d
     refresh_cooldown: 1m
   - issuer: https://other.example.com
@@ -247,6 +249,9 @@ fn issuers_have_the_defaults_that_the_design_names() {
     let audiences = vec!["shop".to_owned(), "https://rec.example".to_owned()];
     assert_eq!(partner.events, Some(Events { audiences, poll: Some("http://10.0.0.1/poll".to_owned()) }));
     assert_eq!(other.events, None);
+    let origins = vec!["https://status.example".to_owned(), "http://10.0.0.1:8080".to_owned()];
+    assert_eq!(partner.status_lists, StatusLists { check: false, origins });
+    assert_eq!(other.status_lists, StatusLists::default());
     assert_eq!(shared.keys, KeySource::Secret(Secret::new("hunter2-of-thirty-two-bytes-or-more".to_owned())));
     assert_eq!(shared.algorithms, [Signing::HS256]);
     assert_eq!(other.keys, KeySource::Url("http://localhost:3000/jwks?x=y".into()));

@@ -197,6 +197,7 @@ fn reference() -> String {
         ("jwks", "`jwks` of an issuer"),
         ("introspection", "`introspection` of an issuer"),
         ("events", "`events` of an issuer"),
+        ("statusLists", "`status_lists` of an issuer"),
         ("connection", "`connection` of an issuer"),
         ("apiKeys", "`api_keys`"),
         ("apiKey", "An entry of the file of `api_keys`"),

@@ -20,7 +20,6 @@ use super::claims::{kind_of, list};
 use super::dates::Dates;
 use super::issuers::Trusted;
 use super::json::{Flaw, Object, Value};
-use super::jwks::KeySet;
 use super::jwt::{Compact, Decoded, Unverified, Verified};
 use crate::decide::ports::{Aim, Answer, Away, AwayCause, EventReader, Heard, ProofUse, Told, Unheard};
 use crate::domain::decision::Reason;
@@ -36,9 +35,6 @@ const LOGOUT_AGE_MAX: Micros = Micros::from_secs(600);
 
 /// Events of one token. They tell of one thing that happened (RFC 8417 §2.2), so more than one is rare.
 const EVENTS_MAX: usize = 16;
-
-/// Refreshes of the issuer's keys that one token waits for.
-const REFRESHES_MAX: usize = 2;
 
 /// What a verified token tells.
 #[derive(Debug)]
@@ -84,24 +80,14 @@ impl Tokens {
     }
 }
 
-/// Checks the signature, if need be with keys that have to be fetched first.
+/// Checks the signature.
 async fn verify<'d>(decoded: &'d Decoded<'_>, trusted: &Trusted, now: Micros) -> Result<Verified<'d>, Unheard> {
-    let none = KeySet::default();
-    for _ in 0..=REFRESHES_MAX {
-        let verified = {
-            let keys = trusted.keys.current();
-            let claimed = decoded.read().map_err(|_| EventFlaw::Form)?;
-            claimed.verify(&trusted.settings.algorithms, keys.as_deref().unwrap_or(&none))
-        };
-        match verified {
-            Ok(verified) => return Ok(verified),
-            Err(Unverified::Refused(_)) => return Err(EventFlaw::Key.into()),
-            Err(Unverified::NoKey(_)) if trusted.keys.refreshed(now).await => {}
-            Err(Unverified::NoKey(_)) => break,
+    trusted.keys.verify(decoded, &trusted.settings.algorithms, now).await.map_err(|why| match why {
+        Unverified::NoKey(_) if trusted.keys.current().is_none() => {
+            Unheard::Away(Away { because: AwayCause::Unreachable })
         }
-    }
-    let is_known = trusted.keys.current().is_some();
-    Err(if is_known { EventFlaw::Key.into() } else { Unheard::Away(Away { because: AwayCause::Unreachable }) })
+        Unverified::NoKey(_) | Unverified::Refused(_) => EventFlaw::Key.into(),
+    })
 }
 
 /// What a token of `issuer` tells at `now`, by the wall clock.
