@@ -30,7 +30,7 @@ pub mod question;
 pub mod revocation;
 pub mod secret;
 #[cfg(test)]
-mod simulation;
+pub(crate) mod simulation;
 pub mod slots;
 pub mod time;
 pub mod window;

@@ -44,7 +44,7 @@ use crate::proto::decision_service_server::DecisionServiceServer;
 use crate::proto::quota_service_server::QuotaServiceServer;
 use crate::proto::token_service_server::TokenServiceServer;
 use crate::quotas::{LeaseDesk, QuotaDesk};
-use crate::revocation::NothingRevoked;
+use crate::revocation::{Follower, NothingRevoked, Revocations};
 use crate::stores::memory::{self, MemoryStore};
 use crate::stores::proofs::{self, MemoryProofs};
 use crate::stores::redis::{self, RedisStore};
@@ -98,6 +98,7 @@ struct Parts {
     telemetry: Arc<Telemetry>,
     decider: Arc<Decider>,
     tokens: Arc<Tokens>,
+    revocations: Arc<Revocations>,
     /// Of the gRPC port.
     tls: Arc<Tls>,
     http_tls: Arc<Tls>,
@@ -201,6 +202,7 @@ impl Server {
             http_port.await;
         });
         server.tasks.spawn(admin::serve(admin, Arc::clone(&parts)));
+        server.tasks.spawn(Follower::new(Arc::clone(&parts.revocations), clock).run());
         server.tasks.spawn(fold(Arc::clone(&parts.telemetry)));
         if let Some(Shared { desk, .. }) = &parts.shared {
             let (pulse, upkeep) = (Arc::clone(desk), Arc::clone(desk));
@@ -225,6 +227,7 @@ impl Server {
         parts.tokens.adopt(config.issuers.clone())?;
         parts.tokens.demand_nonces(config.dpop.nonce_secret.as_ref().map(Secret::reveal));
         parts.tokens.adopt_api_keys(key_ring(&config, parts.shared.as_ref().map(|shared| &shared.store)));
+        parts.revocations.adopt(config.revocation.trust);
         parts.adopt(&config, secured);
         parts.config.store(Arc::new(config));
         Ok(())
@@ -306,11 +309,12 @@ impl Parts {
         tokens.demand_nonces(config.dpop.nonce_secret.as_ref().map(Secret::reveal));
         tokens.adopt(config.issuers.clone()).map_err(|problems| StartProblem::Configuration(problems.join("\n")))?;
         tokens.adopt_api_keys(key_ring(&config, shared.as_ref().map(|shared| &shared.store)));
+        let revocations = Arc::new(Revocations::new(Arc::new(NothingRevoked), config.revocation.trust, &telemetry));
         let decider = Arc::new(Decider::new(
             Arc::clone(clock),
             Arc::clone(&tokens) as _,
-            Arc::new(NothingRevoked),
-            Arc::new(NothingRevoked),
+            Arc::clone(&revocations) as _,
+            Arc::clone(&revocations) as _,
             quotas,
             Arc::clone(&telemetry),
         ));
@@ -323,6 +327,7 @@ impl Parts {
             telemetry,
             decider,
             tokens,
+            revocations,
             tls,
             http_tls,
             shared,
@@ -436,7 +441,7 @@ fn local(key: &'static str, listener: &TcpListener) -> Result<SocketAddr, StartP
     listener.local_addr().map_err(|error| StartProblem::Listen { key, address, error })
 }
 
-/// Ready is whoever has asked for every issuer's keys once, and has reached its store or given it up for the moment:
+/// Ready is whoever has asked for every issuer's keys once, and has reached its store, loaded what was revoked, or given that up for the moment:
 /// waiting for one that is away would turn its outage into ours.
 async fn become_ready(parts: Arc<Parts>) {
     parts.tokens.first_fetch().await;
@@ -445,6 +450,7 @@ async fn become_ready(parts: Arc<Parts>) {
             sleep(CONNECT_INTERVAL).await;
         }
     }
+    parts.revocations.settled().await;
     parts.say(ServingStatus::Serving).await;
     parts.ready.cancel();
     if parts.stopping.is_cancelled() {
