@@ -21,6 +21,7 @@ mod flood;
 mod held;
 mod introspection;
 mod keycloak;
+mod logout;
 mod opaque;
 mod picture;
 mod program;

@@ -1,7 +1,7 @@
 //! What is known of a token, told to those who may ask (RFC 7662).
 
+use super::Decider;
 use super::ports::{Answer, Inspected, Shown, Verdict};
-use super::{Decider, stands};
 use crate::domain::client::{self, Sight};
 use crate::domain::decision::{Class, Reason};
 use crate::domain::question::{Certificate, Credential};
@@ -62,10 +62,7 @@ impl Decider {
     pub(super) fn stands_now<'a>(&'a self, shown: Shown<'a>) -> Answer<'a, Verdict> {
         let now = self.clock.now();
         self.tokens.inspect(shown, now).then(move |Inspected { verdict, .. }| match verdict {
-            Ok(identity) => {
-                let standing = self.revocations.standing(&identity, now);
-                standing.then(move |standing| Answer::Now(stands(identity, standing)))
-            }
+            Ok(identity) => self.standing(identity, now),
             Err(reason) => Answer::Now(Err(reason)),
         })
     }

@@ -7,6 +7,7 @@
 
 mod audit;
 mod counters;
+mod hearing;
 mod introspection;
 mod pace;
 pub mod ports;
@@ -21,6 +22,7 @@ use arc_swap::ArcSwap;
 pub use self::audit::Way;
 use self::counters::Holding;
 pub use self::counters::{CounterCharge, Paid};
+pub use self::hearing::Hearing;
 pub use self::introspection::{Asker, INTROSPECT_SCOPE, Unpermitted};
 use self::pace::Pace;
 use self::ports::{
@@ -181,9 +183,17 @@ impl Decider {
 
     /// Asked for remembered verdicts and new ones alike, after them: a verdict never says "not revoked".
     fn ask_revocations<'a>(&'a self, journey: Journey<'a>, identity: Arc<Identity>) -> Answer<'a, Decided> {
-        self.revocations
-            .standing(&identity, journey.now)
-            .then(move |standing| self.authorize(journey, stands(identity, standing)))
+        self.standing(identity, journey.now).then(move |verdict| self.authorize(journey, verdict))
+    }
+
+    /// What was taken back here, and then what the token's own list says.
+    fn standing(&self, identity: Arc<Identity>, now: Moment) -> Answer<'_, Verdict> {
+        self.revocations.standing(&identity, now).then(move |standing| match standing {
+            Standing::Good if identity.status.is_some() => {
+                self.tokens.status(&identity, now).then(move |standing| Answer::Now(stands(identity, standing)))
+            }
+            standing => Answer::Now(stands(identity, standing)),
+        })
     }
 
     fn authorize<'a>(&'a self, journey: Journey<'a>, verdict: Verdict) -> Answer<'a, Decided> {

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod hearing;
+
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use futures_util::FutureExt as _;
 
 use super::*;
+use crate::domain::client::Sight;
 use crate::domain::decision::{HeldCounter, QuotaState, QuotaVerdict};
 use crate::domain::identity::{Binding, Thumbprint};
 use crate::domain::limit::{Algorithm, CounterKey, Kind, WhenAway};
@@ -16,6 +19,7 @@ use crate::domain::path::{Method, Target};
 use crate::domain::policy::{Caller, Match, PathPattern};
 use crate::domain::question::{Certificate, ExtraCharge, Pairs, Proofs};
 use crate::domain::slots::Slots;
+use crate::domain::status::StatusRef;
 use crate::domain::window::LeaseId;
 
 /// The name of everything that is held.
@@ -77,6 +81,12 @@ impl TokenInspector for World {
             ("https://away", _) => Err(Reason::KeysAway),
             _ => Err(Reason::UnknownIssuer),
         }
+    }
+
+    fn status<'a>(&'a self, identity: &Arc<Identity>, _now: Moment) -> Answer<'a, Standing> {
+        let index = identity.status.as_ref().unwrap().index;
+        self.note(format!("status {index}"));
+        Answer::Now([Standing::Good, Standing::Revoked, Standing::Unknown][usize::try_from(index).unwrap()])
     }
 }
 
@@ -271,6 +281,29 @@ fn the_revocations_are_asked_after_a_remembered_verdict_too() {
     bench.world.revoked.store(true, Ordering::Relaxed);
     let (reason, asked) = bench.decide(&question("/orders/7", Some("reader")));
     assert_eq!((reason, asked), (Reason::Revoked, vec!["token reader".to_owned(), "revocations".to_owned()]));
+}
+
+#[test]
+fn the_status_list_that_a_token_names_is_asked_after_revocations_each_time() {
+    let bench = Bench::new();
+    for (index, reason) in [(0, Reason::Allowed), (1, Reason::Revoked), (2, Reason::RevocationsAway)] {
+        let status = Some(Box::new(StatusRef { list: "l".into(), index }));
+        let listed = Arc::new(Identity { status, ..Identity::clone(&identity(&["read"])) });
+        bench.world.verdicts.lock().unwrap().insert("listed".to_owned(), Ok(listed));
+        for _ in 0..2 {
+            let (got, asked) = bench.decide(&question("/orders/7", Some("listed")));
+            assert_eq!(
+                (got, &asked[..3]),
+                (reason, &["token listed", "revocations", &format!("status {index}")].map(str::to_owned)[..])
+            );
+        }
+        let seen = bench.decider.introspect("listed", &Sight::Every).get().now_or_never().unwrap();
+        assert_eq!(seen.err(), (reason != Reason::Allowed).then_some(reason));
+        bench.world.asked.lock().unwrap().clear();
+    }
+    bench.world.revoked.store(true, Ordering::Relaxed);
+    let (reason, asked) = bench.decide(&question("/orders/7", Some("listed")));
+    assert_eq!((reason, asked.len()), (Reason::Revoked, 2), "what is taken back here need not be looked up elsewhere");
 }
 
 #[test]

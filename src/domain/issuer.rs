@@ -3,9 +3,12 @@
 use std::path::PathBuf;
 
 use super::connection::Connection;
+use super::event::Events;
 use super::identity::Binding;
 use super::introspection::Introspection;
+use super::revocation::Lifetimes;
 use super::secret::Secret;
+use super::status::StatusLists;
 use super::time::Micros;
 
 /// How tokens of one authorization server are recognised and judged.
@@ -53,6 +56,10 @@ pub struct Issuer {
     pub keys: KeySource,
     /// How it is asked about its tokens, where it is.
     pub introspection: Option<Introspection>,
+    /// What it may tell of sessions and accounts that have ended; none: nothing.
+    pub events: Option<Events>,
+    /// Which status lists of its tokens are asked.
+    pub status_lists: StatusLists,
     /// How its servers are reached.
     pub connection: Connection,
     /// How long the last good keys serve while the issuer is away.
@@ -150,6 +157,11 @@ pub enum Algorithm {
 }
 
 impl Issuer {
+    /// How long its tokens live, as far as revocations go by it.
+    pub const fn lifetimes(&self) -> Lifetimes {
+        Lifetimes { longest: self.max_token_lifetime, leeway: self.leeway, clock_ahead: self.clock_ahead }
+    }
+
     /// Whether its algorithms are for the keys that it has: public keys for some, a secret for others, never both.
     pub fn has_fitting_algorithms(&self) -> bool {
         let is_shared = matches!(self.keys, KeySource::Secret(_));

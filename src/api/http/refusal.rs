@@ -8,11 +8,12 @@ use serde_json::json;
 
 use crate::api::asker;
 use crate::decide::Unpermitted;
+use crate::decide::ports::Unheard;
 use crate::domain::decision::{Class, Reason};
 use crate::domain::time::Micros;
 
 /// What overloaded replicas, and those that could not find something out, ask clients to wait.
-const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");
+pub(super) const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");
 
 /// Both ways to say who asks.
 const CHALLENGES: [&str; 2] = [r#"Bearer realm="tollgate""#, r#"Basic realm="tollgate", charset="UTF-8""#];
@@ -26,8 +27,8 @@ pub(super) enum Refusal {
     Method(Method),
     /// The body is not what it must be, or does not say what it must.
     Malformed(&'static str),
-    /// The body is of another kind.
-    ContentType,
+    /// The body is of another kind than this.
+    ContentType(&'static str),
     /// The body is larger than is read.
     TooLarge,
     /// The body did not come in time.
@@ -38,6 +39,8 @@ pub(super) enum Refusal {
     Away(Reason),
     /// Who asks has asked for too much; after so long it may again.
     TooMany(Micros),
+    /// What an identity provider is said to tell was not done.
+    Unheard(Unheard),
     /// Too many calls are in flight.
     Overloaded,
 }
@@ -55,7 +58,13 @@ impl Refusal {
 
     /// As it is told.
     pub(super) fn answer(self) -> Response {
-        let (status, error, description) = self.words();
+        let (_, error, _) = self.words();
+        self.answer_as(error)
+    }
+
+    /// The same, with another word for the error.
+    pub(super) fn answer_as(self, error: &str) -> Response {
+        let (status, _, description) = self.words();
         let body = json!({ "error": error, "error_description": description });
         let mut response = (status, [(CACHE_CONTROL, "no-store")], Json(body)).into_response();
         let headers = response.headers_mut();
@@ -69,10 +78,11 @@ impl Refusal {
             }
             Self::NoSuchPage
             | Self::Malformed(_)
-            | Self::ContentType
+            | Self::ContentType(_)
             | Self::TooLarge
             | Self::TooSlow
             | Self::Away(_)
+            | Self::Unheard(_)
             | Self::Overloaded => {}
         }
         if status == StatusCode::SERVICE_UNAVAILABLE {
@@ -81,7 +91,8 @@ impl Refusal {
         response
     }
 
-    fn words(&self) -> (StatusCode, &'static str, String) {
+    /// Status, error and description.
+    pub(super) fn words(&self) -> (StatusCode, &'static str, String) {
         let (status, error, description) = match self {
             Self::NoSuchPage => (StatusCode::NOT_FOUND, "not_found", "nothing is served under this path"),
             Self::Method(method) => {
@@ -89,11 +100,10 @@ impl Refusal {
                 return (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", description);
             }
             Self::Malformed(what) => (StatusCode::BAD_REQUEST, "invalid_request", *what),
-            Self::ContentType => (
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "invalid_request",
-                "the body must be a form: content-type application/x-www-form-urlencoded",
-            ),
+            Self::ContentType(media_type) => {
+                let description = format!("the body must be of the content-type {media_type}");
+                return (StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request", description);
+            }
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "invalid_request", "the body is larger than 64 KiB"),
             Self::TooSlow => (StatusCode::REQUEST_TIMEOUT, "invalid_request", "the body did not come in time"),
             Self::Unpermitted(unpermitted, scope) => return not_permitted(*unpermitted, scope),
@@ -102,6 +112,12 @@ impl Refusal {
                 StatusCode::TOO_MANY_REQUESTS,
                 "temporarily_unavailable",
                 "this caller asks for more than 1,000 a second; try again later",
+            ),
+            Self::Unheard(Unheard::Refused(flaw)) => return (StatusCode::BAD_REQUEST, flaw.code(), flaw.to_string()),
+            Self::Unheard(Unheard::Away(_)) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "temporarily_unavailable",
+                "it could not be verified or written down; tell it again",
             ),
             Self::Overloaded => (
                 StatusCode::SERVICE_UNAVAILABLE,
