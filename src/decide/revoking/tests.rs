@@ -249,7 +249,7 @@ fn a_client_takes_back_its_own_tokens_and_with_the_scope_everything() {
 #[test]
 fn who_asked_is_kept_in_few_words() {
     let named = |subject: &str, client: &str| {
-        let name = |text: &str| Some(text.into()).filter(|name: &Box<str>| !name.is_empty());
+        let name = |text: &str| (!text.is_empty()).then(|| text.into());
         let identity = Identity { subject: name(subject), client: name(client), ..Identity::vouched_by("https://i") };
         described(&Arc::new(identity))
     };
