@@ -37,13 +37,13 @@ const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(
 
 /// What became of the events of the answer before; sent until it has arrived.
 #[derive(Default)]
-pub(super) struct Report {
+struct Report {
     done: Vec<String>,
     refused: Vec<(String, EventFlaw)>,
 }
 
 /// What an issuer answers.
-pub(super) struct Polled {
+pub(in crate::tokens) struct Polled {
     /// The events, each with its id.
     events: Vec<(String, String)>,
     /// Whether there are more already.
@@ -125,7 +125,7 @@ impl Report {
 
 impl Polled {
     /// RFC 8936 §2.3; none: it is no such answer.
-    pub(super) fn read(body: &[u8]) -> Option<Self> {
+    pub(in crate::tokens) fn read(body: &[u8]) -> Option<Self> {
         let answer = json::object(body, BOUNDS).ok()?;
         let more = match answer.get("moreAvailable") {
             None | Some(Value::Bool(false)) => false,
