@@ -28,6 +28,7 @@ mod program;
 mod proofs;
 mod provider;
 mod redis;
+mod revocation;
 mod stopping;
 mod strict;
 mod support;

@@ -266,8 +266,7 @@ fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
 }
 
 fn lifetimes(issuer: &Issuer) -> (Box<str>, Lifetimes) {
-    let Issuer { max_token_lifetime: longest, leeway, clock_ahead, .. } = *issuer;
-    (issuer.issuer.as_str().into(), Lifetimes { longest, leeway, clock_ahead })
+    (issuer.issuer.as_str().into(), issuer.lifetimes())
 }
 
 impl Config {

@@ -311,9 +311,10 @@ pub trait RevocationLog: Send + Sync {
 /// A place in the log of revocations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {
-    /// Which log: a random number, drawn when it was begun. Another one means that the data is another.
+    /// Which log: a random number, drawn when it was begun. Another one means that the data is another: a log that finds
+    /// out that it has lost a change takes another name, too.
     pub log: u64,
-    /// The number of the last change before the place; 0: the beginning.
+    /// How far: it grows with each change, not always by one; 0: the beginning.
     pub number: u64,
 }
 

@@ -17,6 +17,9 @@ use crate::domain::revocation::{
 };
 use crate::domain::time::Micros;
 
+#[cfg(test)]
+mod tests;
+
 /// The scope that taking back needs.
 pub const REVOKE_SCOPE: &str = "tollgate:revoke";
 

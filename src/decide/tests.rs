@@ -6,7 +6,7 @@ mod hearing;
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use futures_util::FutureExt as _;
 
@@ -27,9 +27,11 @@ const LEASE: LeaseId = LeaseId { replica: 5, serial: 8 };
 
 /// Every port at once.
 #[derive(Default)]
-struct World {
-    verdicts: Mutex<BTreeMap<String, Verdict>>,
-    revoked: AtomicBool,
+pub(super) struct World {
+    pub(super) verdicts: Mutex<BTreeMap<String, Verdict>>,
+    pub(super) revoked: AtomicBool,
+    /// The steady clock.
+    pub(super) steady: AtomicU64,
     /// The limit that refuses.
     short: Mutex<Option<String>>,
     /// Whether tokens have to be asked for.
@@ -45,7 +47,7 @@ impl World {
 
 impl Clock for World {
     fn now(&self) -> Moment {
-        Moment { wall: Micros(1), steady: Micros(1) }
+        Moment { wall: Micros(1), steady: Micros(self.steady.load(Ordering::Relaxed)) }
     }
 }
 
@@ -71,8 +73,14 @@ impl TokenInspector for World {
         Answer::Now(Proved { outcome, next_nonce: Some("next".into()) })
     }
 
-    fn signing_keys(&self, _: &str, _: &str) -> Result<Vec<Thumbprint>, Reason> {
-        Err(Reason::UnknownIssuer)
+    fn signing_keys(&self, issuer: &str, kid: &str) -> Result<Vec<Thumbprint>, Reason> {
+        match (issuer, kid) {
+            ("https://i", "a") => Ok(vec![[1; 32]]),
+            ("https://i", "twins") => Ok(vec![[1; 32], [2; 32]]),
+            ("https://i", _) => Err(Reason::UnknownKey),
+            ("https://away", _) => Err(Reason::KeysAway),
+            _ => Err(Reason::UnknownIssuer),
+        }
     }
 
     fn status<'a>(&'a self, identity: &Arc<Identity>, _now: Moment) -> Answer<'a, Standing> {

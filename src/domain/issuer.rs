@@ -6,6 +6,7 @@ use super::connection::Connection;
 use super::event::Events;
 use super::identity::Binding;
 use super::introspection::Introspection;
+use super::revocation::Lifetimes;
 use super::secret::Secret;
 use super::status::StatusLists;
 use super::time::Micros;
@@ -156,6 +157,11 @@ pub enum Algorithm {
 }
 
 impl Issuer {
+    /// How long its tokens live, as far as revocations go by it.
+    pub const fn lifetimes(&self) -> Lifetimes {
+        Lifetimes { longest: self.max_token_lifetime, leeway: self.leeway, clock_ahead: self.clock_ahead }
+    }
+
     /// Whether its algorithms are for the keys that it has: public keys for some, a secret for others, never both.
     pub fn has_fitting_algorithms(&self) -> bool {
         let is_shared = matches!(self.keys, KeySource::Secret(_));

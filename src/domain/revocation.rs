@@ -19,6 +19,9 @@ pub const REASON_BYTES_MAX: usize = 512;
 /// How many entries one request may hold.
 pub const REVOCATIONS_MAX: usize = 1_000;
 
+/// The last moment that an entry speaks of, in the year 2255: doubles, which Redis counts in, are exact up to it.
+pub const LAST_MOMENT: Micros = Micros((1 << 53) - 1);
+
 /// Added to the end of every token that an entry is for: clocks of replicas differ.
 pub const MARGIN: Micros = Micros::from_secs(60);
 
@@ -379,7 +382,7 @@ pub enum Keep {
 }
 
 impl Wish {
-    /// The entry that it leads to when it is written at `now`.
+    /// The entry that it leads to when it is written at `now`. Its moments are at most [`LAST_MOMENT`].
     pub fn written_at(self, now: Micros) -> Revocation {
         let Self { target, which, ahead, keep, reason, by } = self;
         let before = match which {
@@ -389,8 +392,8 @@ impl Wish {
         };
         let until = match keep {
             Keep::Always => None,
-            Keep::Until(moment) => Some(moment),
-            Keep::For(time) => Some(before.unwrap_or(now) + time),
+            Keep::Until(moment) => Some(moment.min(LAST_MOMENT)),
+            Keep::For(time) => Some((before.unwrap_or(now) + time).min(LAST_MOMENT)),
         };
         Revocation { target, cutoff: Cutoff { before, until }, reason, by, at: now }
     }
@@ -507,6 +510,8 @@ mod tests {
             (Which::All, Keep::Always, None, None),
             (Which::All, for_10, None, secs(1_010)),
             (Which::All, Keep::Until(Micros::from_secs(5)), None, secs(5)),
+            (Which::All, Keep::Until(Micros(u64::MAX)), None, Some(LAST_MOMENT)),
+            (Which::All, Keep::For(Micros(u64::MAX)), None, Some(LAST_MOMENT)),
             (Which::IssuedByNow, for_10, secs(1_000), secs(1_010)),
             (Which::IssuedBy(Micros::from_secs(900)), for_10, secs(900), secs(910)),
             (Which::IssuedBy(Micros(u64::MAX)), for_10, secs(1_000), secs(1_010)),

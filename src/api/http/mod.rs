@@ -5,11 +5,13 @@ mod form;
 mod introspection;
 mod logout;
 mod refusal;
+mod revocation;
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::http::{Method, Uri};
+use axum::body::Body;
+use axum::http::{Method, Request, Uri};
 use axum::response::Response;
 use axum::routing::post;
 
@@ -25,10 +27,19 @@ pub fn router(decider: Arc<Decider>, events: Arc<dyn EventSink>) -> Router {
         .with_state(events);
     Router::new()
         .route("/oauth2/introspect", post(introspection::introspect))
+        .route("/oauth2/revoke", post(revocation::revoke))
         .merge(told)
         .method_not_allowed_fallback(|method: Method| async move { Refusal::Method(method).answer() })
         .fallback(|_: Uri| async { Refusal::NoSuchPage.answer() })
         .with_state(decider)
+}
+
+/// Queries are logged on every way: a token in one is lost, and is not to become a habit (RFC 7662 §4).
+fn without_query(request: &Request<Body>) -> Result<(), Refusal> {
+    match request.uri().query() {
+        None => Ok(()),
+        Some(_) => Err(Refusal::Malformed("there must be no query: the token belongs into the body")),
+    }
 }
 
 /// Too many calls are in flight.

@@ -26,7 +26,7 @@ use crate::domain::decision::Reason;
 use crate::domain::event::{EventFlaw, EventKind};
 use crate::domain::issuer::Issuer;
 use crate::domain::question::Mode;
-use crate::domain::revocation::{Lifetimes, MARGIN, Target, Which};
+use crate::domain::revocation::{MARGIN, Target, Which};
 use crate::domain::time::{Micros, Moment};
 
 /// How old a logout token may be that does not say when it expires, and any that says more. Two minutes are
@@ -110,11 +110,10 @@ pub(super) fn judge(token: &Verified<'_>, told: &Told<'_>, issuer: &Issuer, now:
         return Err(EventFlaw::Audience);
     }
     let issued_at = dates.issued_at.ok_or(EventFlaw::Form)?;
-    let Issuer { max_token_lifetime: longest, leeway, clock_ahead, .. } = *issuer;
     let age_max = match told {
         Told::Logout(_) => LOGOUT_AGE_MAX,
         // Whatever it takes back has ended by then, and until then a late one is better than none.
-        Told::Event(_) => Lifetimes { longest, leeway, clock_ahead }.after_issuing(),
+        Told::Event(_) => issuer.lifetimes().after_issuing(),
     };
     let until = dates.expires_at.unwrap_or(Micros(u64::MAX)).min(issued_at + age_max) + issuer.leeway;
     let from = dates.not_before.unwrap_or_default().max(issued_at);
