@@ -98,7 +98,7 @@ async fn poll(fetcher: &Fetcher, url: &Url, report: &Report, clock: &Arc<dyn Clo
     let request = Request { url, post: Some(post), headers, deadline: PATIENCE, bytes_max: BODY_BYTES_MAX };
     let asked_at = clock.steady();
     match fetcher.send(request).await {
-        Ok(fetched) => Polled::read(&fetched.body).ok_or_else(|| "the answer holds no security events".to_owned()),
+        Ok(answer) => Polled::read(&answer.body).ok_or_else(|| "the answer holds no security events".to_owned()),
         // It waited for events as it was asked to.
         Err(error) if error.status.is_none() && clock.steady().since(asked_at) >= Micros::from(PATIENCE) => {
             Ok(Polled { events: Vec::new(), more: true })
@@ -164,12 +164,7 @@ impl Polled {
 
 #[cfg(test)]
 mod tests {
-    #![expect(
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::disallowed_methods,
-        reason = "tests, which wait for sockets in real time"
-    )]
+    #![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests, which wait for sockets in real time")]
 
     use std::sync::Mutex;
     use std::time::Instant;
@@ -228,7 +223,7 @@ mod tests {
         Issuer { events: Some(events), ..issuer_of([&Signer::ec("k")]) }
     }
 
-    fn sets(sets: Json) -> Says {
+    fn sets(sets: &Json) -> Says {
         Says::Text(json!({ "sets": sets }).to_string())
     }
 
@@ -253,12 +248,12 @@ mod tests {
 
     #[tokio::test]
     async fn each_request_says_what_became_of_the_events_before_it() {
-        let fixture = fixture(sets(json!({"1": "good", "2": "bad"}))).await;
+        let fixture = fixture(sets(&json!({"1": "good", "2": "bad"}))).await;
         until("the events are asked for", || fixture.liar.visits(PLACE) > 0).await;
         until("they are acknowledged", || fixture.asked()["ack"] == json!(["1"])).await;
         assert_eq!(fixture.asked()["maxEvents"], 100);
         assert_eq!(fixture.asked()["setErrs"]["2"]["err"], "invalid_audience");
-        fixture.liar.says(PLACE, sets(json!({})));
+        fixture.liar.says(PLACE, sets(&json!({})));
         until("nothing is left to say", || fixture.asked().get("ack").is_none()).await;
         assert_eq!(fixture.up(), Some('1'));
         // With another configuration nobody asks any more.
@@ -271,11 +266,11 @@ mod tests {
 
     #[tokio::test]
     async fn what_could_not_be_written_is_not_acknowledged_and_the_issuer_gets_a_rest() {
-        let fixture = fixture(sets(json!({"1": "away", "2": "good"}))).await;
+        let fixture = fixture(sets(&json!({"1": "away", "2": "good"}))).await;
         until("it is told once more", || fixture.liar.visits(PLACE) > 1).await;
         assert_eq!(fixture.asked()["ack"], json!(["2"]));
         assert_eq!(fixture.up(), Some('0'));
-        fixture.liar.says(PLACE, sets(json!({"1": "good"})));
+        fixture.liar.says(PLACE, sets(&json!({"1": "good"})));
         until("it is acknowledged in the end", || fixture.asked()["ack"] == json!(["1"])).await;
         assert!(fixture.sink.0.lock().unwrap().len() >= 4);
         until("all is well", || fixture.up() == Some('1')).await;
@@ -283,7 +278,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_issuer_that_fails_is_asked_again_and_told_what_it_has_not_heard() {
-        let fixture = fixture(sets(json!({"1": "good"}))).await;
+        let fixture = fixture(sets(&json!({"1": "good"}))).await;
         until("it is acknowledged", || fixture.asked()["ack"] == json!(["1"])).await;
         fixture.liar.says(PLACE, Says::Status(500));
         until("the failure shows", || fixture.up() == Some('0')).await;
