@@ -31,7 +31,7 @@ pub mod question;
 pub mod revocation;
 pub mod secret;
 #[cfg(test)]
-mod simulation;
+pub(crate) mod simulation;
 pub mod slots;
 pub mod status;
 pub mod time;

@@ -19,6 +19,7 @@ use crate::domain::introspection::{ClientAuth, Introspection};
 use crate::domain::issuer::{Algorithm as Signing, BindingDemand, ClaimPath, KeySource};
 use crate::domain::limit::{Algorithm, Attribute, WhenAway};
 use crate::domain::policy::Caller;
+use crate::domain::revocation::WhenBehind;
 use crate::domain::slots::Slots;
 use crate::domain::status::StatusLists;
 
@@ -131,6 +132,7 @@ rules:
   - match: { method: GET, path: /public/** }
     permit: anyone
   - match: { host: example.com }
+revocation: { max_lag: 5s, when_behind: deny }
 dpop: { nonce_secret: 0123456789abcdef0123456789ABCDEF }
 bounds: { calls_in_flight: 5, drain: 1m }
 certificates: { names: ["spiffe://td/**", "*.example.com"] }
@@ -159,6 +161,10 @@ fn everything_that_can_be_said_is_heard() {
     let header = |name: &str, facet| IdentityHeader { name: name.into(), facet };
     let headers = [header("x-tollgate-subject", Facet::Subject), header("x-email", Facet::Claim("email".into()))];
     assert_eq!(config.policy.identity_headers, headers);
+    let trust = Trust { max_lag: Micros::from_secs(5), when_behind: WhenBehind::Deny };
+    assert_eq!(config.revocation, Revocation { trust, file: None });
+    let kept = good("revocation: { file: dir/revoked }\nrules: [{ match: { path: /** }, permit: anyone }]").revocation;
+    assert_eq!(kept, Revocation { trust: Trust::default(), file: Some("dir/revoked".into()) });
     assert_eq!(config.bounds, Bounds { calls_in_flight: 5, drain: Micros::from_secs(60) });
 
     let limits: Vec<_> = config.policy.limits.iter().map(|limit| (limit.name.as_str(), limit.units())).collect();
