@@ -1,7 +1,6 @@
 //! Fetches security events from an issuer that does not push them (RFC 8936), one request after the other: each takes
 //! along what became of the events before it, and waits at the issuer until there are new ones.
 
-use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,7 +58,7 @@ pub(in crate::tokens) async fn follow(
 ) {
     let url = trusted.settings.events.as_ref().and_then(|events| events.poll.as_deref());
     // It was checked when the configuration was read; what it is under changed settings, each request says.
-    let Some(Ok(url)) = url.map(Url::parse) else { return pending().await };
+    let Some(Ok(url)) = url.map(Url::parse) else { return };
     let up = telemetry.issuer_gauge(names::EVENT_POLL_UP, &trusted.name);
     let (mut report, mut rest, mut is_failing) = (Report::default(), REST.0, false);
     loop {
