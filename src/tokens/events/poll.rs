@@ -1,7 +1,6 @@
 //! Fetches security events from an issuer that does not push them (RFC 8936), one request after the other: each takes
 //! along what became of the events before it, and waits at the issuer until there are new ones.
 
-use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,13 +36,13 @@ const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(
 
 /// What became of the events of the answer before; sent until it has arrived.
 #[derive(Default)]
-pub(super) struct Report {
+struct Report {
     done: Vec<String>,
     refused: Vec<(String, EventFlaw)>,
 }
 
 /// What an issuer answers.
-pub(super) struct Polled {
+pub(in crate::tokens) struct Polled {
     /// The events, each with its id.
     events: Vec<(String, String)>,
     /// Whether there are more already.
@@ -59,7 +58,7 @@ pub(in crate::tokens) async fn follow(
 ) {
     let url = trusted.settings.events.as_ref().and_then(|events| events.poll.as_deref());
     // It was checked when the configuration was read; what it is under changed settings, each request says.
-    let Some(Ok(url)) = url.map(Url::parse) else { return pending().await };
+    let Some(Ok(url)) = url.map(Url::parse) else { return };
     let up = telemetry.issuer_gauge(names::EVENT_POLL_UP, &trusted.name);
     let (mut report, mut rest, mut is_failing) = (Report::default(), REST.0, false);
     loop {
@@ -98,7 +97,7 @@ async fn poll(fetcher: &Fetcher, url: &Url, report: &Report, clock: &Arc<dyn Clo
     let request = Request { url, post: Some(post), headers, deadline: PATIENCE, bytes_max: BODY_BYTES_MAX };
     let asked_at = clock.steady();
     match fetcher.send(request).await {
-        Ok(fetched) => Polled::read(&fetched.body).ok_or_else(|| "the answer holds no security events".to_owned()),
+        Ok(answer) => Polled::read(&answer.body).ok_or_else(|| "the answer holds no security events".to_owned()),
         // It waited for events as it was asked to.
         Err(error) if error.status.is_none() && clock.steady().since(asked_at) >= Micros::from(PATIENCE) => {
             Ok(Polled { events: Vec::new(), more: true })
@@ -125,7 +124,7 @@ impl Report {
 
 impl Polled {
     /// RFC 8936 §2.3; none: it is no such answer.
-    pub(super) fn read(body: &[u8]) -> Option<Self> {
+    pub(in crate::tokens) fn read(body: &[u8]) -> Option<Self> {
         let answer = json::object(body, BOUNDS).ok()?;
         let more = match answer.get("moreAvailable") {
             None | Some(Value::Bool(false)) => false,
@@ -164,12 +163,7 @@ impl Polled {
 
 #[cfg(test)]
 mod tests {
-    #![expect(
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::disallowed_methods,
-        reason = "tests, which wait for sockets in real time"
-    )]
+    #![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests, which wait for sockets in real time")]
 
     use std::sync::Mutex;
     use std::time::Instant;
@@ -228,7 +222,7 @@ mod tests {
         Issuer { events: Some(events), ..issuer_of([&Signer::ec("k")]) }
     }
 
-    fn sets(sets: Json) -> Says {
+    fn sets(sets: &Json) -> Says {
         Says::Text(json!({ "sets": sets }).to_string())
     }
 
@@ -253,12 +247,12 @@ mod tests {
 
     #[tokio::test]
     async fn each_request_says_what_became_of_the_events_before_it() {
-        let fixture = fixture(sets(json!({"1": "good", "2": "bad"}))).await;
+        let fixture = fixture(sets(&json!({"1": "good", "2": "bad"}))).await;
         until("the events are asked for", || fixture.liar.visits(PLACE) > 0).await;
         until("they are acknowledged", || fixture.asked()["ack"] == json!(["1"])).await;
         assert_eq!(fixture.asked()["maxEvents"], 100);
         assert_eq!(fixture.asked()["setErrs"]["2"]["err"], "invalid_audience");
-        fixture.liar.says(PLACE, sets(json!({})));
+        fixture.liar.says(PLACE, sets(&json!({})));
         until("nothing is left to say", || fixture.asked().get("ack").is_none()).await;
         assert_eq!(fixture.up(), Some('1'));
         // With another configuration nobody asks any more.
@@ -271,11 +265,11 @@ mod tests {
 
     #[tokio::test]
     async fn what_could_not_be_written_is_not_acknowledged_and_the_issuer_gets_a_rest() {
-        let fixture = fixture(sets(json!({"1": "away", "2": "good"}))).await;
+        let fixture = fixture(sets(&json!({"1": "away", "2": "good"}))).await;
         until("it is told once more", || fixture.liar.visits(PLACE) > 1).await;
         assert_eq!(fixture.asked()["ack"], json!(["2"]));
         assert_eq!(fixture.up(), Some('0'));
-        fixture.liar.says(PLACE, sets(json!({"1": "good"})));
+        fixture.liar.says(PLACE, sets(&json!({"1": "good"})));
         until("it is acknowledged in the end", || fixture.asked()["ack"] == json!(["1"])).await;
         assert!(fixture.sink.0.lock().unwrap().len() >= 4);
         until("all is well", || fixture.up() == Some('1')).await;
@@ -283,7 +277,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_issuer_that_fails_is_asked_again_and_told_what_it_has_not_heard() {
-        let fixture = fixture(sets(json!({"1": "good"}))).await;
+        let fixture = fixture(sets(&json!({"1": "good"}))).await;
         until("it is acknowledged", || fixture.asked()["ack"] == json!(["1"])).await;
         fixture.liar.says(PLACE, Says::Status(500));
         until("the failure shows", || fixture.up() == Some('0')).await;
