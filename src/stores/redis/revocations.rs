@@ -240,6 +240,7 @@ fn double(time: Option<Micros>) -> f64 {
 }
 
 /// None: it is no moment.
+#[expect(clippy::option_option, reason = "none of a moment is something else than no moment")]
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is whole, and none of these is lost")]
 fn moment(bytes: [u8; 8]) -> Option<Option<Micros>> {
     let double = f64::from_le_bytes(bytes);
@@ -263,6 +264,7 @@ fn read_entry(bytes: &[u8]) -> Option<Entry> {
 }
 
 /// An entry, or nothing where the text is empty. None: it makes no sense.
+#[expect(clippy::option_option, reason = "that there is none is an answer")]
 fn optional(text: &[u8]) -> Option<Option<Entry>> {
     if text.is_empty() { Some(None) } else { read_entry(text).map(Some) }
 }
