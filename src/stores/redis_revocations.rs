@@ -52,8 +52,9 @@ async fn data_that_is_lost_makes_another_log_which_is_told_what_there_was() {
     for name in ["a", "b"] {
         add(log, name).await;
     }
-    let (entries, place, _) = loaded(log, START).await;
+    let entries = loaded(log, START).await.0;
     for lost in ["flushed", "restarted", "the entries deleted", "the changes deleted"] {
+        let place = loaded(log, START).await.1;
         match lost {
             "flushed" => drop(server.command(&["FLUSHALL"])),
             "restarted" => server.restart(),
@@ -172,6 +173,14 @@ async fn break_off(server: &RedisServer, log: &RedisStore, place: Place) {
     }
     for name in ["a", "b"] {
         add(log, name).await;
+    }
+    // One whose second half is too large, with one of ours behind it.
+    let (_, here, _) = loaded(log, START).await;
+    server.command(&["XADD", CHANGES, &format!("{}-9999999", (here.number >> 20) + 1), "x", "y"]);
+    server.command(&["XADD", CHANGES, &format!("{}-1", (here.number >> 20) + 2), "x", "y"]);
+    assert_ne!(news(log, here, START).await.unwrap_err().log, here.log);
+    for name in ["a", "b"] {
+        log.undo(Mark::of(session(name).borrowed()).id, at(START)).get().await.unwrap();
     }
     let last = server.command(&["XREVRANGE", CHANGES, "+", "-", "COUNT", "2"]);
     let ids: Vec<&str> = last.lines().filter(|line| line.contains('-') && line.len() > 2).collect();

@@ -1,6 +1,6 @@
 //! The log of what was taken back, in Redis: four keys under one hash tag, and one script call for each question.
 //!
-//! The entries stand in the order of their ids, which is the same wherever they come to, so a listing goes on at another
+//! The entries stand in the order of their ids, which is the same wherever they come to: a listing goes on at another
 //! server after a failover, or when their slot has moved. Each change has a number, and beside it a random part: a replica
 //! that was told of a change which a failover lost is noticed, and the log takes another name then.
 
