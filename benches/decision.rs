@@ -24,6 +24,12 @@ fn warm(bencher: Bencher<'_, '_>) {
     decide(bencher, &House::new(Signer::new("ES256"), VERDICTS_MAX_DEFAULT));
 }
 
+/// The same with so many revocations in memory, of every kind, so that each kind is looked for.
+#[divan::bench(args = [0, 1_000_000])]
+fn warm_beside_revocations(bencher: Bencher<'_, '_>, revocations: u64) {
+    decide(bencher, &House::with_revocations(Signer::new("ES256"), VERDICTS_MAX_DEFAULT, revocations));
+}
+
 /// The same, but paid from leases. Once in a second they end, and the store is asked for the next ones.
 #[divan::bench]
 fn warm_leased(bencher: Bencher<'_, '_>) {

@@ -16,7 +16,6 @@ use tollgate::domain::policy::Policy;
 use tollgate::domain::question::{Credential, Mode, Proofs, Question};
 use tollgate::domain::time::Moment;
 use tollgate::quotas::{LeaseDesk, QuotaDesk};
-use tollgate::revocation::NothingRevoked;
 use tollgate::server::SystemClock;
 use tollgate::stores::memory::{COUNTERS_MAX, MemoryStore};
 use tollgate::stores::proofs::{MemoryProofs, PROOFS_MAX};
@@ -25,6 +24,7 @@ use tollgate::tokens::Tokens;
 
 use crate::leases::introduced;
 use crate::orders::POLICY;
+use crate::revoked::revocations;
 use crate::signer::Signer;
 
 const ISSUER: &str = "https://issuer.example";
@@ -41,12 +41,17 @@ pub(crate) struct House {
 impl House {
     /// With an issuer that signs like `signer` and room for so many verdicts; quotas are paid at the memory store.
     pub(crate) fn new(signer: Signer, verdicts_max: usize) -> Self {
-        Self::with_desk(signer, verdicts_max, |store, _, _| Arc::new(QuotaDesk::new(store)))
+        Self::with_revocations(signer, verdicts_max, 0)
+    }
+
+    /// The same, and so many revocations of all kinds, none of which hits a token.
+    pub(crate) fn with_revocations(signer: Signer, verdicts_max: usize, revocations: u64) -> Self {
+        Self::with_desk(signer, verdicts_max, revocations, |store, _, _| Arc::new(QuotaDesk::new(store)))
     }
 
     /// The same, but quotas are paid from leases of the memory store.
     pub(crate) fn with_leases(signer: Signer, verdicts_max: usize) -> Self {
-        Self::with_desk(signer, verdicts_max, |store, clock, telemetry| {
+        Self::with_desk(signer, verdicts_max, 0, |store, clock, telemetry| {
             Arc::new(introduced(LeaseDesk::new(Arc::clone(&store) as _, store, clock, telemetry)))
         })
     }
@@ -54,6 +59,7 @@ impl House {
     fn with_desk(
         signer: Signer,
         verdicts_max: usize,
+        revoked: u64,
         desk: impl FnOnce(Arc<MemoryStore>, Arc<SystemClock>, &Telemetry) -> Arc<dyn Quotas>,
     ) -> Self {
         // Tokens start tasks that keep keys fresh; those of this issuer stay as they are.
@@ -67,11 +73,12 @@ impl House {
             Tokens::new(Arc::clone(&clock) as _, Arc::clone(&telemetry), verdicts_max, Arc::clone(&proofs) as _);
         tokens.adopt(issuers).unwrap();
         let store = Arc::new(MemoryStore::new(COUNTERS_MAX, &telemetry));
+        let revocations = revocations(&runtime, ISSUER, revoked, &clock, &telemetry);
         let decider = Arc::new(Decider::new(
             Arc::clone(&clock) as _,
             Arc::clone(&tokens) as _,
-            Arc::new(NothingRevoked),
-            Arc::new(NothingRevoked),
+            Arc::clone(&revocations) as _,
+            revocations,
             desk(store, Arc::clone(&clock), &telemetry),
             telemetry,
         ));

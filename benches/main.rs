@@ -11,6 +11,7 @@ mod house;
 mod leases;
 mod orders;
 mod quotas;
+mod revoked;
 mod rules;
 mod signer;
 mod tokens;

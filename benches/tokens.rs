@@ -159,7 +159,7 @@ fn dpop_proof(bencher: Bencher<'_, '_>, algorithm: &'static str) {
 }
 
 /// What the process holds in memory, in bytes.
-fn resident() -> usize {
+pub(crate) fn resident() -> usize {
     let text = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.split_whitespace().next().unwrap().parse::<usize>().unwrap() * 1024

@@ -82,6 +82,26 @@ pub mod names {
     pub const INTROSPECTION_UP: &str = "tollgate_introspection_up";
     /// Tokens that were looked at for those who asked about them, by outcome.
     pub const INTROSPECTION_ANSWERS: &str = "tollgate_introspection_answers_total";
+    /// What identity providers told, by what it was and outcome.
+    pub const EVENTS: &str = "tollgate_provider_events_total";
+    /// Whether the issuer's security events can be fetched: 1 or 0.
+    pub const EVENT_POLL_UP: &str = "tollgate_event_poll_up";
+    /// Entries of revocations that were asked for, written or not, by way and outcome.
+    pub const REVOCATION_REQUESTS: &str = "tollgate_revocation_requests_total";
+    /// Status lists that were fetched, by outcome.
+    pub const STATUS_LISTS: &str = "tollgate_status_list_fetches_total";
+    /// Entries that are in memory, by kind.
+    pub const REVOCATIONS: &str = "tollgate_revocations";
+    /// How long ago everything was known that was taken back, in seconds.
+    pub const REVOCATION_LAG: &str = "tollgate_revocation_lag_seconds";
+    /// Changes that the log told.
+    pub const REVOCATION_CHANGES: &str = "tollgate_revocation_changes_total";
+    /// Times that the log was loaded whole.
+    pub const REVOCATION_LOADS: &str = "tollgate_revocation_loads_total";
+    /// Entries and changes that made no sense.
+    pub const REVOCATIONS_UNREADABLE: &str = "tollgate_revocations_unreadable_total";
+    /// Tokens that a replica had to judge while it was behind, by outcome.
+    pub const REVOCATIONS_BEHIND: &str = "tollgate_revocation_answers_behind_total";
     /// Configurations that were read, by outcome.
     pub const RELOADS: &str = "tollgate_config_reloads_total";
     /// TLS handshakes that came to nothing, by cause.
@@ -161,6 +181,13 @@ impl Telemetry {
             (names::INTROSPECTIONS, Unit::Count, "Questions to issuers about their tokens, by outcome."),
             (names::API_KEY_READS, Unit::Count, "Readings of API keys that replicas share, by outcome."),
             (names::INTROSPECTION_ANSWERS, Unit::Count, "Tokens that were looked at for those who asked, by outcome."),
+            (names::EVENTS, Unit::Count, "What identity providers told, by what it was and outcome."),
+            (names::REVOCATION_REQUESTS, Unit::Count, "Revocations that were asked for, by way and outcome."),
+            (names::STATUS_LISTS, Unit::Count, "Status lists that were fetched, by outcome."),
+            (names::REVOCATION_CHANGES, Unit::Count, "Changes that the log of revocations told."),
+            (names::REVOCATION_LOADS, Unit::Count, "Times that the log of revocations was loaded whole."),
+            (names::REVOCATIONS_UNREADABLE, Unit::Count, "Revocations that made no sense and were passed over."),
+            (names::REVOCATIONS_BEHIND, Unit::Count, "Tokens judged while revocations were behind, by outcome."),
             (names::RELOADS, Unit::Count, "Configurations that were read, by outcome."),
         ] {
             let name = KeyName::from_const_str(name);
@@ -179,11 +206,14 @@ impl Telemetry {
             (names::API_KEYS, "API keys in hand: all that are listed, or those in use that replicas share."),
             (names::ISSUER_KEYS, "Keys in hand, by issuer; NaN once it is no longer configured."),
             (names::ISSUER_UP, "Whether the issuer's last key refresh succeeded; NaN once it is no longer configured."),
+            (names::REVOCATIONS, "Revocations in memory, by kind."),
+            (names::REVOCATION_LAG, "How long ago all revocations were known, in seconds."),
             (names::TLS_NOT_AFTER, "When the server's certificate expires, since the Unix epoch; NaN without one."),
             (
                 names::INTROSPECTION_UP,
                 "Whether the issuer can be asked about its tokens; NaN once it is not to be asked.",
             ),
+            (names::EVENT_POLL_UP, "Whether the issuer's security events can be fetched."),
             (names::BUILD, "The version that runs."),
         ] {
             recorder.describe_gauge(KeyName::from_const_str(name), None, text.into());

@@ -11,7 +11,7 @@ use crate::domain::certificate::DNS_ISSUER;
 use crate::domain::issuer::Issuer;
 use crate::domain::name::NamePattern;
 use crate::domain::policy::{Demand, Operators, Policy};
-use crate::domain::revocation::Lifetimes;
+use crate::domain::revocation::{Lifetimes, Trust};
 use crate::domain::time::Micros;
 
 pub use crate::domain::secret::Secret;
@@ -56,6 +56,8 @@ pub struct Config {
     pub dpop: Dpop,
     /// Which API keys are accepted.
     pub api_keys: ApiKeys,
+    /// How what was taken back is kept and known.
+    pub revocation: Revocation,
     /// Rules and limits; its version is left at 0.
     pub policy: Policy,
     /// How much is accepted at a time.
@@ -104,6 +106,15 @@ pub enum KeptKeys {
     Listed(Vec<ApiKey>),
     /// In Redis, which is the store then.
     Redis,
+}
+
+/// How what was taken back is kept and known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Revocation {
+    /// How much a replica trusts what it knows.
+    pub trust: Trust,
+    /// Where it is kept across restarts, where the store is this process; none: nowhere.
+    pub file: Option<PathBuf>,
 }
 
 /// How Redis is reached.
@@ -222,6 +233,8 @@ fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
     let in_redis = !matches!(store, Some(Store::Memory));
     let api_keys = fields
         .or(reader, "api_keys", ApiKeys::default(), |reader, item| api_keys::api_keys(reader, item, &limits, in_redis));
+    let revocation = fields
+        .or(reader, "revocation", Revocation::default(), |reader, item| server::revocation(reader, item, in_redis));
     let certificates = fields.or(reader, "certificates", Vec::new(), certificates::certificates);
     let asks = listen.as_ref().is_none_or(|(_, tls)| tls.as_ref().is_some_and(|tls| tls.clients != Clients::Anyone));
     let operators = fields
@@ -262,11 +275,12 @@ fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
     };
     let (listen, tls) = listen?;
     let (store, dpop, bounds, files) = (store?, dpop?, bounds?, Vec::new());
-    Some(Config { listen, tls, store, issuers, certificates, dpop, api_keys, policy, bounds, files })
+    let revocation = revocation?;
+    Some(Config { listen, tls, store, issuers, certificates, dpop, api_keys, revocation, policy, bounds, files })
 }
 
 fn lifetimes(issuer: &Issuer) -> (Box<str>, Lifetimes) {
-    (issuer.issuer.as_str().into(), Lifetimes { longest: issuer.max_token_lifetime, leeway: issuer.leeway })
+    (issuer.issuer.as_str().into(), issuer.lifetimes())
 }
 
 impl Config {
@@ -275,6 +289,7 @@ impl Config {
         [
             ("listen", self.listen != new.listen),
             ("store", self.store != new.store),
+            ("revocation.file", self.revocation.file != new.revocation.file),
             ("bounds", self.bounds != new.bounds),
         ]
         .into_iter()

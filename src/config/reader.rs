@@ -346,7 +346,8 @@ impl<'e> Reader<'e> {
         self.held(item, &path, bytes_max).map(|_| path)
     }
 
-    fn path(&mut self, item: &Item<'_>) -> Option<PathBuf> {
+    /// The path of a file that need not be there.
+    pub(super) fn path(&mut self, item: &Item<'_>) -> Option<PathBuf> {
         let base = self.base.clone();
         self.parse(item, |text| match text {
             "" => Err("must be the path of a file".to_owned()),

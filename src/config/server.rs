@@ -1,4 +1,4 @@
-//! The sections `listen`, `store`, `dpop` and `bounds`.
+//! The sections `listen`, `store`, `revocation`, `dpop` and `bounds`.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,8 @@ use url::Url;
 use super::reader::{Fields, Item, Reader};
 use super::tls::{Tls, tls};
 use super::values::{address, duration, word};
-use super::{Bounds, Dpop, Listen, Reach, Redis, Secret, Sentinel, Store};
+use super::{Bounds, Dpop, Listen, Reach, Redis, Revocation, Secret, Sentinel, Store};
+use crate::domain::revocation::{Trust, WhenBehind};
 use crate::domain::time::Micros;
 
 /// The most calls in flight that can be asked for.
@@ -225,6 +226,26 @@ fn certificates(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<PathBuf> {
         return None;
     }
     Some(path)
+}
+
+/// `in_redis`: whether the store is Redis.
+pub(super) fn revocation(reader: &mut Reader<'_>, item: &Item<'_>, in_redis: bool) -> Option<Revocation> {
+    let default = Trust::default();
+    let mut fields = reader.fields(item, "revocation")?;
+    // A replica asks what is new five times a second.
+    let lags = Micros::from_millis(500)..=Micros::from_secs(3_600);
+    let max_lag = fields.or(reader, "max_lag", default.max_lag, |reader, item| reader.parse(item, duration(lags)));
+    let when_behind = fields.or(reader, "when_behind", default.when_behind, |reader, item| {
+        reader.one_of(item, &[("ask", WhenBehind::Ask), ("deny", WhenBehind::Deny), ("allow", WhenBehind::Allow)])
+    });
+    let file = fields.optional(reader, "file", |reader, item| {
+        if in_redis {
+            reader.error(item, "is for the memory store: with `store.redis` they are kept there; remove it");
+        }
+        reader.path(item)
+    });
+    fields.finish(reader);
+    Some(Revocation { trust: Trust { max_lag: max_lag?, when_behind: when_behind? }, file: file? })
 }
 
 pub(super) fn dpop(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Dpop> {

@@ -13,6 +13,7 @@ pub mod counter;
 pub mod date;
 pub mod decision;
 pub mod demand;
+pub mod event;
 #[cfg(test)]
 pub(crate) mod exact_log;
 pub mod fixed;
@@ -30,7 +31,8 @@ pub mod question;
 pub mod revocation;
 pub mod secret;
 #[cfg(test)]
-mod simulation;
+pub(crate) mod simulation;
 pub mod slots;
+pub mod status;
 pub mod time;
 pub mod window;

@@ -5,7 +5,9 @@
 //! replicas keep of an entry is its [`Mark`] and its [`Cutoff`]; who asked for it, and why, stays where it was written.
 
 use aws_lc_rs::digest;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::api_key::KeyId;
 use super::identity::{Identity, IdentityKind, Thumbprint};
@@ -22,6 +24,9 @@ pub const LAST_MOMENT: Micros = Micros((1 << 53) - 1);
 
 /// Added to the end of every token that an entry is for: clocks of replicas differ.
 pub const MARGIN: Micros = Micros::from_secs(60);
+
+/// The most that an issuer's clock may be said to be ahead.
+pub const CLOCK_AHEAD_MAX: Micros = Micros::from_secs(60);
 
 /// The kinds of things that can be taken back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -119,6 +124,21 @@ pub struct TargetRef<'a> {
     pub issuer: &'a str,
     /// Its name under the issuer: text, or the 32 bytes of a hash; empty for an issuer itself.
     pub name: &'a [u8],
+}
+
+impl TargetRef<'_> {
+    /// The name as people read it: a hash in base64url, as RFC 7638 has thumbprints.
+    pub fn name_text(&self) -> String {
+        match self.kind {
+            TargetKind::UnnamedToken | TargetKind::SigningKey => URL_SAFE_NO_PAD.encode(self.name),
+            TargetKind::Token
+            | TargetKind::Session
+            | TargetKind::Subject
+            | TargetKind::Client
+            | TargetKind::Issuer
+            | TargetKind::ApiKey => String::from_utf8_lossy(self.name).into_owned(),
+        }
+    }
 }
 
 /// What is taken back.
@@ -272,10 +292,24 @@ impl MarkId {
 
 /// The quick hash of a target: the same on every replica and in every version, since it is kept with the entries.
 pub fn tag(target: TargetRef<'_>) -> u64 {
-    let TargetRef { kind, issuer, name } = target;
-    // The issuer goes into the seed, so that it is hashed by itself and nothing need be put together.
-    let seed = xxh3_64_with_seed(issuer.as_bytes(), u64::from(kind.letter()));
-    xxh3_64_with_seed(name, seed)
+    IssuerHash::of(target.issuer).tag(target)
+}
+
+/// What an issuer adds to the quick hashes of its targets: taken once where several are looked for.
+#[derive(Clone, Copy, Debug)]
+pub struct IssuerHash(u64);
+
+impl IssuerHash {
+    /// Of that issuer.
+    pub fn of(issuer: &str) -> Self {
+        Self(xxh3_64(issuer.as_bytes()))
+    }
+
+    /// The quick hash of a target that stands under this issuer.
+    pub fn tag(self, target: TargetRef<'_>) -> u64 {
+        // Issuer and kind go into the seed, so that nothing need be put together.
+        xxh3_64_with_seed(target.name, self.0 ^ u64::from(target.kind.letter()))
+    }
 }
 
 /// Which tokens of its target an entry hits, and how long it is needed.
@@ -329,6 +363,8 @@ pub struct Wish {
     pub target: Target,
     /// Which of it.
     pub which: Which,
+    /// By how much the clock of the tokens' issuer may be ahead: added to the moment that `which` speaks of.
+    pub ahead: Micros,
     /// How long the entry is needed.
     pub keep: Keep,
     /// Why, for people; at most [`REASON_BYTES_MAX`]; may be empty.
@@ -362,11 +398,11 @@ pub enum Keep {
 impl Wish {
     /// The entry that it leads to when it is written at `now`. Its moments are at most [`LAST_MOMENT`].
     pub fn written_at(self, now: Micros) -> Revocation {
-        let Self { target, which, keep, reason, by } = self;
+        let Self { target, which, ahead, keep, reason, by } = self;
         let before = match which {
             Which::All => None,
-            Which::IssuedByNow => Some(now),
-            Which::IssuedBy(moment) => Some(moment.min(now)),
+            Which::IssuedByNow => Some(now + ahead),
+            Which::IssuedBy(moment) => Some(moment.min(now) + ahead),
         };
         let until = match keep {
             Keep::Always => None,
@@ -399,6 +435,33 @@ impl Revocation {
     }
 }
 
+/// How much a replica trusts what it knows of revocations when it has heard nothing new.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trust {
+    /// How old what it knows may be; 2 s by default. Older, it is behind.
+    pub max_lag: Micros,
+    /// What it does with tokens then that it does not know to be revoked.
+    pub when_behind: WhenBehind,
+}
+
+impl Default for Trust {
+    fn default() -> Self {
+        Self { max_lag: Micros::from_secs(2), when_behind: WhenBehind::default() }
+    }
+}
+
+/// What a replica does with tokens, while it is behind, that it does not know to be revoked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenBehind {
+    /// Asks the log about each, and denies where that cannot be asked either.
+    #[default]
+    Ask,
+    /// Denies.
+    Deny,
+    /// Accepts.
+    Allow,
+}
+
 /// How long the tokens of an issuer live, as far as entries go by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lifetimes {
@@ -407,6 +470,9 @@ pub struct Lifetimes {
     pub longest: Micros,
     /// By how much `exp` may have passed.
     pub leeway: Micros,
+    /// By how much the issuer's clock may be ahead: a token that was made before something was taken back may say that it
+    /// was issued so much later. At most [`CLOCK_AHEAD_MAX`].
+    pub clock_ahead: Micros,
 }
 
 impl Lifetimes {
@@ -470,7 +536,14 @@ mod tests {
 
     #[test]
     fn a_wish_is_written_by_the_clock_of_the_log() {
-        let wish = |which, keep| Wish { target: Target::issuer("i"), which, keep, reason: "".into(), by: "".into() };
+        let wish = |which, keep| Wish {
+            target: Target::issuer("i"),
+            which,
+            ahead: Micros::ZERO,
+            keep,
+            reason: "".into(),
+            by: "".into(),
+        };
         let now = Micros::from_secs(1_000);
         let written = |which, keep| wish(which, keep).written_at(now).cutoff;
         let for_10 = Keep::For(Micros::from_secs(10));
@@ -487,6 +560,17 @@ mod tests {
             assert_eq!(written(which, keep), Cutoff { before, until }, "{which:?} {keep:?}");
         }
         assert_eq!(wish(Which::All, Keep::Always).written_at(now).at, now);
+
+        // The issuer's clock may be ahead by 5 s.
+        let ahead = |which| Wish { ahead: Micros::from_secs(5), ..wish(which, for_10) }.written_at(now).cutoff;
+        for (which, before, until) in [
+            (Which::All, None, secs(1_010)),
+            (Which::IssuedByNow, secs(1_005), secs(1_015)),
+            (Which::IssuedBy(Micros::from_secs(900)), secs(905), secs(915)),
+            (Which::IssuedBy(Micros(u64::MAX)), secs(1_005), secs(1_015)),
+        ] {
+            assert_eq!(ahead(which), Cutoff { before, until }, "{which:?}");
+        }
     }
 
     #[test]
@@ -501,7 +585,7 @@ mod tests {
     #[test]
     fn a_mark_is_the_same_in_every_version() {
         let mark = Mark::of(Target::session("https://auth.example", "s-1").borrowed());
-        assert_eq!((mark.id.hex().as_str(), mark.tag), ("5dc04936d4765211ca695fd663dd19e8", 7_024_898_915_079_302_695));
+        assert_eq!((mark.id.hex().as_str(), mark.tag), ("5dc04936d4765211ca695fd663dd19e8", 1_724_302_480_086_080_795));
     }
 
     #[test]
@@ -583,7 +667,11 @@ mod tests {
             at in 0_u64..4_000_000_000, ahead in 0_u64..60, lived in 0_u64..=86_400,
         ) {
             // A token that was issued at the moment, by a clock that is ahead, and lives as long as any may.
-            let lifetimes = Lifetimes { longest: Micros::from_secs(86_400), leeway: Micros::from_secs(60) };
+            let lifetimes = Lifetimes {
+                longest: Micros::from_secs(86_400),
+                leeway: Micros::from_secs(60),
+                clock_ahead: Micros::ZERO,
+            };
             let expires_at = Micros::from_secs(at + ahead + lived);
             prop_assert!(Micros::from_secs(at) + lifetimes.after_issuing() >= lifetimes.end_of(expires_at));
         }

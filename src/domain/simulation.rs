@@ -1,7 +1,7 @@
 //! For tests: replicas that hold leases, and their stores, in a world where messages are late, lost and repeated, replicas
 //! crash and pause, clocks drift and leap, and limits change. Everything follows from a seed; the exact log is the judge.
 
-mod chance;
+pub(crate) mod chance;
 mod replica;
 mod run;
 mod scenarios;

@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use super::Parts;
 use crate::decide::ports::Away;
 use crate::domain::time::Micros;
+use crate::revocation::Health;
 use crate::stores::redis::NodeHealth;
 use crate::telemetry::names;
 
@@ -57,6 +58,7 @@ async fn ready(State(parts): State<Arc<Parts>>) -> impl IntoResponse {
 impl Parts {
     fn is_degraded(&self) -> bool {
         self.shared.as_ref().is_some_and(|shared| shared.store.health().iter().any(|(_, health)| health.is_err()))
+            || self.revocations.health(self.decider.now().steady).is_behind
             || self
                 .tokens
                 .health()
@@ -80,12 +82,21 @@ impl Parts {
                 })
             })
             .collect();
+        let Health { lag, is_behind, entries, problem } = self.revocations.health(self.decider.now().steady);
+        #[expect(clippy::cast_precision_loss, reason = "for people")]
+        let lag = lag.map(|lag| lag.0 as f64 / 1e6);
         json!({
             "status": status,
             "policy_version": self.decider.policy().version,
             "store": match &self.shared {
                 None => json!({ "kind": "memory" }),
                 Some(shared) => store_state(&shared.store.health()),
+            },
+            "revocations": {
+                "lag_seconds": lag,
+                "behind": is_behind,
+                "entries": entries,
+                "problem": problem.map(|away| format!("the log {away}")),
             },
             "issuers": issuers,
         })

@@ -13,6 +13,7 @@ mod watch;
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -35,8 +36,8 @@ use self::tls::Tls;
 use crate::api;
 use crate::api::native::{Decisions, QuotaApi, TokenApi};
 use crate::config::{self, Config, KeptKeys, Secret, Store};
-use crate::decide::Decider;
-use crate::decide::ports::{Clock, ProofLog, Quotas};
+use crate::decide::ports::{Clock, ProofLog, Quotas, RevocationLog};
+use crate::decide::{Decider, Hearing};
 use crate::domain::api_key;
 use crate::domain::policy::Policy;
 use crate::proto::DESCRIPTORS;
@@ -44,10 +45,11 @@ use crate::proto::decision_service_server::DecisionServiceServer;
 use crate::proto::quota_service_server::QuotaServiceServer;
 use crate::proto::token_service_server::TokenServiceServer;
 use crate::quotas::{LeaseDesk, QuotaDesk};
-use crate::revocation::NothingRevoked;
+use crate::revocation::{Follower, Revocations};
 use crate::stores::memory::{self, MemoryStore};
 use crate::stores::proofs::{self, MemoryProofs};
 use crate::stores::redis::{self, RedisStore};
+use crate::stores::revocations::MemoryRevocations;
 use crate::telemetry::{Telemetry, names};
 use crate::tokens::{Kept, KeyRing, Tokens, VERDICTS_MAX_DEFAULT};
 
@@ -98,6 +100,8 @@ struct Parts {
     telemetry: Arc<Telemetry>,
     decider: Arc<Decider>,
     tokens: Arc<Tokens>,
+    hearing: Arc<Hearing>,
+    revocations: Arc<Revocations>,
     /// Of the gRPC port.
     tls: Arc<Tls>,
     http_tls: Arc<Tls>,
@@ -191,7 +195,7 @@ impl Server {
         let incoming = Incoming::new(http, Arc::clone(&parts.http_tls)).stream();
         let http_port = http::serve(
             incoming.map(|accepted| accepted.map(|connection| (connection.connect_info(), connection))),
-            api::http::router(Arc::clone(&parts.decider)),
+            api::http::router(Arc::clone(&parts.decider), Arc::clone(&parts.hearing) as _),
             parts.admission.clone(),
             parts.stopping.clone(),
         );
@@ -201,7 +205,10 @@ impl Server {
             http_port.await;
         });
         server.tasks.spawn(admin::serve(admin, Arc::clone(&parts)));
+        server.tasks.spawn(Follower::new(Arc::clone(&parts.revocations), clock).run());
         server.tasks.spawn(fold(Arc::clone(&parts.telemetry)));
+        let (tokens, hearing) = (Arc::clone(&parts.tokens), Arc::clone(&parts.hearing));
+        server.tasks.spawn(async move { tokens.poll_events(&*hearing).await });
         if let Some(Shared { desk, .. }) = &parts.shared {
             let (pulse, upkeep) = (Arc::clone(desk), Arc::clone(desk));
             server.tasks.spawn(async move { pulse.pulse().await });
@@ -225,6 +232,7 @@ impl Server {
         parts.tokens.adopt(config.issuers.clone())?;
         parts.tokens.demand_nonces(config.dpop.nonce_secret.as_ref().map(Secret::reveal));
         parts.tokens.adopt_api_keys(key_ring(&config, parts.shared.as_ref().map(|shared| &shared.store)));
+        parts.revocations.adopt(config.revocation.trust);
         parts.adopt(&config, secured);
         parts.config.store(Arc::new(config));
         Ok(())
@@ -288,32 +296,41 @@ impl Parts {
     fn build(config: Config, clock: &Arc<dyn Clock>, health: HealthReporter) -> Result<Self, StartProblem> {
         let telemetry = Telemetry::new().map_err(|error| StartProblem::Configuration(format!("metrics: {error}")))?;
         let telemetry = Arc::new(telemetry);
-        let (quotas, proofs, shared): (Arc<dyn Quotas>, Arc<dyn ProofLog>, _) = match &config.store {
-            Store::Memory => {
-                let store = MemoryStore::new(memory::COUNTERS_MAX, &telemetry);
-                let proofs = MemoryProofs::new(proofs::PROOFS_MAX, &telemetry);
-                (Arc::new(QuotaDesk::new(Arc::new(store))), Arc::new(proofs), None)
-            }
-            Store::Redis(settings) => {
-                let store = Arc::new(redis_store(settings, clock, &telemetry)?);
-                let local = Arc::new(MemoryStore::new(memory::COUNTERS_MAX, &telemetry));
-                let desk = LeaseDesk::new(Arc::clone(&store) as _, local, Arc::clone(clock), &telemetry);
-                let desk = Arc::new(desk);
-                (Arc::clone(&desk) as _, Arc::clone(&store) as _, Some(Shared { store, desk }))
-            }
-        };
+        let (quotas, proofs, log, shared): (Arc<dyn Quotas>, Arc<dyn ProofLog>, Arc<dyn RevocationLog>, _) =
+            match &config.store {
+                Store::Memory => {
+                    let store = MemoryStore::new(memory::COUNTERS_MAX, &telemetry);
+                    let proofs = MemoryProofs::new(proofs::PROOFS_MAX, &telemetry);
+                    let log = revocation_log(config.revocation.file.as_deref())?;
+                    (Arc::new(QuotaDesk::new(Arc::new(store))), Arc::new(proofs), Arc::new(log), None)
+                }
+                Store::Redis(settings) => {
+                    let store = Arc::new(redis_store(settings, clock, &telemetry)?);
+                    let local = Arc::new(MemoryStore::new(memory::COUNTERS_MAX, &telemetry));
+                    let desk = LeaseDesk::new(Arc::clone(&store) as _, local, Arc::clone(clock), &telemetry);
+                    let desk = Arc::new(desk);
+                    (
+                        Arc::clone(&desk) as _,
+                        Arc::clone(&store) as _,
+                        Arc::clone(&store) as _,
+                        Some(Shared { store, desk }),
+                    )
+                }
+            };
         let tokens = Tokens::new(Arc::clone(clock), Arc::clone(&telemetry), VERDICTS_MAX_DEFAULT, proofs);
         tokens.demand_nonces(config.dpop.nonce_secret.as_ref().map(Secret::reveal));
         tokens.adopt(config.issuers.clone()).map_err(|problems| StartProblem::Configuration(problems.join("\n")))?;
         tokens.adopt_api_keys(key_ring(&config, shared.as_ref().map(|shared| &shared.store)));
+        let revocations = Arc::new(Revocations::new(log, config.revocation.trust, &telemetry));
         let decider = Arc::new(Decider::new(
             Arc::clone(clock),
             Arc::clone(&tokens) as _,
-            Arc::new(NothingRevoked),
-            Arc::new(NothingRevoked),
+            Arc::clone(&revocations) as _,
+            Arc::clone(&revocations) as _,
             quotas,
             Arc::clone(&telemetry),
         ));
+        let hearing = Hearing::new(Arc::clone(&decider), Arc::clone(&tokens) as _, &telemetry);
         let admission = Admission::new(config.bounds.calls_in_flight, telemetry.counter(names::OVERLOAD, &[]));
         let tls = Tls::new(tls::GRPC, clock, &telemetry);
         let http_tls = Tls::new(tls::HTTP, clock, &telemetry);
@@ -323,6 +340,8 @@ impl Parts {
             telemetry,
             decider,
             tokens,
+            hearing: Arc::new(hearing),
+            revocations,
             tls,
             http_tls,
             shared,
@@ -389,6 +408,12 @@ fn key_ring(config: &Config, store: Option<&Arc<RedisStore>>) -> KeyRing {
     KeyRing { kept, operators: config.api_keys.operators, limits }
 }
 
+/// Where a process by itself keeps what was taken back.
+fn revocation_log(file: Option<&Path>) -> Result<MemoryRevocations, StartProblem> {
+    file.map_or_else(|| Ok(MemoryRevocations::new()), MemoryRevocations::open)
+        .map_err(|problem| StartProblem::Configuration(format!("revocation.file: {problem}")))
+}
+
 fn redis_store(
     settings: &config::Redis,
     clock: &Arc<dyn Clock>,
@@ -436,7 +461,7 @@ fn local(key: &'static str, listener: &TcpListener) -> Result<SocketAddr, StartP
     listener.local_addr().map_err(|error| StartProblem::Listen { key, address, error })
 }
 
-/// Ready is whoever has asked for every issuer's keys once, and has reached its store or given it up for the moment:
+/// Ready is whoever has asked for every issuer's keys once, and has reached its store, loaded what was revoked, or given that up for the moment:
 /// waiting for one that is away would turn its outage into ours.
 async fn become_ready(parts: Arc<Parts>) {
     parts.tokens.first_fetch().await;
@@ -445,6 +470,7 @@ async fn become_ready(parts: Arc<Parts>) {
             sleep(CONNECT_INTERVAL).await;
         }
     }
+    parts.revocations.settled().await;
     parts.say(ServingStatus::Serving).await;
     parts.ready.cancel();
     if parts.stopping.is_cancelled() {

@@ -27,6 +27,7 @@ fn wishes(names: impl IntoIterator<Item = String>) -> Vec<Wish> {
     let wish = |name: String| Wish {
         target: session(&name),
         which: Which::All,
+        ahead: Micros::ZERO,
         keep: Keep::Always,
         reason: "stolen".into(),
         by: "ann".into(),

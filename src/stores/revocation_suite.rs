@@ -85,7 +85,7 @@ suite![
 ];
 
 fn wish(target: Target, which: Which, keep: Keep) -> Wish {
-    Wish { target, which, keep, reason: "stolen".into(), by: "ann".into() }
+    Wish { target, which, ahead: Micros::ZERO, keep, reason: "stolen".into(), by: "ann".into() }
 }
 
 fn session(name: &str) -> Target {
@@ -252,6 +252,21 @@ async fn the_log_writes_by_its_own_clock(log: &dyn RevocationLog, _: &dyn Revoca
         let written = add(log, vec![wish(target.clone(), which, keep)], START).await.remove(0);
         assert_eq!((written.cutoff, written.at), (Cutoff { before, until }, START), "{which:?} {keep:?}");
         assert_eq!(found(log, &target, START).await, Some(written.cutoff), "{which:?} {keep:?}");
+    }
+    // By how much the issuer's clock may be ahead is added to moments, and to nothing else.
+    let second = Micros::from_secs(1);
+    for (number, (which, before, until)) in [
+        (Which::IssuedByNow, Some(START + second), ahead + second),
+        (Which::IssuedBy(START - second), Some(START), ahead),
+        (Which::All, None, ahead),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let target = Target::client("i", &number.to_string());
+        let wish = Wish { ahead: second, ..wish(target, which, Keep::For(HOUR)) };
+        let written = add(log, vec![wish], START).await.remove(0);
+        assert_eq!(written.cutoff, Cutoff { before, until: Some(until) }, "{which:?}");
     }
 }
 
@@ -623,6 +638,7 @@ async fn played(log: &dyn RevocationLog, other: &dyn RevocationLog, rounds: usiz
                     .into_iter()
                     .map(|(number, which, keep)| Wish {
                         by: round.to_string().into(),
+                        ahead: Micros(number as u64 % 3 * 1_500_000),
                         ..wish(one_of(number), which, keep)
                     })
                     .collect();

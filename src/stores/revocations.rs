@@ -387,7 +387,7 @@ pub(super) struct Details {
 impl Details {
     /// Those of a wish, without a moment; none where they are too long.
     pub(super) fn of(wish: &Wish) -> Option<Self> {
-        let Wish { target, which: _, keep: _, reason, by } = wish;
+        let Wish { target, which: _, ahead: _, keep: _, reason, by } = wish;
         is_bounded(target, reason, by).then(|| Self::new(target, reason, by, None))
     }
 

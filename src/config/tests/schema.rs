@@ -53,8 +53,9 @@ fn sections(schema: &Json) -> BTreeMap<String, &Map<String, Json>> {
 fn known() -> BTreeMap<&'static str, BTreeMap<&'static str, bool>> {
     let mut reader = Reader::new(Path::new("t.yaml"), &environment);
     let sentinel = "store: { redis: { sentinel: { urls: [redis://a] } } }";
+    let revocation = "revocation: { file: r }";
     let certificates = "{ listen: { tls: { cert: c, key: k } }, certificates: {}, operators: {} }";
-    for yaml in [EVERYTHING, "store: { redis: { urls: [{ file: none }] } }", sentinel, certificates] {
+    for yaml in [EVERYTHING, "store: { redis: { urls: [{ file: none }] } }", sentinel, certificates, revocation] {
         let root = yaml::read(yaml).unwrap();
         config(&mut reader, &Item::root(&root));
     }
@@ -117,6 +118,7 @@ fn the_schemas_defaults_are_the_readers() {
             "algorithms",
             "types",
             "leeway",
+            "clock_ahead",
             "max_token_lifetime",
             "required_claims",
             "scope_claims",
@@ -127,11 +129,13 @@ fn the_schemas_defaults_are_the_readers() {
     let with = format!(
         "listen: {{ {} }}
 bounds: {{ {} }}
+revocation: {{ {} }}
 issuers: [{{ issuer: https://a.example, audiences: [a], untyped: true, {issuer} }}]
 rules: [{{ match: {{ path: /** }} }}]
 ",
         all("listen", &["grpc", "http", "admin"]),
         all("bounds", &["calls_in_flight", "drain"]),
+        all("revocation", &["max_lag", "when_behind"]),
     );
     assert_eq!(good(&with), without);
     let redis = format!("{text}store: {{ redis: {{ urls: [redis://a], {} }} }}", all("redis", &["deadline"]));
@@ -195,6 +199,8 @@ fn reference() -> String {
         ("issuer", "An entry of `issuers`"),
         ("jwks", "`jwks` of an issuer"),
         ("introspection", "`introspection` of an issuer"),
+        ("events", "`events` of an issuer"),
+        ("statusLists", "`status_lists` of an issuer"),
         ("connection", "`connection` of an issuer"),
         ("apiKeys", "`api_keys`"),
         ("apiKey", "An entry of the file of `api_keys`"),
@@ -205,6 +211,7 @@ fn reference() -> String {
         ("rule", "An entry of `rules`"),
         ("match", "`match` of a rule"),
         ("require", "`require` of a rule"),
+        ("revocation", "`revocation`"),
         ("dpop", "`dpop`"),
         ("bounds", "`bounds`"),
     ] {

@@ -13,9 +13,10 @@
 -- ARGV[6]  what is to be done:
 --   add       writes entries, all or none. ARGV[7], [9], … are wishes: id, kind, tag; `b` and the moment up to which was
 --             issued what is hit, or now if that is ahead, or `x` and exactly the moment; `u` and the end of the entry,
---             or `f` and for how long it is kept. ARGV[8], [10], … are what is to be known of it in JSON, without its
---             moment; `-`: nothing; empty: what is known already. Answers each entry as it is now, or nothing where it
---             would be over. The status is `full` where there is no room, and nothing was written.
+--             or `f` and for how long it is kept; and what is added to a moment that is not exact. ARGV[8], [10], … are
+--             what is to be known of it in JSON, without its moment; `-`: nothing; empty: what is known already. Answers
+--             each entry as it is now, or nothing where it would be over. The status is `full` where there is no room, and
+--             nothing was written.
 --   undo      removes the entry of the id ARGV[7], and answers it and what was known of it.
 --   find      answers the entry of each id from ARGV[7] on.
 --   snapshot  answers at most ARGV[8] entries from ARGV[7] on; `list` with what is known of each behind all of them.
@@ -124,8 +125,8 @@ if task == 'add' then
   local changed, fresh = {}, 0
   for place, id in ipairs(ids) do
     local wish, text, entry = ARGV[2 * place + 5], ARGV[2 * place + 6], ''
-    local which, before, keep, till = struct.unpack('<c1dc1d', wish, 26)
-    if which == 'b' then before = min(before, now) end
+    local which, before, keep, till, ahead = struct.unpack('<c1dc1dd', wish, 26)
+    if which == 'b' then before = min(min(before, now) + ahead, LAST_MOMENT) end
     if keep == 'f' then till = min((before < huge and before or now) + till, LAST_MOMENT) end
     if till > now then
       local old = is[id]

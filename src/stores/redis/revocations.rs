@@ -49,7 +49,7 @@ impl RevocationLog for RedisStore {
             };
             let (entries, at) = self.revocations(b"add", args, now, read).await??;
             let written = |(wish, entry): (Wish, Option<Entry>)| {
-                let Wish { target, which: _, keep: _, reason, by } = wish;
+                let Wish { target, which: _, ahead: _, keep: _, reason, by } = wish;
                 Some(Revocation { target, cutoff: entry?.cutoff, reason, by, at })
             };
             Ok(wishes.into_iter().zip(entries).filter_map(written).collect())
@@ -215,14 +215,14 @@ fn packed(wish: &Wish) -> Vec<u8> {
         Keep::Until(moment) => (b'u', Some(moment)),
         Keep::For(time) => (b'f', Some(time)),
     };
-    packed_with(Mark::of(wish.target.borrowed()), (which, before), (keep, time))
+    packed_with(Mark::of(wish.target.borrowed()), (which, before), (keep, time), wish.ahead)
 }
 
 fn packed_entry(Entry { mark, cutoff }: &Entry) -> Vec<u8> {
-    packed_with(*mark, (b'x', cutoff.before), (b'u', cutoff.until))
+    packed_with(*mark, (b'x', cutoff.before), (b'u', cutoff.until), Micros::ZERO)
 }
 
-fn packed_with(mark: Mark, which: (u8, Option<Micros>), keep: (u8, Option<Micros>)) -> Vec<u8> {
+fn packed_with(mark: Mark, which: (u8, Option<Micros>), keep: (u8, Option<Micros>), ahead: Micros) -> Vec<u8> {
     let Mark { kind, id, tag } = mark;
     let mut packed = id.0.to_vec();
     packed.push(kind.letter());
@@ -231,6 +231,7 @@ fn packed_with(mark: Mark, which: (u8, Option<Micros>), keep: (u8, Option<Micros
         packed.push(letter);
         packed.extend(double(time).to_le_bytes());
     }
+    packed.extend(double(Some(ahead)).to_le_bytes());
     packed
 }
 

@@ -256,7 +256,7 @@ mod tests {
 
     fn wish(name: &str, keep: Keep) -> Wish {
         let target = Target::session("i", name);
-        Wish { target, which: Which::IssuedByNow, keep, reason: "why\n".into(), by: "ann".into() }
+        Wish { target, which: Which::IssuedByNow, ahead: Micros::ZERO, keep, reason: "why\n".into(), by: "ann".into() }
     }
 
     async fn add(log: &MemoryRevocations, name: &str, keep: Keep) {

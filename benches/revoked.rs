@@ -1,0 +1,134 @@
+//! What is revoked, in memory: what it takes up, and what looking costs. `cargo bench revo`.
+
+use std::pin::pin;
+use std::sync::Arc;
+
+use divan::{Bencher, black_box};
+use futures_util::future;
+use tokio::runtime::Runtime;
+use tollgate::decide::ports::{
+    Answer, Away, Cursor, Listed, ListedRevocation, News, Place, RevocationLog, RevocationView as _, Snapshot, Standing,
+};
+use tollgate::domain::identity::Identity;
+use tollgate::domain::revocation::{
+    Cutoff, Entry, Mark, MarkId, Revocation, Target, TargetKind, Trust, WhenBehind, Wish,
+};
+use tollgate::domain::time::{Micros, Moment};
+use tollgate::revocation::{Follower, Revocations};
+use tollgate::server::SystemClock;
+use tollgate::telemetry::Telemetry;
+
+use crate::house::{at_hand, moment};
+use crate::tokens::resident;
+
+/// Entries of one page of the log.
+const PAGE: u64 = 1_000;
+
+/// Entries that are in memory at a time, where memory is measured.
+const MANY: u64 = 5_000_000;
+
+/// Bytes that one may take up.
+const ENTRY_BYTES_MAX: u64 = 64;
+
+const ISSUER: &str = "https://issuer.example";
+
+/// A log that has so many entries under an issuer, of every kind in turns, and never another.
+struct Settled {
+    issuer: &'static str,
+    entries: u64,
+}
+
+const PLACE: Place = Place { log: 1, number: 1 };
+
+impl Settled {
+    fn entry(&self, number: u64) -> Entry {
+        let kinds = TargetKind::ALL;
+        let kind = kinds[usize::try_from(number).unwrap() % kinds.len()];
+        let target = Target::new(kind, self.issuer, format!("4f9c2f6e-8a5b-4c1d-9e3f-{number:012}").as_bytes());
+        Entry { mark: Mark::of(target.borrowed()), cutoff: Cutoff::ALWAYS }
+    }
+}
+
+impl RevocationLog for Settled {
+    fn add(&self, _: Vec<Wish>, _: Moment) -> Answer<'_, Result<Vec<Revocation>, Away>> {
+        unreachable!("nothing is written")
+    }
+
+    fn undo(&self, _: MarkId, _: Moment) -> Answer<'_, Result<Option<ListedRevocation>, Away>> {
+        unreachable!("nothing is written")
+    }
+
+    fn find(&self, _: Vec<Mark>, _: Moment) -> Answer<'_, Result<Vec<Option<Cutoff>>, Away>> {
+        unreachable!("nobody is behind")
+    }
+
+    fn list(&self, _: Cursor, _: Moment) -> Answer<'_, Result<Listed, Away>> {
+        unreachable!("nobody lists")
+    }
+
+    fn news(&self, place: Place, _: Moment) -> Answer<'_, Result<News, Away>> {
+        Answer::Now(Ok(News::Changes { changes: Vec::new(), place, more: false, unreadable: 0 }))
+    }
+
+    fn snapshot(&self, Cursor(from): Cursor, _: Moment) -> Answer<'_, Result<Snapshot, Away>> {
+        let end = self.entries.min(from + PAGE);
+        let entries = (from..end).map(|number| self.entry(number)).collect();
+        let next = (end < self.entries).then_some(Cursor(end));
+        Answer::Now(Ok(Snapshot { place: PLACE, entries, next, unreadable: 0 }))
+    }
+
+    fn restore(&self, _: Vec<Entry>, _: Moment) -> Answer<'_, Result<(), Away>> {
+        unreachable!("nothing is lost")
+    }
+}
+
+/// So many revocations, loaded, by which whoever never asks again is never behind.
+pub(crate) fn revocations(
+    runtime: &Runtime,
+    issuer: &'static str,
+    entries: u64,
+    clock: &Arc<SystemClock>,
+    telemetry: &Telemetry,
+) -> Arc<Revocations> {
+    let trust = Trust { max_lag: Micros::from_secs(1_000_000), when_behind: WhenBehind::Ask };
+    let revocations = Arc::new(Revocations::new(Arc::new(Settled { issuer, entries }), trust, telemetry));
+    let follower = Follower::new(Arc::clone(&revocations), Arc::clone(clock) as _);
+    runtime.block_on(future::select(pin!(follower.run()), pin!(revocations.settled())));
+    assert_eq!(revocations.health(moment().steady).entries, entries);
+    revocations
+}
+
+/// Whether a token is revoked that has all that can be.
+#[divan::bench(args = [0, 1_000, 1_000_000])]
+fn revoked(bencher: Bencher<'_, '_>, entries: u64) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (clock, telemetry) = (Arc::new(SystemClock::start()), Telemetry::new().unwrap());
+    let revocations = revocations(&runtime, ISSUER, entries, &clock, &telemetry);
+    let name = |what: &str| Some(format!("{what}-8a5b-4c1d-9e3f-000000000000").into());
+    let identity = Arc::new(Identity {
+        subject: name("subject"),
+        client: name("client"),
+        session: name("session"),
+        token_id: name("token"),
+        signed_by: Some(Arc::new([7; 32])),
+        ..Identity::vouched_by(ISSUER)
+    });
+    let now = moment();
+    let stands = || at_hand(revocations.standing(black_box(&identity), now));
+    assert_eq!(stands(), Standing::Good);
+    bencher.bench(stands);
+}
+
+/// What five million take up: prints what each adds to the process's memory. The budget is held here.
+/// `cargo bench revocations_at_rest -- --ignored`
+#[divan::bench(sample_count = 1, sample_size = 1, ignore)]
+fn revocations_at_rest(bencher: Bencher<'_, '_>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (clock, telemetry) = (Arc::new(SystemClock::start()), Telemetry::new().unwrap());
+    let before = resident();
+    let mut loaded = None;
+    bencher.bench_local(|| loaded = Some(revocations(&runtime, ISSUER, MANY, &clock, &telemetry)));
+    let each = (resident() - before) as u64 * 100 / MANY;
+    eprintln!("{MANY} revocations: {}.{:02} bytes each", each / 100, each % 100);
+    assert!(each <= ENTRY_BYTES_MAX * 100);
+}
