@@ -225,7 +225,14 @@ async fn entries_of_one_target_are_joined_and_who_asked_last_is_kept(
     let written = add(log, twice, secs(30)).await;
     assert_eq!(written.iter().map(|written| written.cutoff).collect::<Vec<_>>(), [Cutoff::ALWAYS; 2]);
     assert_eq!(found(other, &target, secs(10_000)).await, Some(Cutoff::ALWAYS));
-    assert_eq!(listed(log, secs(30)).await.len(), 1);
+    // Of the two the first changes nothing.
+    let target = session("twice");
+    let until = |end| wish(target.clone(), Which::All, Keep::Until(secs(end)));
+    add(log, vec![until(500)], secs(30)).await;
+    add(log, vec![until(400), until(600)], secs(30)).await;
+    assert_eq!(found(other, &target, secs(550)).await, Some(Cutoff { before: None, until: Some(secs(600)) }));
+    assert_eq!(loaded(log, secs(30)).await.0.len(), 2);
+    assert_eq!(listed(log, secs(30)).await.len(), 2);
 }
 
 async fn the_log_writes_by_its_own_clock(log: &dyn RevocationLog, _: &dyn RevocationLog) {
@@ -356,13 +363,13 @@ async fn a_full_load_of_wishes_is_written_and_told_in_order(log: &dyn Revocation
 
 async fn names_and_reasons_are_any_text_or_bytes(log: &dyn RevocationLog, _: &dyn RevocationLog) {
     let hash: Vec<u8> = (0..=255).collect();
-    let long = "x".repeat(20_000);
+    let huge = "x".repeat(20_000);
     let targets = [
         Target::token("", ""),
         Target::token("i\0ssuer}{", "\r\n\"\\}"),
         Target::unnamed_token("i", &[0xff; 32]),
         Target::new(TargetKind::Session, "ü", &hash),
-        Target::token("i", &long),
+        Target::token("i", &huge),
     ];
     let reason = "“why” \u{0}\n\\\"{}";
     let wishes = targets.iter().map(|target| Wish { reason: reason.into(), ..always(target.clone()) });
