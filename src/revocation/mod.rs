@@ -11,6 +11,8 @@ mod set;
 mod simulation;
 mod sync;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use crate::decide::ports::{
     Answer, Away, AwayCause, Cursor, Listed, ListedRevocation, News, Place, RevocationLog, Snapshot,
