@@ -14,6 +14,7 @@ mod process;
 mod question;
 mod quotas;
 mod redis;
+mod revocation;
 mod row;
 mod subject;
 mod table;
@@ -53,6 +54,8 @@ enum Command {
     Measure(Measure),
     /// Start Redis, the server and its yardsticks, and print what quotas cost Redis.
     Quotas(quotas::Measure),
+    /// Start Redis and three servers, revoke tokens while they are used, and print how soon that is in force.
+    Revocation(revocation::Measure),
     /// Serve a service that decides nothing: the floor. Prints where it listens.
     Floor {
         /// The answer that every question gets: an encoded `DecideResponse`.
@@ -97,6 +100,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Measure(measure) => print_from(|cores| async move { take(&measure, cores).await }),
         Command::Quotas(measure) => print_from(|cores| async move { quotas::take(&measure, cores).await }),
+        Command::Revocation(measure) => print_from(|cores| async move { revocation::take(&measure, cores).await }),
         Command::Floor { answer } => floor::run(&answer),
     };
     match done {

@@ -51,14 +51,18 @@ impl fmt::Display for Table {
 /// The machine, how it was divided, and how long the slices were.
 pub(crate) fn machine(cores: &Cores, pace: Pace, redis: &Path) -> Result<String, String> {
     let Pace { slices, slice } = pace;
+    Ok(format!("{} Each server and row: {slices} slices of {slice:?}, in turns; medians.", host(cores, redis)?))
+}
+
+/// The machine, and how it was divided.
+pub(crate) fn host(cores: &Cores, redis: &Path) -> Result<String, String> {
     let apart = match (cores.server, cores.redis == cores.load) {
         (None, _) => "everything on the same core",
         (Some(_), true) => "the server on one, the load and Redis on another",
         (Some(_), false) => "the server, the load and Redis on one each",
     };
     Ok(format!(
-        "Taken on {cpu}, {count} cores ({apart}), Linux {kernel}, {redis}. \
-         Each server and row: {slices} slices of {slice:?}, in turns; medians.",
+        "Taken on {cpu}, {count} cores ({apart}), Linux {kernel}, {redis}.",
         cpu = cpu()?,
         count = cores.count,
         kernel = read("/proc/sys/kernel/osrelease")?.trim(),
@@ -82,7 +86,7 @@ fn line(row: &Row, subject: &Subject, figures: &Figures, floor: &Figures) -> Opt
 }
 
 /// Three digits, in a unit that fits.
-fn micros(time: Duration) -> String {
+pub(crate) fn micros(time: Duration) -> String {
     match time.as_micros() {
         micros @ 0..1_000 => format!("{micros} µs"),
         micros @ 1_000..10_000 => format!("{}.{:02} ms", micros / 1_000, micros % 1_000 / 10),

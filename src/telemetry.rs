@@ -82,6 +82,14 @@ pub mod names {
     pub const INTROSPECTION_UP: &str = "tollgate_introspection_up";
     /// Tokens that were looked at for those who asked about them, by outcome.
     pub const INTROSPECTION_ANSWERS: &str = "tollgate_introspection_answers_total";
+    /// What identity providers told, by what it was and outcome.
+    pub const EVENTS: &str = "tollgate_provider_events_total";
+    /// Whether the issuer's security events can be fetched: 1 or 0.
+    pub const EVENT_POLL_UP: &str = "tollgate_event_poll_up";
+    /// Entries of revocations that were asked for, written or not, by way and outcome.
+    pub const REVOCATION_REQUESTS: &str = "tollgate_revocation_requests_total";
+    /// Status lists that were fetched, by outcome.
+    pub const STATUS_LISTS: &str = "tollgate_status_list_fetches_total";
     /// Entries that are in memory, by kind.
     pub const REVOCATIONS: &str = "tollgate_revocations";
     /// How long ago everything was known that was taken back, in seconds.
@@ -173,6 +181,9 @@ impl Telemetry {
             (names::INTROSPECTIONS, Unit::Count, "Questions to issuers about their tokens, by outcome."),
             (names::API_KEY_READS, Unit::Count, "Readings of API keys that replicas share, by outcome."),
             (names::INTROSPECTION_ANSWERS, Unit::Count, "Tokens that were looked at for those who asked, by outcome."),
+            (names::EVENTS, Unit::Count, "What identity providers told, by what it was and outcome."),
+            (names::REVOCATION_REQUESTS, Unit::Count, "Revocations that were asked for, by way and outcome."),
+            (names::STATUS_LISTS, Unit::Count, "Status lists that were fetched, by outcome."),
             (names::REVOCATION_CHANGES, Unit::Count, "Changes that the log of revocations told."),
             (names::REVOCATION_LOADS, Unit::Count, "Times that the log of revocations was loaded whole."),
             (names::REVOCATIONS_UNREADABLE, Unit::Count, "Revocations that made no sense and were passed over."),
@@ -202,6 +213,7 @@ impl Telemetry {
                 names::INTROSPECTION_UP,
                 "Whether the issuer can be asked about its tokens; NaN once it is not to be asked.",
             ),
+            (names::EVENT_POLL_UP, "Whether the issuer's security events can be fetched."),
             (names::BUILD, "The version that runs."),
         ] {
             recorder.describe_gauge(KeyName::from_const_str(name), None, text.into());

@@ -6,7 +6,7 @@ use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use url::form_urlencoded;
 
-use crate::decide::{Asker, Decider, Unpermitted};
+use crate::decide::{Asker, Decider, Revoker, Unpermitted, Way};
 use crate::domain::client::Sight;
 use crate::domain::question::{Certificate, Credential};
 
@@ -16,17 +16,32 @@ pub(super) async fn sight(
     headers: &HeaderMap,
     certificate: Option<&Certificate<'_>>,
 ) -> Result<Sight, Unpermitted> {
-    let Some(basic) = only_authorization(headers).and_then(Basic::read) else {
-        return decider.permit_asker(Asker::Operator(credential(headers), certificate)).get().await;
-    };
-    let mut outcome = Err(Unpermitted::Client);
-    for (id, secret) in basic.spellings() {
-        outcome = decider.permit_asker(Asker::Client { id: &id, secret: &secret }).get().await;
-        if outcome.is_ok() {
-            break;
-        }
-    }
-    outcome
+    let spellings = spellings(headers);
+    decider.permit_asker(asker(headers, certificate, spellings.as_deref())).get().await
+}
+
+/// Who the sender of these headers is, if it may take something back.
+pub(super) async fn revoker(
+    decider: &Decider,
+    headers: &HeaderMap,
+    certificate: Option<&Certificate<'_>>,
+    way: Way,
+) -> Result<Revoker, Unpermitted> {
+    let spellings = spellings(headers);
+    decider.permit_revoker(asker(headers, certificate, spellings.as_deref()), way).get().await
+}
+
+fn asker<'a>(
+    headers: &'a HeaderMap,
+    certificate: Option<&'a Certificate<'a>>,
+    spellings: Option<&'a [(String, String)]>,
+) -> Asker<'a> {
+    spellings.map_or(Asker::Operator(credential(headers), certificate), Asker::Client)
+}
+
+/// What HTTP Basic may mean; none where the headers have something else.
+fn spellings(headers: &HeaderMap) -> Option<Vec<(String, String)>> {
+    only_authorization(headers).and_then(Basic::read).map(|basic| basic.spellings().collect())
 }
 
 /// What the headers' sender shows. Two `Authorization` values are none that can be read.

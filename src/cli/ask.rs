@@ -10,9 +10,8 @@ use clap::Args;
 use serde_json::{Value, json};
 use tollgate::proto as pb;
 use tollgate::proto::decision_service_client::DecisionServiceClient;
-use tonic_types::StatusExt as _;
 
-use super::server::{Server, token};
+use super::server::{Server, complaint, token};
 use super::{Done, block_on, print};
 
 #[derive(Debug, Args)]
@@ -78,7 +77,10 @@ async fn ask(arguments: Arguments) -> Result<pb::DecideResponse, String> {
     let server = arguments.server.clone();
     let question = question(arguments)?;
     let channel = server.connect().await?;
-    let answer = DecisionServiceClient::new(channel).decide(question).await.map_err(|status| complaint(&status))?;
+    let answer = DecisionServiceClient::new(channel)
+        .decide(question)
+        .await
+        .map_err(|status| complaint("no decision", &status))?;
     Ok(answer.into_inner())
 }
 
@@ -107,18 +109,6 @@ fn question(arguments: Arguments) -> Result<pb::DecideRequest, String> {
         mode: if arguments.peek { pb::QuotaMode::Peek } else { pb::QuotaMode::Consume }.into(),
         explain: arguments.explain,
     })
-}
-
-/// Why no decision was made.
-fn complaint(status: &tonic::Status) -> String {
-    let Some(bad) = status.get_details_bad_request() else {
-        return format!("no decision: {}: {}", status.code(), status.message());
-    };
-    let mut text = "the question is not well formed:".to_owned();
-    for violation in bad.field_violations {
-        let _ = write!(text, "\n  {}: {}", violation.field, violation.description);
-    }
-    text
 }
 
 fn text(answer: &pb::DecideResponse) -> String {

@@ -1,21 +1,14 @@
 //! `tollgate introspect`: what a server knows of a token.
 
-use std::io::Read as _;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::{Map, Value, json};
 use tollgate::proto as pb;
 use tollgate::proto::token_service_client::TokenServiceClient;
-use tonic::Request;
-use tonic::metadata::MetadataValue;
 
-use super::server::{Server, token};
+use super::server::{Operator, Server, complaint, shown};
 use super::{Done, block_on, print};
-
-/// The longest text that is read from standard input: more is no token.
-const INPUT_BYTES_MAX: u64 = 64 * 1024;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -23,12 +16,8 @@ pub(super) struct Arguments {
     token: String,
     #[command(flatten)]
     server: Server,
-    /// The token or API key of who asks, with the scope tollgate:introspect. Not needed where --cert may ask.
-    #[arg(long, env = "TOLLGATE_OPERATOR_TOKEN", hide_env_values = true, value_name = "TOKEN")]
-    operator_token: Option<String>,
-    /// A file that holds it.
-    #[arg(long, conflicts_with = "operator_token", value_name = "FILE")]
-    operator_token_file: Option<PathBuf>,
+    #[command(flatten)]
+    operator: Operator,
 }
 
 pub(super) fn run(arguments: Arguments) -> Done {
@@ -38,25 +27,10 @@ pub(super) fn run(arguments: Arguments) -> Done {
 }
 
 async fn ask(arguments: Arguments) -> Result<pb::IntrospectResponse, String> {
-    let Arguments { token: asked, server, operator_token, operator_token_file } = arguments;
-    let asked = if asked == "-" { input()? } else { asked };
-    let mut request = Request::new(pb::IntrospectRequest { token: asked, token_type_hint: String::new() });
-    if let Some(operator) = token(operator_token, operator_token_file.as_deref())? {
-        let value = MetadataValue::try_from(format!("Bearer {operator}"));
-        let value = value.map_err(|_| "the operator's token has characters that no token has".to_owned())?;
-        request.metadata_mut().insert("authorization", value);
-    }
+    let Arguments { token, server, operator } = arguments;
+    let request = operator.request(pb::IntrospectRequest { token: shown(token)?, token_type_hint: String::new() })?;
     let answer = TokenServiceClient::new(server.connect().await?).introspect(request).await;
-    answer
-        .map(tonic::Response::into_inner)
-        .map_err(|status| format!("no answer: {}: {}", status.code(), status.message()))
-}
-
-fn input() -> Result<String, String> {
-    let mut text = String::new();
-    let read = std::io::stdin().lock().take(INPUT_BYTES_MAX).read_to_string(&mut text);
-    read.map_err(|error| format!("standard input: {error}"))?;
-    Ok(text.trim().to_owned())
+    answer.map(tonic::Response::into_inner).map_err(|status| complaint("no answer", &status))
 }
 
 /// As `/oauth2/introspect` answers: what is not there is left out.
@@ -109,7 +83,7 @@ fn json(answer: &pb::IntrospectResponse) -> Value {
 }
 
 /// The object without the members that hold nothing.
-fn without_nothing(object: Value) -> Value {
+pub(super) fn without_nothing(object: Value) -> Value {
     let holds = |value: &Value| match value {
         Value::Null => false,
         Value::String(text) => !text.is_empty(),

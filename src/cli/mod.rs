@@ -5,6 +5,7 @@ mod ask;
 mod config;
 mod introspect;
 mod print;
+mod revoke;
 mod serve;
 mod server;
 
@@ -28,6 +29,14 @@ enum Command {
     Decide(ask::Arguments),
     /// Ask a server what it knows of a token. Exit code: 0 active, 1 not active, 2 could not ask.
     Introspect(introspect::Arguments),
+    /// Take tokens, sessions, subjects, clients, issuers, API keys or signing keys back. Exit code: 0 done, 1 nothing to take
+    /// back, 2 could not be done.
+    Revoke(revoke::Arguments),
+    /// Look at what is taken back.
+    #[command(subcommand)]
+    Revocations(revoke::Listing),
+    /// Undo a revocation by its id. Exit code: 0 done, 1 no such entry, 2 could not be done.
+    Unrevoke(revoke::Undoing),
     /// Make, list and end API keys.
     #[command(subcommand)]
     ApiKey(api_key::Command),
@@ -45,6 +54,9 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Decide(arguments) => ask::run(arguments),
         Command::Introspect(arguments) => introspect::run(arguments),
+        Command::Revoke(arguments) => revoke::run(arguments),
+        Command::Revocations(command) => revoke::list(command),
+        Command::Unrevoke(arguments) => revoke::undo(arguments),
         Command::ApiKey(command) => api_key::run(command),
         Command::Config(command) => Ok(config::run(command)),
     };

@@ -1,11 +1,18 @@
 //! The server that a command asks, and what is shown to it.
 
 use std::fmt::Write as _;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use tonic::metadata::MetadataValue;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::{Request, Status};
+use tonic_types::StatusExt as _;
+
+/// The longest text that is read from standard input: more is no token.
+const INPUT_BYTES_MAX: u64 = 64 * 1024;
 
 /// Which server, and how it is reached.
 #[derive(Clone, Debug, Args)]
@@ -61,6 +68,53 @@ impl Server {
         }
         Ok(tls)
     }
+}
+
+/// Who asks for what not everybody may have.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Operator {
+    /// The token or API key of who asks, with the scope that the command needs. Not needed where --cert may ask.
+    #[arg(long, env = "TOLLGATE_OPERATOR_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    operator_token: Option<String>,
+    /// A file that holds it.
+    #[arg(long, conflicts_with = "operator_token", value_name = "FILE")]
+    operator_token_file: Option<PathBuf>,
+}
+
+impl Operator {
+    /// The message, with who asks.
+    pub(super) fn request<T>(&self, message: T) -> Result<Request<T>, String> {
+        let mut request = Request::new(message);
+        if let Some(operator) = token(self.operator_token.clone(), self.operator_token_file.as_deref())? {
+            let value = MetadataValue::try_from(format!("Bearer {operator}"));
+            let value = value.map_err(|_| "the operator's token has characters that no token has".to_owned())?;
+            request.metadata_mut().insert("authorization", value);
+        }
+        Ok(request)
+    }
+}
+
+/// The token that is given; `-` reads it from standard input, which shows it to nobody.
+pub(super) fn shown(token: String) -> Result<String, String> {
+    if token != "-" {
+        return Ok(token);
+    }
+    let mut text = String::new();
+    let read = std::io::stdin().lock().take(INPUT_BYTES_MAX).read_to_string(&mut text);
+    read.map_err(|error| format!("standard input: {error}"))?;
+    Ok(text.trim().to_owned())
+}
+
+/// Why there is no answer, with every field that was wrong.
+pub(super) fn complaint(what: &str, status: &Status) -> String {
+    let Some(bad) = status.get_details_bad_request() else {
+        return format!("{what}: {}: {}", status.code(), status.message());
+    };
+    let mut text = format!("{what}: the request is not well formed:");
+    for violation in bad.field_violations {
+        let _ = write!(text, "\n  {}: {}", violation.field, violation.description);
+    }
+    text
 }
 
 /// The token that is given, or in a file. A variable that is set to nothing holds none.

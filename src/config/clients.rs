@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::reader::{Item, Reader};
 use super::values::word;
 use crate::domain::api_key::hash_from_hex;
-use crate::domain::client::{Client, SecretHash, Sight, secret_hash};
+use crate::domain::client::{Client, MayRevoke, SecretHash, Sight, secret_hash};
 
 /// The longest name of a client, in bytes.
 const ID_BYTES_MAX: usize = 256;
@@ -38,6 +38,9 @@ fn client(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Client> {
     let audiences = fields.optional(reader, "audiences", |reader, item| {
         reader.some(item, |reader, item| reader.parse(item, word("an audience", 1_024)))
     });
+    let scopes = fields.or(reader, "scopes", Vec::new(), |reader, item| {
+        reader.some(item, |reader, item| reader.one_of(item, &[("tollgate:revoke", MayRevoke::Every)]))
+    });
     fields.finish(reader);
     let hash = match (secret?, hash?) {
         (Some(hash), None) | (None, Some(hash)) => hash,
@@ -54,7 +57,8 @@ fn client(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Client> {
         None => Sight::Every,
         Some(audiences) => Sight::MeantFor(audiences.into_iter().map(Box::from).collect()),
     };
-    Some(Client { id: id?.into(), hash, sight })
+    let may_revoke = scopes?.first().copied().unwrap_or_default();
+    Some(Client { id: id?.into(), hash, sight, may_revoke })
 }
 
 /// HTTP Basic ends the name at the first colon.

@@ -8,9 +8,12 @@ use super::introspection::introspection;
 use super::reader::{Fields, Item, Reader};
 use super::values::{discoverable, duration, fetchable, word};
 use crate::domain::connection::Connection;
+use crate::domain::event::Events;
 use crate::domain::introspection::Introspection;
 use crate::domain::issuer::{Algorithm, BindingDemand, Issuer, KeySource, NEVER_ACCESS_TOKENS};
+use crate::domain::revocation::CLOCK_AHEAD_MAX;
 use crate::domain::secret::Secret;
+use crate::domain::status::StatusLists;
 use crate::domain::time::Micros;
 
 /// The longest key set: what may be fetched, too.
@@ -87,6 +90,8 @@ fn issuer(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Issuer> {
     let operators = fields.or(reader, "operators", false, |reader, item| reader.flag(item));
     let (types, untyped) = types(reader, &mut fields, profile);
     let leeway = time(reader, &mut fields, "leeway", defaults::LEEWAY, (Micros::ZERO, Micros::from_secs(300)));
+    let ahead = (Micros::ZERO, CLOCK_AHEAD_MAX);
+    let clock_ahead = time(reader, &mut fields, "clock_ahead", Micros::ZERO, ahead);
     let days = |days: u64| Micros::from_secs(days * 24 * 60 * 60);
     let lifetimes = (Micros::from_secs(1), days(366));
     let max_token_lifetime = time(reader, &mut fields, "max_token_lifetime", defaults::MAX_TOKEN_LIFETIME, lifetimes);
@@ -105,6 +110,14 @@ fn issuer(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Issuer> {
     let stale_for = time(reader, &mut fields, "stale_for", defaults::STALE_FOR, (Micros::ZERO, days(30)));
     let cooldowns = (Micros::from_secs(1), Micros::from_secs(3600));
     let refresh_cooldown = time(reader, &mut fields, "refresh_cooldown", defaults::REFRESH_COOLDOWN, cooldowns);
+    let events = fields.optional(reader, "events", |reader, item| {
+        if keys == Some(KeySource::Unneeded) {
+            reader.error(item, "are signed, and the issuer has no keys here; add `jwks`, or remove this");
+        }
+        events(reader, item, plain_http)
+    });
+    let status_lists = fields
+        .or(reader, "status_lists", StatusLists::default(), |reader, item| status_lists(reader, item, plain_http));
     fields.finish(reader);
     Some(Issuer {
         issuer: name?,
@@ -114,6 +127,7 @@ fn issuer(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Issuer> {
         types: types?,
         untyped: untyped?,
         leeway: leeway?,
+        clock_ahead: clock_ahead?,
         max_token_lifetime: max_token_lifetime?,
         binding: binding?,
         max_age: max_age?,
@@ -125,6 +139,8 @@ fn issuer(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Issuer> {
         claims: chosen?,
         keys: keys?,
         introspection: introspection?,
+        events: events?,
+        status_lists: status_lists?,
         connection: connection?,
         stale_for: stale_for?,
         refresh_cooldown: refresh_cooldown?,
@@ -150,6 +166,36 @@ pub(super) fn binding(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Bindin
             ("dpop", BindingDemand::Dpop),
         ],
     )
+}
+
+/// What the issuer tells of sessions and accounts.
+fn events(reader: &mut Reader<'_>, item: &Item<'_>, plain_http: bool) -> Option<Events> {
+    let mut fields = reader.fields(item, "events")?;
+    let audiences = fields.required(reader, "audiences", |reader, item| words(reader, item, "an audience"));
+    let poll = fields.optional(reader, "poll", |reader, item| {
+        reader.parse(item, |text| fetchable(text, plain_http).map(|_| text.to_owned()))
+    });
+    fields.finish(reader);
+    Some(Events { audiences: audiences?, poll: poll? })
+}
+
+/// Which status lists are asked.
+fn status_lists(reader: &mut Reader<'_>, item: &Item<'_>, plain_http: bool) -> Option<StatusLists> {
+    let mut fields = reader.fields(item, "statusLists")?;
+    let check = fields.or(reader, "check", true, |reader, item| reader.flag(item));
+    let origins = fields.or(reader, "origins", Vec::new(), |reader, item| {
+        reader.some(item, |reader, item| reader.parse(item, |text| origin(text, plain_http)))
+    });
+    fields.finish(reader);
+    Some(StatusLists { check: check?, origins: origins? })
+}
+
+/// A server, without a place on it.
+fn origin(text: &str, plain_http: bool) -> Result<String, String> {
+    let url = fetchable(text, plain_http)?;
+    let origin = url.origin().ascii_serialization();
+    let is_bare = text.trim_end_matches('/') == origin;
+    if is_bare { Ok(origin) } else { Err(format!("must be a server without a path, such as {origin}")) }
 }
 
 fn words(reader: &mut Reader<'_>, item: &Item<'_>, what: &'static str) -> Option<Vec<String>> {

@@ -280,7 +280,7 @@ fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
 }
 
 fn lifetimes(issuer: &Issuer) -> (Box<str>, Lifetimes) {
-    (issuer.issuer.as_str().into(), Lifetimes { longest: issuer.max_token_lifetime, leeway: issuer.leeway })
+    (issuer.issuer.as_str().into(), issuer.lifetimes())
 }
 
 impl Config {

@@ -1,7 +1,7 @@
 //! What is known of a token, told to those who may ask (RFC 7662).
 
+use super::Decider;
 use super::ports::{Answer, Inspected, Shown, Verdict};
-use super::{Decider, stands};
 use crate::domain::client::{self, Sight};
 use crate::domain::decision::{Class, Reason};
 use crate::domain::question::{Certificate, Credential};
@@ -15,13 +15,8 @@ pub const INTROSPECT_SCOPE: &str = "tollgate:introspect";
 pub enum Asker<'a> {
     /// By a token, an API key or the connection's certificate, which has the scope [`INTROSPECT_SCOPE`].
     Operator(Credential<'a>, Option<&'a Certificate<'a>>),
-    /// By the name and the secret of a client of the configuration.
-    Client {
-        /// Its name.
-        id: &'a str,
-        /// Its secret.
-        secret: &'a str,
-    },
+    /// By the name and the secret of a client of the configuration. There may be several ways to read what it shows.
+    Client(&'a [(String, String)]),
 }
 
 /// Why somebody may not ask about tokens.
@@ -40,9 +35,9 @@ impl Decider {
             Asker::Operator(credential, certificate) => self
                 .permit_operator(credential, certificate, INTROSPECT_SCOPE)
                 .then(|verdict| Answer::Now(verdict.map(|_| Sight::Every).map_err(Unpermitted::Operator))),
-            Asker::Client { id, secret } => {
+            Asker::Client(spellings) => {
                 let policy = self.policy();
-                let client = client::authenticated(&policy.clients, id, secret);
+                let client = client::authenticated(&policy.clients, spellings);
                 Answer::Now(client.map(|client| client.sight.clone()).ok_or(Unpermitted::Client))
             }
         }
@@ -67,10 +62,7 @@ impl Decider {
     pub(super) fn stands_now<'a>(&'a self, shown: Shown<'a>) -> Answer<'a, Verdict> {
         let now = self.clock.now();
         self.tokens.inspect(shown, now).then(move |Inspected { verdict, .. }| match verdict {
-            Ok(identity) => {
-                let standing = self.revocations.standing(&identity, now);
-                standing.then(move |standing| Answer::Now(stands(identity, standing)))
-            }
+            Ok(identity) => self.standing(identity, now),
             Err(reason) => Answer::Now(Err(reason)),
         })
     }

@@ -5,8 +5,11 @@
 //! the verdict is remembered and the store answers from memory, the whole path runs without waiting, on the caller's
 //! stack.
 
+mod audit;
 mod counters;
+mod hearing;
 mod introspection;
+mod pace;
 pub mod ports;
 mod revoking;
 #[cfg(test)]
@@ -16,14 +19,17 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+pub use self::audit::Way;
 use self::counters::Holding;
 pub use self::counters::{CounterCharge, Paid};
+pub use self::hearing::Hearing;
 pub use self::introspection::{Asker, INTROSPECT_SCOPE, Unpermitted};
+use self::pace::Pace;
 use self::ports::{
     Answer, Charge, Charges, Clock, Inspected, Payment, Proved, Quotas, RevocationLog, RevocationView, Shown, Standing,
     TokenInspector, Verdict,
 };
-pub use self::revoking::{NotTakenBack, REVOKE_SCOPE, Wanted};
+pub use self::revoking::{Asked, Filter, NotRevoked, NotTakenBack, REVOKE_SCOPE, Revoker, TakenBack, Wanted};
 use crate::domain::decision::{Decision, Explanation, Held, Provenance, QuotaStates, Reason};
 use crate::domain::identity::{Binding, Identity};
 use crate::domain::limit::{Attribute, Limit};
@@ -41,6 +47,7 @@ pub struct Decider {
     quotas: Arc<dyn Quotas>,
     telemetry: Arc<Telemetry>,
     plan: ArcSwap<Plan>,
+    pace: Pace,
 }
 
 /// What is swapped whole when the configuration is read again.
@@ -93,7 +100,7 @@ impl Decider {
     ) -> Self {
         let policy = Arc::new(Policy::default());
         let plan = ArcSwap::from_pointee(Plan { meter: telemetry.meter(&policy), policy });
-        Self { clock, tokens, revocations, log, quotas, telemetry, plan }
+        Self { clock, tokens, revocations, log, quotas, telemetry, plan, pace: Pace::default() }
     }
 
     /// Decides by this policy from now on. Questions on their way are decided by the one that they began with.
@@ -176,9 +183,17 @@ impl Decider {
 
     /// Asked for remembered verdicts and new ones alike, after them: a verdict never says "not revoked".
     fn ask_revocations<'a>(&'a self, journey: Journey<'a>, identity: Arc<Identity>) -> Answer<'a, Decided> {
-        self.revocations
-            .standing(&identity, journey.now)
-            .then(move |standing| self.authorize(journey, stands(identity, standing)))
+        self.standing(identity, journey.now).then(move |verdict| self.authorize(journey, verdict))
+    }
+
+    /// What was taken back here, and then what the token's own list says.
+    fn standing(&self, identity: Arc<Identity>, now: Moment) -> Answer<'_, Verdict> {
+        self.revocations.standing(&identity, now).then(move |standing| match standing {
+            Standing::Good if identity.status.is_some() => {
+                self.tokens.status(&identity, now).then(move |standing| Answer::Now(stands(identity, standing)))
+            }
+            standing => Answer::Now(stands(identity, standing)),
+        })
     }
 
     fn authorize<'a>(&'a self, journey: Journey<'a>, verdict: Verdict) -> Answer<'a, Decided> {

@@ -9,10 +9,11 @@ use smallvec::SmallVec;
 
 use crate::domain::api_key::{ApiKey, KeyId};
 use crate::domain::decision::{QuotaStates, Reason};
+use crate::domain::event::{EventFlaw, EventKind};
 use crate::domain::identity::{Identity, Thumbprint};
 use crate::domain::limit::{CounterKey, Limit};
 use crate::domain::question::{Certificate, Mode, Question};
-use crate::domain::revocation::{Cutoff, Entry, Mark, MarkId, Revocation, Wish};
+use crate::domain::revocation::{Cutoff, Entry, Mark, MarkId, Revocation, Target, Which, Wish};
 use crate::domain::time::{Micros, Moment};
 use crate::domain::window::{Grant, LeaseId, Terms};
 
@@ -78,6 +79,17 @@ pub trait TokenInspector: Send + Sync {
     /// Whether the caller holds the keys that `identity` is bound to: asked on each decision, after the verdict, since a
     /// proof is for one call. [`Answer::Now`] where no key is asked for.
     fn prove<'a>(&'a self, identity: &Arc<Identity>, question: &'a Question<'a>, now: Moment) -> Answer<'a, Proved>;
+
+    /// What the status list says that `identity`'s token names. Asked on each decision, after revocations, where it names
+    /// one. [`Answer::Now`] while the list is in hand; where it cannot be had, [`Standing::Unknown`].
+    fn status<'a>(&'a self, _identity: &Arc<Identity>, _now: Moment) -> Answer<'a, Standing> {
+        Answer::Now(Standing::Unknown)
+    }
+
+    /// The keys in hand that this issuer calls so (`kid`), by their thumbprints: at least one, several only where they are for
+    /// different algorithms. Else [`Reason::UnknownIssuer`], [`Reason::UnknownKey`], or [`Reason::KeysAway`] where its
+    /// keys could never be had.
+    fn signing_keys(&self, issuer: &str, kid: &str) -> Result<Vec<Thumbprint>, Reason>;
 }
 
 /// What came of asking for proofs of possession.
@@ -113,6 +125,72 @@ pub struct ProofUse {
     pub name: [u8; 32],
     /// For how long the proof could be shown once more.
     pub keep: Micros,
+}
+
+/// Reads what identity providers tell, and believes none of it before it was verified.
+pub trait EventReader: Send + Sync {
+    /// Reads it at `now`. Waits where a key of the issuer, or whether it was told before, has to be asked for.
+    fn read<'a>(&'a self, told: Told<'a>, now: Moment) -> Answer<'a, Result<Heard, Unheard>>;
+
+    /// Notes that what was told has been done, for as long as it could be told again. To be called after it was done: who
+    /// is interrupted in between is told once more, which does no harm, and has not noted what never happened.
+    fn note(&self, receipt: ProofUse, now: Moment) -> Answer<'_, Result<(), Away>>;
+}
+
+/// Does what identity providers tell.
+pub trait EventSink: Send + Sync {
+    /// Does it. Once answered, it has been written down.
+    fn hear<'a>(&'a self, told: Told<'a>) -> Answer<'a, Result<(), Unheard>>;
+}
+
+/// What an identity provider tells; it may be anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told<'a> {
+    /// A logout token (`OpenID` Connect Back-Channel Logout §2.4).
+    Logout(&'a str),
+    /// A security event token (RFC 8417).
+    Event(&'a str),
+}
+
+/// What was told, verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// Who told it.
+    pub issuer: Arc<str>,
+    /// What is to be taken back.
+    pub aims: Vec<Aim>,
+    /// Events that take something back, of a subject that no token of the issuer names. Others do not count.
+    pub missed: usize,
+    /// Whether it was told and done before.
+    pub again: bool,
+    /// Under which name it is remembered.
+    pub receipt: ProofUse,
+}
+
+/// What an event takes back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Aim {
+    /// What happened.
+    pub kind: EventKind,
+    /// What is to be taken back.
+    pub target: Target,
+    /// Which of it.
+    pub which: Which,
+}
+
+/// Why what somebody told was not done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unheard {
+    /// It is not believed, and telling it again changes nothing.
+    Refused(EventFlaw),
+    /// It could not be verified, or not be written down; it may be told again.
+    Away(Away),
+}
+
+impl From<EventFlaw> for Unheard {
+    fn from(flaw: EventFlaw) -> Self {
+        Self::Refused(flaw)
+    }
 }
 
 /// What is shown to find out who calls.
@@ -233,9 +311,10 @@ pub trait RevocationLog: Send + Sync {
 /// A place in the log of revocations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {
-    /// Which log: a random number, drawn when it was begun. Another one means that the data is another.
+    /// Which log: a random number, drawn when it was begun. Another one means that the data is another: a log that finds
+    /// out that it has lost a change takes another name, too.
     pub log: u64,
-    /// The number of the last change before the place; 0: the beginning.
+    /// How far: it grows with each change, not always by one; 0: the beginning.
     pub number: u64,
 }
 

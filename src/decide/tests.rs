@@ -2,20 +2,24 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod hearing;
+
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use futures_util::FutureExt as _;
 
 use super::*;
+use crate::domain::client::Sight;
 use crate::domain::decision::{HeldCounter, QuotaState, QuotaVerdict};
-use crate::domain::identity::Binding;
+use crate::domain::identity::{Binding, Thumbprint};
 use crate::domain::limit::{Algorithm, CounterKey, Kind, WhenAway};
 use crate::domain::path::{Method, Target};
 use crate::domain::policy::{Caller, Match, PathPattern};
 use crate::domain::question::{Certificate, ExtraCharge, Pairs, Proofs};
 use crate::domain::slots::Slots;
+use crate::domain::status::StatusRef;
 use crate::domain::window::LeaseId;
 
 /// The name of everything that is held.
@@ -23,9 +27,11 @@ const LEASE: LeaseId = LeaseId { replica: 5, serial: 8 };
 
 /// Every port at once.
 #[derive(Default)]
-struct World {
-    verdicts: Mutex<BTreeMap<String, Verdict>>,
-    revoked: AtomicBool,
+pub(super) struct World {
+    pub(super) verdicts: Mutex<BTreeMap<String, Verdict>>,
+    pub(super) revoked: AtomicBool,
+    /// The steady clock.
+    pub(super) steady: AtomicU64,
     /// The limit that refuses.
     short: Mutex<Option<String>>,
     /// Whether tokens have to be asked for.
@@ -41,7 +47,7 @@ impl World {
 
 impl Clock for World {
     fn now(&self) -> Moment {
-        Moment { wall: Micros(1), steady: Micros(1) }
+        Moment { wall: Micros(1), steady: Micros(self.steady.load(Ordering::Relaxed)) }
     }
 }
 
@@ -65,6 +71,22 @@ impl TokenInspector for World {
         self.note("proof");
         let outcome = if question.proofs.dpop == ["proof"] { Ok(()) } else { Err(Reason::BindingRequired) };
         Answer::Now(Proved { outcome, next_nonce: Some("next".into()) })
+    }
+
+    fn signing_keys(&self, issuer: &str, kid: &str) -> Result<Vec<Thumbprint>, Reason> {
+        match (issuer, kid) {
+            ("https://i", "a") => Ok(vec![[1; 32]]),
+            ("https://i", "twins") => Ok(vec![[1; 32], [2; 32]]),
+            ("https://i", _) => Err(Reason::UnknownKey),
+            ("https://away", _) => Err(Reason::KeysAway),
+            _ => Err(Reason::UnknownIssuer),
+        }
+    }
+
+    fn status<'a>(&'a self, identity: &Arc<Identity>, _now: Moment) -> Answer<'a, Standing> {
+        let index = identity.status.as_ref().unwrap().index;
+        self.note(format!("status {index}"));
+        Answer::Now([Standing::Good, Standing::Revoked, Standing::Unknown][usize::try_from(index).unwrap()])
     }
 }
 
@@ -259,6 +281,29 @@ fn the_revocations_are_asked_after_a_remembered_verdict_too() {
     bench.world.revoked.store(true, Ordering::Relaxed);
     let (reason, asked) = bench.decide(&question("/orders/7", Some("reader")));
     assert_eq!((reason, asked), (Reason::Revoked, vec!["token reader".to_owned(), "revocations".to_owned()]));
+}
+
+#[test]
+fn the_status_list_that_a_token_names_is_asked_after_revocations_each_time() {
+    let bench = Bench::new();
+    for (index, reason) in [(0, Reason::Allowed), (1, Reason::Revoked), (2, Reason::RevocationsAway)] {
+        let status = Some(Box::new(StatusRef { list: "l".into(), index }));
+        let listed = Arc::new(Identity { status, ..Identity::clone(&identity(&["read"])) });
+        bench.world.verdicts.lock().unwrap().insert("listed".to_owned(), Ok(listed));
+        for _ in 0..2 {
+            let (got, asked) = bench.decide(&question("/orders/7", Some("listed")));
+            assert_eq!(
+                (got, &asked[..3]),
+                (reason, &["token listed", "revocations", &format!("status {index}")].map(str::to_owned)[..])
+            );
+        }
+        let seen = bench.decider.introspect("listed", &Sight::Every).get().now_or_never().unwrap();
+        assert_eq!(seen.err(), (reason != Reason::Allowed).then_some(reason));
+        bench.world.asked.lock().unwrap().clear();
+    }
+    bench.world.revoked.store(true, Ordering::Relaxed);
+    let (reason, asked) = bench.decide(&question("/orders/7", Some("listed")));
+    assert_eq!((reason, asked.len()), (Reason::Revoked, 2), "what is taken back here need not be looked up elsewhere");
 }
 
 #[test]

@@ -19,6 +19,18 @@ pub struct Client {
     pub hash: SecretHash,
     /// Which tokens it learns of.
     pub sight: Sight,
+    /// What it may take back.
+    pub may_revoke: MayRevoke,
+}
+
+/// What a client may take back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MayRevoke {
+    /// Tokens that were issued to it: those whose client it is (RFC 7009 §2.1).
+    #[default]
+    Own,
+    /// Everything, as an operator may.
+    Every,
 }
 
 /// Which tokens an asker learns of. Of the others it hears what it hears of tokens that do not exist.
@@ -48,9 +60,13 @@ pub fn secret_hash(secret: &str) -> SecretHash {
     hash
 }
 
-/// The client that has this name and this secret. How long it takes says nothing of a secret, nor whether there is a
-/// client of that name with another one.
-pub fn authenticated<'a>(clients: &'a [Client], id: &str, secret: &str) -> Option<&'a Client> {
+/// The client that has the name and the secret of one of these spellings. How long it takes says nothing of a secret, nor
+/// whether there is a client of that name with another one.
+pub fn authenticated<'a>(clients: &'a [Client], spellings: &[(String, String)]) -> Option<&'a Client> {
+    spellings.iter().find_map(|(id, secret)| known(clients, id, secret))
+}
+
+fn known<'a>(clients: &'a [Client], id: &str, secret: &str) -> Option<&'a Client> {
     let shown = secret_hash(secret);
     let named = clients.iter().find(|client| *client.id == *id);
     let kept = named.map_or(&[0; 32], |client| &client.hash);
@@ -63,14 +79,22 @@ mod tests {
     use super::*;
 
     fn clients() -> Vec<Client> {
-        let client = |id: &str, secret: &str| Client { id: id.into(), hash: secret_hash(secret), sight: Sight::Every };
+        let client = |id: &str, secret: &str| Client {
+            id: id.into(),
+            hash: secret_hash(secret),
+            sight: Sight::Every,
+            may_revoke: MayRevoke::Own,
+        };
         vec![client("a", "the secret of a"), client("b", "the secret of b"), client("c", "")]
     }
 
     #[test]
     fn a_client_is_known_by_its_own_name_and_secret_only() {
         let clients = clients();
-        let known = |id: &str, secret: &str| authenticated(&clients, id, secret).map(|client| &*client.id);
+        let known = |id: &str, secret: &str| {
+            let spellings = [(String::new(), secret.to_owned()), (id.to_owned(), secret.to_owned())];
+            authenticated(&clients, &spellings).map(|client| &*client.id)
+        };
         assert_eq!(known("a", "the secret of a"), Some("a"));
         assert_eq!(known("b", "the secret of b"), Some("b"));
         for (id, secret) in [

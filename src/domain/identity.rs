@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::decision::Reason;
+use super::status::StatusRef;
 use super::time::Micros;
 
 /// What kind of credential proved the identity.
@@ -78,6 +79,8 @@ pub struct Identity {
     pub claims: Box<[(Box<str>, Box<str>)]>,
     /// Names that a certificate vouches for: SPIFFE IDs (`spiffe://…`) and other URIs, DNS names.
     pub names: Box<[Box<str>]>,
+    /// Where its status stands, where the token names a list.
+    pub status: Option<Box<StatusRef>>,
     /// Which keys the caller must hold besides.
     pub binding: Binding,
     /// Names of limits that the caller's calls consume besides those of the rule. One that the configuration does not have
@@ -132,6 +135,7 @@ impl Identity {
             actors: Box::default(),
             claims: Box::default(),
             names: Box::default(),
+            status: None,
             binding: Binding::default(),
             limits: Box::default(),
             expires_at: None,

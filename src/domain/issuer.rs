@@ -3,9 +3,12 @@
 use std::path::PathBuf;
 
 use super::connection::Connection;
+use super::event::Events;
 use super::identity::Binding;
 use super::introspection::Introspection;
+use super::revocation::Lifetimes;
 use super::secret::Secret;
+use super::status::StatusLists;
 use super::time::Micros;
 
 /// How tokens of one authorization server are recognised and judged.
@@ -27,6 +30,9 @@ pub struct Issuer {
     pub untyped: bool,
     /// Allowance for clocks that differ; at most a few minutes.
     pub leeway: Micros,
+    /// By how much its clock may be ahead of ours; at most [`CLOCK_AHEAD_MAX`](super::revocation::CLOCK_AHEAD_MAX). What is
+    /// taken back counts as taken back so much later.
+    pub clock_ahead: Micros,
     /// Bound on `exp − iat`, so that a revocation need not be remembered for longer.
     pub max_token_lifetime: Micros,
     /// Which keys its tokens must be bound to.
@@ -50,6 +56,10 @@ pub struct Issuer {
     pub keys: KeySource,
     /// How it is asked about its tokens, where it is.
     pub introspection: Option<Introspection>,
+    /// What it may tell of sessions and accounts that have ended; none: nothing.
+    pub events: Option<Events>,
+    /// Which status lists of its tokens are asked.
+    pub status_lists: StatusLists,
     /// How its servers are reached.
     pub connection: Connection,
     /// How long the last good keys serve while the issuer is away.
@@ -147,6 +157,11 @@ pub enum Algorithm {
 }
 
 impl Issuer {
+    /// How long its tokens live, as far as revocations go by it.
+    pub const fn lifetimes(&self) -> Lifetimes {
+        Lifetimes { longest: self.max_token_lifetime, leeway: self.leeway, clock_ahead: self.clock_ahead }
+    }
+
     /// Whether its algorithms are for the keys that it has: public keys for some, a secret for others, never both.
     pub fn has_fitting_algorithms(&self) -> bool {
         let is_shared = matches!(self.keys, KeySource::Secret(_));

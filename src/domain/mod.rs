@@ -13,6 +13,7 @@ pub mod counter;
 pub mod date;
 pub mod decision;
 pub mod demand;
+pub mod event;
 #[cfg(test)]
 pub(crate) mod exact_log;
 pub mod fixed;
@@ -32,5 +33,6 @@ pub mod secret;
 #[cfg(test)]
 pub(crate) mod simulation;
 pub mod slots;
+pub mod status;
 pub mod time;
 pub mod window;

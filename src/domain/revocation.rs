@@ -5,6 +5,8 @@
 //! replicas keep of an entry is its [`Mark`] and its [`Cutoff`]; who asked for it, and why, stays where it was written.
 
 use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::api_key::KeyId;
@@ -17,8 +19,14 @@ pub const REASON_BYTES_MAX: usize = 512;
 /// How many entries one request may hold.
 pub const REVOCATIONS_MAX: usize = 1_000;
 
+/// The last moment that an entry speaks of, in the year 2255: doubles, which Redis counts in, are exact up to it.
+pub const LAST_MOMENT: Micros = Micros((1 << 53) - 1);
+
 /// Added to the end of every token that an entry is for: clocks of replicas differ.
 pub const MARGIN: Micros = Micros::from_secs(60);
+
+/// The most that an issuer's clock may be said to be ahead.
+pub const CLOCK_AHEAD_MAX: Micros = Micros::from_secs(60);
 
 /// The kinds of things that can be taken back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -116,6 +124,21 @@ pub struct TargetRef<'a> {
     pub issuer: &'a str,
     /// Its name under the issuer: text, or the 32 bytes of a hash; empty for an issuer itself.
     pub name: &'a [u8],
+}
+
+impl TargetRef<'_> {
+    /// The name as people read it: a hash in base64url, as RFC 7638 has thumbprints.
+    pub fn name_text(&self) -> String {
+        match self.kind {
+            TargetKind::UnnamedToken | TargetKind::SigningKey => URL_SAFE_NO_PAD.encode(self.name),
+            TargetKind::Token
+            | TargetKind::Session
+            | TargetKind::Subject
+            | TargetKind::Client
+            | TargetKind::Issuer
+            | TargetKind::ApiKey => String::from_utf8_lossy(self.name).into_owned(),
+        }
+    }
 }
 
 /// What is taken back.
@@ -340,6 +363,8 @@ pub struct Wish {
     pub target: Target,
     /// Which of it.
     pub which: Which,
+    /// By how much the clock of the tokens' issuer may be ahead: added to the moment that `which` speaks of.
+    pub ahead: Micros,
     /// How long the entry is needed.
     pub keep: Keep,
     /// Why, for people; at most [`REASON_BYTES_MAX`]; may be empty.
@@ -371,18 +396,18 @@ pub enum Keep {
 }
 
 impl Wish {
-    /// The entry that it leads to when it is written at `now`.
+    /// The entry that it leads to when it is written at `now`. Its moments are at most [`LAST_MOMENT`].
     pub fn written_at(self, now: Micros) -> Revocation {
-        let Self { target, which, keep, reason, by } = self;
+        let Self { target, which, ahead, keep, reason, by } = self;
         let before = match which {
             Which::All => None,
-            Which::IssuedByNow => Some(now),
-            Which::IssuedBy(moment) => Some(moment.min(now)),
+            Which::IssuedByNow => Some(now + ahead),
+            Which::IssuedBy(moment) => Some(moment.min(now) + ahead),
         };
         let until = match keep {
             Keep::Always => None,
-            Keep::Until(moment) => Some(moment),
-            Keep::For(time) => Some(before.unwrap_or(now) + time),
+            Keep::Until(moment) => Some(moment.min(LAST_MOMENT)),
+            Keep::For(time) => Some((before.unwrap_or(now) + time).min(LAST_MOMENT)),
         };
         Revocation { target, cutoff: Cutoff { before, until }, reason, by, at: now }
     }
@@ -445,6 +470,9 @@ pub struct Lifetimes {
     pub longest: Micros,
     /// By how much `exp` may have passed.
     pub leeway: Micros,
+    /// By how much the issuer's clock may be ahead: a token that was made before something was taken back may say that it
+    /// was issued so much later. At most [`CLOCK_AHEAD_MAX`].
+    pub clock_ahead: Micros,
 }
 
 impl Lifetimes {
@@ -508,7 +536,14 @@ mod tests {
 
     #[test]
     fn a_wish_is_written_by_the_clock_of_the_log() {
-        let wish = |which, keep| Wish { target: Target::issuer("i"), which, keep, reason: "".into(), by: "".into() };
+        let wish = |which, keep| Wish {
+            target: Target::issuer("i"),
+            which,
+            ahead: Micros::ZERO,
+            keep,
+            reason: "".into(),
+            by: "".into(),
+        };
         let now = Micros::from_secs(1_000);
         let written = |which, keep| wish(which, keep).written_at(now).cutoff;
         let for_10 = Keep::For(Micros::from_secs(10));
@@ -516,6 +551,8 @@ mod tests {
             (Which::All, Keep::Always, None, None),
             (Which::All, for_10, None, secs(1_010)),
             (Which::All, Keep::Until(Micros::from_secs(5)), None, secs(5)),
+            (Which::All, Keep::Until(Micros(u64::MAX)), None, Some(LAST_MOMENT)),
+            (Which::All, Keep::For(Micros(u64::MAX)), None, Some(LAST_MOMENT)),
             (Which::IssuedByNow, for_10, secs(1_000), secs(1_010)),
             (Which::IssuedBy(Micros::from_secs(900)), for_10, secs(900), secs(910)),
             (Which::IssuedBy(Micros(u64::MAX)), for_10, secs(1_000), secs(1_010)),
@@ -523,6 +560,17 @@ mod tests {
             assert_eq!(written(which, keep), Cutoff { before, until }, "{which:?} {keep:?}");
         }
         assert_eq!(wish(Which::All, Keep::Always).written_at(now).at, now);
+
+        // The issuer's clock may be ahead by 5 s.
+        let ahead = |which| Wish { ahead: Micros::from_secs(5), ..wish(which, for_10) }.written_at(now).cutoff;
+        for (which, before, until) in [
+            (Which::All, None, secs(1_010)),
+            (Which::IssuedByNow, secs(1_005), secs(1_015)),
+            (Which::IssuedBy(Micros::from_secs(900)), secs(905), secs(915)),
+            (Which::IssuedBy(Micros(u64::MAX)), secs(1_005), secs(1_015)),
+        ] {
+            assert_eq!(ahead(which), Cutoff { before, until }, "{which:?}");
+        }
     }
 
     #[test]
@@ -619,7 +667,11 @@ mod tests {
             at in 0_u64..4_000_000_000, ahead in 0_u64..60, lived in 0_u64..=86_400,
         ) {
             // A token that was issued at the moment, by a clock that is ahead, and lives as long as any may.
-            let lifetimes = Lifetimes { longest: Micros::from_secs(86_400), leeway: Micros::from_secs(60) };
+            let lifetimes = Lifetimes {
+                longest: Micros::from_secs(86_400),
+                leeway: Micros::from_secs(60),
+                clock_ahead: Micros::ZERO,
+            };
             let expires_at = Micros::from_secs(at + ahead + lived);
             prop_assert!(Micros::from_secs(at) + lifetimes.after_issuing() >= lifetimes.end_of(expires_at));
         }

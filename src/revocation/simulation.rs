@@ -357,7 +357,8 @@ impl World {
         let which = if number < 3 { Which::All } else { Which::IssuedBy(earlier) };
         self.wishes += 1;
         let reason = self.wishes.to_string().into();
-        let wish = Wish { target: target(number), which, keep: Keep::Always, reason, by: Box::default() };
+        let wish =
+            Wish { target: target(number), which, ahead: Micros::ZERO, keep: Keep::Always, reason, by: Box::default() };
         let Replica { revocations, ended, tasks, .. } = &mut self.replicas[replica];
         let (revocations, ended) = (Arc::clone(revocations), Arc::clone(ended));
         tasks.push(Box::pin(async move {

@@ -20,10 +20,10 @@ const SAMPLE: &str = include_str!("dev.yaml");
 const KEY_PLACE: &str = "KEY_OF_THIS_RUN";
 
 /// The issuer's name, as the sample has it. No one can look it up: its key is handed over directly.
-const ISSUER: &str = "https://dev.tollgate.invalid";
+pub const ISSUER: &str = "https://dev.tollgate.invalid";
 
 /// Whom its tokens are meant for, as the sample has it.
-const AUDIENCE: &str = "demo";
+pub const AUDIENCE: &str = "demo";
 
 /// The key's name.
 const KEY_ID: &str = "dev";

@@ -13,6 +13,7 @@ mod watch;
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -35,8 +36,8 @@ use self::tls::Tls;
 use crate::api;
 use crate::api::native::{Decisions, QuotaApi, TokenApi};
 use crate::config::{self, Config, KeptKeys, Secret, Store};
-use crate::decide::Decider;
-use crate::decide::ports::{Clock, ProofLog, Quotas};
+use crate::decide::ports::{Clock, ProofLog, Quotas, RevocationLog};
+use crate::decide::{Decider, Hearing};
 use crate::domain::api_key;
 use crate::domain::policy::Policy;
 use crate::proto::DESCRIPTORS;
@@ -44,10 +45,11 @@ use crate::proto::decision_service_server::DecisionServiceServer;
 use crate::proto::quota_service_server::QuotaServiceServer;
 use crate::proto::token_service_server::TokenServiceServer;
 use crate::quotas::{LeaseDesk, QuotaDesk};
-use crate::revocation::{Follower, NothingRevoked, Revocations};
+use crate::revocation::{Follower, Revocations};
 use crate::stores::memory::{self, MemoryStore};
 use crate::stores::proofs::{self, MemoryProofs};
 use crate::stores::redis::{self, RedisStore};
+use crate::stores::revocations::MemoryRevocations;
 use crate::telemetry::{Telemetry, names};
 use crate::tokens::{Kept, KeyRing, Tokens, VERDICTS_MAX_DEFAULT};
 
@@ -98,6 +100,7 @@ struct Parts {
     telemetry: Arc<Telemetry>,
     decider: Arc<Decider>,
     tokens: Arc<Tokens>,
+    hearing: Arc<Hearing>,
     revocations: Arc<Revocations>,
     /// Of the gRPC port.
     tls: Arc<Tls>,
@@ -192,7 +195,7 @@ impl Server {
         let incoming = Incoming::new(http, Arc::clone(&parts.http_tls)).stream();
         let http_port = http::serve(
             incoming.map(|accepted| accepted.map(|connection| (connection.connect_info(), connection))),
-            api::http::router(Arc::clone(&parts.decider)),
+            api::http::router(Arc::clone(&parts.decider), Arc::clone(&parts.hearing) as _),
             parts.admission.clone(),
             parts.stopping.clone(),
         );
@@ -204,6 +207,8 @@ impl Server {
         server.tasks.spawn(admin::serve(admin, Arc::clone(&parts)));
         server.tasks.spawn(Follower::new(Arc::clone(&parts.revocations), clock).run());
         server.tasks.spawn(fold(Arc::clone(&parts.telemetry)));
+        let (tokens, hearing) = (Arc::clone(&parts.tokens), Arc::clone(&parts.hearing));
+        server.tasks.spawn(async move { tokens.poll_events(&*hearing).await });
         if let Some(Shared { desk, .. }) = &parts.shared {
             let (pulse, upkeep) = (Arc::clone(desk), Arc::clone(desk));
             server.tasks.spawn(async move { pulse.pulse().await });
@@ -291,25 +296,32 @@ impl Parts {
     fn build(config: Config, clock: &Arc<dyn Clock>, health: HealthReporter) -> Result<Self, StartProblem> {
         let telemetry = Telemetry::new().map_err(|error| StartProblem::Configuration(format!("metrics: {error}")))?;
         let telemetry = Arc::new(telemetry);
-        let (quotas, proofs, shared): (Arc<dyn Quotas>, Arc<dyn ProofLog>, _) = match &config.store {
-            Store::Memory => {
-                let store = MemoryStore::new(memory::COUNTERS_MAX, &telemetry);
-                let proofs = MemoryProofs::new(proofs::PROOFS_MAX, &telemetry);
-                (Arc::new(QuotaDesk::new(Arc::new(store))), Arc::new(proofs), None)
-            }
-            Store::Redis(settings) => {
-                let store = Arc::new(redis_store(settings, clock, &telemetry)?);
-                let local = Arc::new(MemoryStore::new(memory::COUNTERS_MAX, &telemetry));
-                let desk = LeaseDesk::new(Arc::clone(&store) as _, local, Arc::clone(clock), &telemetry);
-                let desk = Arc::new(desk);
-                (Arc::clone(&desk) as _, Arc::clone(&store) as _, Some(Shared { store, desk }))
-            }
-        };
+        let (quotas, proofs, log, shared): (Arc<dyn Quotas>, Arc<dyn ProofLog>, Arc<dyn RevocationLog>, _) =
+            match &config.store {
+                Store::Memory => {
+                    let store = MemoryStore::new(memory::COUNTERS_MAX, &telemetry);
+                    let proofs = MemoryProofs::new(proofs::PROOFS_MAX, &telemetry);
+                    let log = revocation_log(config.revocation.file.as_deref())?;
+                    (Arc::new(QuotaDesk::new(Arc::new(store))), Arc::new(proofs), Arc::new(log), None)
+                }
+                Store::Redis(settings) => {
+                    let store = Arc::new(redis_store(settings, clock, &telemetry)?);
+                    let local = Arc::new(MemoryStore::new(memory::COUNTERS_MAX, &telemetry));
+                    let desk = LeaseDesk::new(Arc::clone(&store) as _, local, Arc::clone(clock), &telemetry);
+                    let desk = Arc::new(desk);
+                    (
+                        Arc::clone(&desk) as _,
+                        Arc::clone(&store) as _,
+                        Arc::clone(&store) as _,
+                        Some(Shared { store, desk }),
+                    )
+                }
+            };
         let tokens = Tokens::new(Arc::clone(clock), Arc::clone(&telemetry), VERDICTS_MAX_DEFAULT, proofs);
         tokens.demand_nonces(config.dpop.nonce_secret.as_ref().map(Secret::reveal));
         tokens.adopt(config.issuers.clone()).map_err(|problems| StartProblem::Configuration(problems.join("\n")))?;
         tokens.adopt_api_keys(key_ring(&config, shared.as_ref().map(|shared| &shared.store)));
-        let revocations = Arc::new(Revocations::new(Arc::new(NothingRevoked), config.revocation.trust, &telemetry));
+        let revocations = Arc::new(Revocations::new(log, config.revocation.trust, &telemetry));
         let decider = Arc::new(Decider::new(
             Arc::clone(clock),
             Arc::clone(&tokens) as _,
@@ -318,6 +330,7 @@ impl Parts {
             quotas,
             Arc::clone(&telemetry),
         ));
+        let hearing = Hearing::new(Arc::clone(&decider), Arc::clone(&tokens) as _, &telemetry);
         let admission = Admission::new(config.bounds.calls_in_flight, telemetry.counter(names::OVERLOAD, &[]));
         let tls = Tls::new(tls::GRPC, clock, &telemetry);
         let http_tls = Tls::new(tls::HTTP, clock, &telemetry);
@@ -327,6 +340,7 @@ impl Parts {
             telemetry,
             decider,
             tokens,
+            hearing: Arc::new(hearing),
             revocations,
             tls,
             http_tls,
@@ -392,6 +406,12 @@ fn key_ring(config: &Config, store: Option<&Arc<RedisStore>>) -> KeyRing {
     let suited = config.policy.limits.iter().filter(|limit| api_key::unsuited(limit).is_none());
     let limits = suited.map(|limit| limit.name.clone()).collect();
     KeyRing { kept, operators: config.api_keys.operators, limits }
+}
+
+/// Where a process by itself keeps what was taken back.
+fn revocation_log(file: Option<&Path>) -> Result<MemoryRevocations, StartProblem> {
+    file.map_or_else(|| Ok(MemoryRevocations::new()), MemoryRevocations::open)
+        .map_err(|problem| StartProblem::Configuration(format!("revocation.file: {problem}")))
 }
 
 fn redis_store(

@@ -1,10 +1,12 @@
 //! Where counters are kept: in memory or in Redis, where a gate before each node bounds waiting. Each store implements
 //! [`QuotaStore`](crate::decide::ports::QuotaStore) and passes the same suite of behaviour tests; so do the logs of used
-//! proofs, which implement [`ProofLog`](crate::decide::ports::ProofLog).
+//! proofs, which implement [`ProofLog`](crate::decide::ports::ProofLog), and the logs of revocations, which implement
+//! [`RevocationLog`](crate::decide::ports::RevocationLog).
 
 pub mod memory;
 pub mod proofs;
 pub mod redis;
+pub mod revocations;
 
 #[cfg(test)]
 mod algorithms;
@@ -19,6 +21,8 @@ mod redis_held;
 #[cfg(test)]
 mod redis_keys;
 #[cfg(test)]
+mod redis_revocations;
+#[cfg(test)]
 #[path = "../../tests/support/redis.rs"]
 mod redis_server;
 #[cfg(test)]
@@ -27,6 +31,8 @@ mod redis_slots;
 mod redis_topologies;
 #[cfg(test)]
 mod reservations;
+#[cfg(test)]
+mod revocation_suite;
 #[cfg(test)]
 mod suite;
 #[cfg(test)]

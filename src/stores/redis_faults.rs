@@ -321,6 +321,11 @@ pub(super) fn rights_to_change_api_keys() -> Vec<&'static str> {
     rights("for the commands that change them")
 }
 
+/// What revocations need besides.
+pub(super) fn rights_of_revocations() -> Vec<&'static str> {
+    rights("for [revocations](revocation.md)")
+}
+
 #[test]
 fn the_documented_rights_are_those_that_are_used_and_no_others() {
     let scripts = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/stores/redis")).unwrap();
@@ -335,7 +340,8 @@ fn the_documented_rights_are_those_that_are_used_and_no_others() {
     assert_eq!(rights("servers behind Sentinels"), ["+role"]);
     assert_eq!(rights("nodes of a cluster"), [r"+cluster\|slots", "+asking"]);
     assert_eq!(rights("Sentinels"), [r"+sentinel\|get-master-addr-by-name"]);
-    let documented = [rights("each server"), rights_of_api_keys(), rights_to_change_api_keys()].concat();
+    let documented =
+        [rights("each server"), rights_of_api_keys(), rights_to_change_api_keys(), rights_of_revocations()].concat();
     assert_eq!(documented[0], "~tollgate:*");
     assert_eq!(documented[1..].iter().map(|right| right[1..].to_owned()).collect::<BTreeSet<_>>(), used);
 }

@@ -10,6 +10,7 @@ use super::dates::Dates;
 use super::json::{Object, Value};
 use super::jwt::Verified;
 use super::places::{chosen, roles, scopes, strings, text_at};
+use super::status;
 use crate::domain::decision::Reason;
 use crate::domain::identity::{Identity, IdentityKind};
 use crate::domain::issuer::{Issuer, NEVER_ACCESS_TOKENS};
@@ -87,6 +88,11 @@ fn judge_claims(
         actors: actors::read(claims, name)?,
         claims: chosen(claims, &issuer.claims)?,
         names: Box::default(),
+        status: match kind {
+            IdentityKind::Jwt => status::read(claims)?,
+            // Whoever was asked just now knows better than a list.
+            IdentityKind::Opaque | IdentityKind::ApiKey | IdentityKind::Certificate => None,
+        },
         binding: binding::read(claims)?,
         limits: Box::default(),
         expires_at: dates.expires_at,
@@ -109,11 +115,7 @@ fn judge_claims(
 
 /// Whether it is an access token at all: by `typ`, and by the marks of tokens that are something else.
 pub(super) fn check_kind(typ: Option<&str>, claims: &Object<'_>, issuer: &Issuer) -> Result<(), Reason> {
-    let typ = typ.map(|typ| {
-        let typ = typ.to_ascii_lowercase();
-        // RFC 7515 §4.1.9: the prefix may be left out where no other `/` follows.
-        typ.strip_prefix("application/").filter(|rest| !rest.contains('/')).map(ToOwned::to_owned).unwrap_or(typ)
-    });
+    let typ = typ.map(kind_of);
     let accepted = match &typ {
         None => issuer.untyped,
         Some(typ) => issuer.types.contains(typ) && !NEVER_ACCESS_TOKENS.contains(&typ.as_str()),
@@ -121,6 +123,13 @@ pub(super) fn check_kind(typ: Option<&str>, claims: &Object<'_>, issuer: &Issuer
     // RFC 9068 §2.1: this type says it all; no other kind of token has it.
     let is_declared = typ.as_deref() == Some("at+jwt");
     if accepted && (is_declared || !is_other_kind(claims)) { Ok(()) } else { Err(Reason::WrongType) }
+}
+
+/// A `typ` as it is compared: without case, and without the prefix, which may be left out where no other `/` follows
+/// (RFC 7515 §4.1.9).
+pub(super) fn kind_of(typ: &str) -> String {
+    let typ = typ.to_ascii_lowercase();
+    typ.strip_prefix("application/").filter(|rest| !rest.contains('/')).map(ToOwned::to_owned).unwrap_or(typ)
 }
 
 /// JWT-SVID §2 and §3.1: nothing else in the header, and the subject a SPIFFE ID.
@@ -144,7 +153,7 @@ fn is_other_kind(claims: &Object<'_>) -> bool {
 }
 
 /// `aud` (RFC 7519 §4.1.3): one string, or several.
-fn list(value: Option<&Value<'_>>) -> Result<Box<[Box<str>]>, Reason> {
+pub(super) fn list(value: Option<&Value<'_>>) -> Result<Box<[Box<str>]>, Reason> {
     match value {
         None => Ok(Box::default()),
         Some(Value::String(one)) => Ok(Box::new([(**one).into()])),

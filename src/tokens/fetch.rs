@@ -47,14 +47,22 @@ struct Shared {
 pub(super) struct Request<'a> {
     /// Where.
     pub url: &'a Url,
-    /// A form to post (`application/x-www-form-urlencoded`); none: the document there is asked for.
-    pub form: Option<String>,
+    /// What is posted; none: the document there is asked for.
+    pub post: Option<Post>,
     /// Headers of this request. They come before those of the connection.
     pub headers: HeaderMap,
     /// For all of it, from the first byte sent to the last one received.
     pub deadline: Duration,
     /// Bytes of the answer; more is an error.
     pub bytes_max: usize,
+}
+
+/// What is posted.
+pub(super) struct Post {
+    /// The media type.
+    pub media_type: &'static str,
+    /// The body.
+    pub body: String,
 }
 
 /// What was fetched.
@@ -94,7 +102,7 @@ impl<'a> Request<'a> {
     /// For the document at `url`.
     pub(super) fn of(url: &'a Url) -> Self {
         let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("application/json"))]);
-        Self { url, form: None, headers, deadline: DEADLINE, bytes_max: BODY_BYTES_MAX }
+        Self { url, post: None, headers, deadline: DEADLINE, bytes_max: BODY_BYTES_MAX }
     }
 }
 
@@ -110,10 +118,9 @@ impl Fetcher {
             | KeySource::Unneeded => None,
         };
         let introspection = issuer.introspection.as_ref().and_then(|introspection| introspection.url.as_ref());
-        Self::new(
-            &issuer.connection,
-            [Some(&issuer.issuer), keys, introspection].into_iter().flatten().map(String::as_str),
-        )
+        let poll = issuer.events.as_ref().and_then(|events| events.poll.as_ref());
+        let homes = [Some(&issuer.issuer), keys, introspection, poll];
+        Self::new(&issuer.connection, homes.into_iter().flatten().map(String::as_str))
     }
 
     /// `homes` are addresses of the configuration; what is none counts for nothing.
@@ -178,18 +185,17 @@ impl Fetcher {
 
     /// The outer error: it could not even be asked, and why.
     async fn ask(&self, request: Request<'_>) -> Result<reqwest::Result<Response>, String> {
-        let Request { url, form, headers, deadline, bytes_max: _ } = request;
+        let Request { url, post, headers, deadline, bytes_max: _ } = request;
         let Shared { client: made, connection, .. } = &*self.0;
         // Whoever made the address has checked it, under settings that may have changed since.
         address(url.as_str(), connection)?;
         let client = made.get_or_init(|| client(connection)).as_ref();
         let client = client.map_err(|why| format!("cannot be asked: {why}"))?;
         let own = self.own_headers(url).await.map_err(|why| format!("cannot be asked: {why}"))?;
-        let request = match form {
-            Some(form) => client
-                .post(url.clone())
-                .header(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"))
-                .body(form),
+        let request = match post {
+            Some(Post { media_type, body }) => {
+                client.post(url.clone()).header(CONTENT_TYPE, HeaderValue::from_static(media_type)).body(body)
+            }
             None => client.get(url.clone()),
         };
         Ok(request.headers(own).headers(headers).timeout(deadline).send().await)

@@ -8,6 +8,7 @@ use foldhash::fast::RandomState;
 use super::fetch::Fetcher;
 use super::keys::{IssuerHealth, Keys};
 use super::opaque::{self, Introspector};
+use super::status::Lists;
 use crate::decide::ports::Clock;
 use crate::domain::issuer::{Issuer, KeySource};
 use crate::domain::time::Micros;
@@ -31,6 +32,8 @@ pub(super) struct Trusted {
     pub keys: Arc<Keys>,
     /// Reaches its servers.
     pub fetcher: Fetcher,
+    /// The status lists that its tokens name.
+    pub lists: Arc<Lists>,
     /// Asks it about its tokens, where it is to be asked.
     pub introspector: Option<Arc<Introspector>>,
 }
@@ -145,7 +148,8 @@ impl Trusted {
             (name, Arc::new(keys))
         };
         let introspector = Introspector::prepare(&settings, &name, &keys, &fetcher, clock).map_err(named)?;
-        Ok(Self { settings, name, keys, fetcher, introspector })
+        let lists = Lists::of(&settings, &name, &keys, &fetcher, clock);
+        Ok(Self { settings, name, keys, fetcher, lists, introspector })
     }
 
     /// How its keys are, and whether it can be asked.

@@ -93,7 +93,12 @@ impl<'a> Object<'a> {
 
     /// The values of all members, in the text's order.
     pub(super) fn values(&self) -> impl Iterator<Item = &Value<'a>> {
-        self.0.iter().map(|(_, value)| value)
+        self.members().map(|(_, value)| value)
+    }
+
+    /// All members, in the text's order.
+    pub(super) fn members(&self) -> impl Iterator<Item = (&str, &Value<'a>)> {
+        self.0.iter().map(|(name, value)| (&**name, value))
     }
 
     /// The string in that member: none where there is no such member, [`Flaw::Malformed`] where it holds another type.

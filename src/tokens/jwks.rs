@@ -104,14 +104,20 @@ impl KeySet {
             let fit: Candidates<'_> = fit.take(CANDIDATES_MAX).collect();
             return if fit.is_empty() { Err(NoKey::Unknown) } else { Ok(fit) };
         };
-        let start = self.keys.partition_point(|key| key.kid.as_deref() < Some(kid));
-        let mut named = self.keys[start..].iter().take_while(|key| key.kid.as_deref() == Some(kid)).peekable();
-        if named.peek().is_none() {
+        let named = self.named(kid);
+        if named.is_empty() {
             return Err(NoKey::Unknown);
         }
         // Keys of one `kid` never share an algorithm.
-        let fit: Candidates<'_> = named.filter_map(|key| Some((key, key.check(algorithm)?))).take(1).collect();
+        let fit: Candidates<'_> = named.iter().filter_map(|key| Some((key, key.check(algorithm)?))).take(1).collect();
         if fit.is_empty() { Err(NoKey::Unfit) } else { Ok(fit) }
+    }
+
+    /// The keys of that `kid`, in no order.
+    pub(super) fn named(&self, kid: &str) -> &[Arc<Key>] {
+        let start = self.keys.partition_point(|key| key.kid.as_deref() < Some(kid));
+        let rest = &self.keys[start..];
+        &rest[..rest.partition_point(|key| key.kid.as_deref() == Some(kid))]
     }
 
     /// This set as the successor of `old`: keys that stay are the very same, so that verdicts that they made stay too.

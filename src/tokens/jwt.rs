@@ -91,6 +91,11 @@ impl<'t> Compact<'t> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(Reason::TokenTooLarge);
         }
+        Self::split_any(token)
+    }
+
+    /// The same for one whose size was bounded when it was fetched.
+    pub(super) fn split_any(token: &'t str) -> Result<Self, Reason> {
         let (signing_input, signature) = token.rsplit_once('.').ok_or(Reason::MalformedToken)?;
         let (header, payload) = signing_input.split_once('.').ok_or(Reason::MalformedToken)?;
         if header.len() > HEADER_BYTES_MAX {

@@ -18,11 +18,15 @@ use url::Url;
 use super::discovery::Discovery;
 use super::fetch::{self, BODY_BYTES_MAX, Fetched, Fetcher};
 use super::jwks::{self, KeySet, Reading};
+use super::jwt::{Decoded, Unverified, Verified};
 use super::schedule::{Freshness, Schedule};
 use crate::decide::ports::Clock;
-use crate::domain::issuer::{Issuer, KeySource};
+use crate::domain::issuer::{Algorithm, Issuer, KeySource};
 use crate::domain::time::Micros;
 use crate::telemetry::{Telemetry, names};
+
+/// Refreshes of the keys that one token waits for: the one that was under way when it came, and one that it asked for.
+const REFRESHES_MAX: usize = 2;
 
 /// Tokens that wait for one issuer's keys at a time; more are refused at once. Else made-up keys could fill the server
 /// with calls that wait while an issuer is slow, and honest ones would be turned away.
@@ -205,6 +209,28 @@ impl Keys {
             return false;
         }
         progress.wait_for(|progress| progress.ended > seen.ended).await.is_ok()
+    }
+
+    /// Checks the signature of a token of the issuer, with keys that have to be fetched first if need be.
+    pub(super) async fn verify<'d>(
+        &self,
+        decoded: &'d Decoded<'_>,
+        allowed: &[Algorithm],
+        now: Micros,
+    ) -> Result<Verified<'d>, Unverified> {
+        let none = KeySet::default();
+        for _ in 0..REFRESHES_MAX {
+            let verified = {
+                let keys = self.current();
+                decoded.read().map_err(Unverified::Refused)?.verify(allowed, keys.as_deref().unwrap_or(&none))
+            };
+            match verified {
+                Err(Unverified::NoKey(_)) if self.refreshed(now).await => {}
+                verified => return verified,
+            }
+        }
+        let keys = self.current();
+        decoded.read().map_err(Unverified::Refused)?.verify(allowed, keys.as_deref().unwrap_or(&none))
     }
 
     /// Waits until the first attempt to get keys has ended, well or not.

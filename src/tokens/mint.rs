@@ -14,6 +14,7 @@ use crate::domain::connection::Connection;
 use crate::domain::decision::Reason;
 use crate::domain::issuer::{Algorithm, BindingDemand, ClaimPath, Issuer, KeySource};
 use crate::domain::question::Mode;
+use crate::domain::status::StatusLists;
 use crate::domain::time::{Micros, Moment};
 use crate::telemetry::Telemetry;
 
@@ -57,6 +58,7 @@ pub(super) fn issuer(keys: KeySource) -> Issuer {
         types: vec!["at+jwt".to_owned(), "jwt".to_owned()],
         untyped: true,
         leeway: Micros::from_secs(60),
+        clock_ahead: Micros::ZERO,
         max_token_lifetime: Micros::from_secs(86_400),
         binding: BindingDemand::Nothing,
         max_age: None,
@@ -69,6 +71,8 @@ pub(super) fn issuer(keys: KeySource) -> Issuer {
         keys,
         stale_for: Micros::from_secs(86_400),
         introspection: None,
+        events: None,
+        status_lists: StatusLists::default(),
         connection: Connection::default(),
         refresh_cooldown: Micros::from_secs(30),
     }

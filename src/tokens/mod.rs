@@ -19,6 +19,7 @@ mod claims;
 mod cluster;
 mod dates;
 mod discovery;
+mod events;
 mod fetch;
 #[cfg(test)]
 mod fuzz;
@@ -38,16 +39,20 @@ mod schedule;
 #[cfg(test)]
 #[path = "../../tests/support/signer.rs"]
 mod signer;
+mod status;
 #[cfg(test)]
 mod upkeep;
 #[cfg(test)]
 mod vectors;
 mod weak;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures_util::future::join_all;
+use tokio::sync::watch;
 
 use self::api_keys::ApiKeys;
 pub use self::api_keys::{Kept, KeyRing};
@@ -60,10 +65,12 @@ pub use self::keys::IssuerHealth;
 use self::opaque::Introspector;
 use self::proof::Prover;
 use self::remembered::{Fingerprint, Good, REMEMBERED_FOR, Remembered};
-use crate::decide::ports::{Answer, Clock, Inspected, ProofLog, Proved, Shown, TokenInspector, Verdict};
+use crate::decide::ports::{
+    Answer, Clock, EventSink, Inspected, ProofLog, Proved, Shown, Standing, TokenInspector, Verdict,
+};
 use crate::domain::api_key;
 use crate::domain::decision::Reason;
-use crate::domain::identity::Identity;
+use crate::domain::identity::{Identity, Thumbprint};
 use crate::domain::issuer::Issuer;
 use crate::domain::name::NamePattern;
 use crate::domain::question::Question;
@@ -90,9 +97,13 @@ pub struct Tokens {
     /// Names of certificates that are credentials by themselves; empty: none are.
     certificates: ArcSwap<Vec<NamePattern>>,
     prover: Prover,
+    /// What was used once and must not be used again: proofs, and what issuers told.
+    proofs: Arc<dyn ProofLog>,
     api_keys: ApiKeys,
     /// Held while the issuers are replaced, by one at a time.
     replacing: Mutex<()>,
+    /// Told whenever they were.
+    replaced: watch::Sender<()>,
 }
 
 /// How far a token got with the keys in hand.
@@ -113,7 +124,8 @@ impl Tokens {
         proofs: Arc<dyn ProofLog>,
     ) -> Arc<Self> {
         Arc::new(Self {
-            prover: Prover::new(proofs, &telemetry),
+            prover: Prover::new(Arc::clone(&proofs), &telemetry),
+            proofs,
             remembered: Arc::new(Remembered::new(verdicts_max, &telemetry)),
             api_keys: ApiKeys::new(Arc::clone(&clock), Arc::clone(&telemetry)),
             clock,
@@ -121,6 +133,7 @@ impl Tokens {
             issuers: ArcSwap::default(),
             certificates: ArcSwap::default(),
             replacing: Mutex::new(()),
+            replaced: watch::Sender::new(()),
         })
     }
 
@@ -159,6 +172,22 @@ impl Tokens {
             trusted.keys.start(&trusted.settings, &trusted.fetcher, &self.telemetry);
             if let Some(introspector) = &trusted.introspector {
                 introspector.start(&self.telemetry);
+            }
+        }
+        self.replaced.send_replace(());
+    }
+
+    /// Fetches what issuers have to tell, where they are to be asked for it (RFC 8936), and has `sink` do it. Never
+    /// ends.
+    pub async fn poll_events(&self, sink: &dyn EventSink) {
+        let mut replaced = self.replaced.subscribe();
+        loop {
+            replaced.mark_unchanged();
+            let issuers = self.issuers.load_full();
+            let polls = issuers.iter().map(|trusted| events::poll::follow(trusted, sink, &self.clock, &self.telemetry));
+            tokio::select! {
+                _ = join_all(polls) => {}
+                _ = replaced.changed() => {}
             }
         }
     }
@@ -280,6 +309,24 @@ impl TokenInspector for Tokens {
 
     fn prove<'a>(&'a self, identity: &Arc<Identity>, question: &'a Question<'a>, now: Moment) -> Answer<'a, Proved> {
         self.prover.prove(identity, question, now)
+    }
+
+    fn status<'a>(&'a self, identity: &Arc<Identity>, now: Moment) -> Answer<'a, Standing> {
+        let Some(status) = &identity.status else { return Answer::Now(Standing::Good) };
+        // The configuration is another since a moment ago, and nobody vouches for the token any more.
+        let Some(trusted) = self.issuers.load().get(&identity.issuer).cloned() else {
+            return Answer::Now(Standing::Unknown);
+        };
+        Arc::clone(&trusted.lists).standing(status, now, &self.telemetry)
+    }
+
+    fn signing_keys(&self, issuer: &str, kid: &str) -> Result<Vec<Thumbprint>, Reason> {
+        let issuers = self.issuers.load();
+        let trusted = issuers.get(issuer).ok_or(Reason::UnknownIssuer)?;
+        let keys = trusted.keys.current();
+        let named = keys.as_ref().ok_or(Reason::KeysAway)?.named(kid);
+        let thumbprints: BTreeSet<Thumbprint> = named.iter().map(|key| **key.thumbprint()).collect();
+        if thumbprints.is_empty() { Err(Reason::UnknownKey) } else { Ok(thumbprints.into_iter().collect()) }
     }
 }
 

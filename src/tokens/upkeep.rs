@@ -8,7 +8,7 @@
 )]
 
 #[path = "../../tests/support/liar.rs"]
-mod liar;
+pub(super) mod liar;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -15,9 +15,14 @@
 // The clients `tollgate-basic` and `tollgate-post` may ask about tokens (RFC 7662), each by its own authentication; any
 // client may take its own tokens back (RFC 7009).
 //
-// Beside the provider's own endpoints there are two for the test's hand:
+// People log in at the client `shop` (any name, any password), and by an access token of theirs may ask for orders; the
+// client is there once it is said where their logouts are told.
+//
+// Beside the provider's own endpoints there are some for the test's hand:
 //   POST /control/rotate?keep=true   new signing keys; the old ones stay published, or go with keep=false
 //   POST /control/lifetime?seconds=N how long tokens live from now on
+//   POST /control/logout?uri=U&session=true where logouts are told (OpenID Connect Back-Channel Logout), with `sid`, which
+//                                    tokens have then, too, or with session=false without
 
 import { generateKeyPairSync, randomUUID } from 'node:crypto';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
@@ -77,9 +82,24 @@ function resourceOf(indicator, lifetime) {
   return { audience, scope: SCOPES, accessTokenFormat: 'jwt', accessTokenTTL: lifetime, jwt: { sign: { alg } } };
 }
 
+/** Where people log in; none where nobody listens to their logouts. */
+function shop({ logout }) {
+  return logout === undefined ? [] : [{
+    client_id: 'shop',
+    client_secret: 'secret of shop',
+    grant_types: ['authorization_code'],
+    redirect_uris: ['https://shop.example/callback'],
+    response_types: ['code'],
+    scope: `openid ${SCOPES}`,
+    token_endpoint_auth_method: 'client_secret_post',
+    backchannel_logout_uri: logout.uri,
+    backchannel_logout_session_required: logout.session,
+  }];
+}
+
 function providerOf(issuer, keys, state) {
   return new Provider(issuer, {
-    clients: [...Object.entries(CLIENTS).map(([id, { scope }]) => ({
+    clients: [...shop(state), ...Object.entries(CLIENTS).map(([id, { scope }]) => ({
       client_id: id,
       client_secret: `secret of ${id}`,
       grant_types: ['client_credentials'],
@@ -100,10 +120,13 @@ function providerOf(issuer, keys, state) {
     jwks: { keys },
     scopes: SCOPES.split(' '),
     enabledJWA: { idTokenSigningAlgValues: ['RS256', 'ES256', 'EdDSA'] },
-    extraTokenClaims: (_ctx, token) => ({ roles: CLIENTS[token.clientId].roles }),
+    extraTokenClaims: (_ctx, token) => ({ roles: CLIENTS[token.clientId]?.roles, sid: token.sid }),
+    // Its own refuses to tell anything to this machine.
+    fetch: (url, { dispatcher: _, ...options }) => fetch(url, options),
     features: {
+      backchannelLogout: { enabled: true },
       clientCredentials: { enabled: true },
-      devInteractions: { enabled: false },
+      devInteractions: { enabled: true },
       dPoP: { enabled: true },
       introspection: { enabled: true },
       revocation: { enabled: true },
@@ -142,6 +165,10 @@ const control = {
       throw new RangeError('seconds must be a whole number, at least 1');
     }
     state.lifetime = seconds;
+  },
+  '/control/logout': (query) => {
+    state.logout = { uri: query.get('uri'), session: query.get('session') === 'true' };
+    publish(state.keys);
   },
 };
 

@@ -49,6 +49,8 @@ type Places = Arc<Mutex<HashMap<String, Place>>>;
 struct Place {
     says: Says,
     visits: usize,
+    /// The body of the last request.
+    heard: String,
 }
 
 impl Drop for Liar {
@@ -82,8 +84,16 @@ impl Liar {
     /// Answers that from now on.
     pub(crate) fn says(&self, path: &str, says: Says) {
         let mut places = self.places.lock().expect("no test failed in between");
-        let visits = places.get(path).map_or(0, |place| place.visits);
-        places.insert(path.to_owned(), Place { says, visits });
+        let place =
+            places.entry(path.to_owned()).or_insert(Place { says: says.clone(), visits: 0, heard: String::new() });
+        place.says = says;
+    }
+
+    /// The body of the last request of a place.
+    #[allow(dead_code, reason = "each side uses its part")]
+    pub(crate) fn heard(&self, path: &str) -> String {
+        let places = self.places.lock().expect("no test failed in between");
+        places.get(path).map(|place| place.heard.clone()).unwrap_or_default()
     }
 
     /// How often a place was asked.
@@ -112,6 +122,7 @@ async fn answer(mut caller: TcpStream, places: &Places) -> io::Result<()> {
     let path = request.split(' ').nth(1).unwrap_or_default();
     let says = places.lock().expect("no test failed in between").get_mut(path).map(|place| {
         place.visits += 1;
+        place.heard = String::from_utf8_lossy(&body).into_owned();
         place.says.clone()
     });
     let head = |status: u16, more: &str| format!("HTTP/1.1 {status} Some\r\nConnection: close\r\n{more}\r\n");

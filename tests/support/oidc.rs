@@ -1,5 +1,6 @@
 //! A real OpenID provider on loopback: `tests/oidc/provider.mjs`, run by node.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::process::Command;
 use std::time::Duration;
@@ -198,6 +199,12 @@ impl Oidc {
         request.send().await.expect("the provider answers").text().await.expect("it answers in text")
     }
 
+    /// Tells logouts to `uri` from now on, with the session's id, which tokens have then, too; or without.
+    pub(crate) async fn tell_logouts(&self, uri: &str, with_session: bool) {
+        let query = Serializer::new(String::new()).append_pair("uri", uri).finish();
+        self.control(&format!("logout?{query}&session={with_session}")).await;
+    }
+
     /// Signs with new keys, with new key ids, from now on.
     pub(crate) async fn rotate(&self, old: OldKeys) {
         self.control(&format!("rotate?keep={}", old == OldKeys::Kept)).await;
@@ -217,5 +224,105 @@ impl Oidc {
     /// The text at `path` below the issuer; none when nothing answers.
     pub(crate) async fn page(&self, path: &str) -> Option<String> {
         self.http.get(format!("{}{path}", self.issuer)).send().await.ok()?.text().await.ok()
+    }
+}
+
+/// Where the shop takes people back who have logged in.
+const CALLBACK: &str = "https://shop.example/callback";
+
+/// The browser of somebody who logs in and out.
+pub(crate) struct Browser<'p> {
+    provider: &'p Oidc,
+    http: reqwest::Client,
+    cookies: BTreeMap<String, String>,
+}
+
+impl<'p> Browser<'p> {
+    /// One without a session.
+    pub(crate) fn new(provider: &'p Oidc) -> Self {
+        let http = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+        let http = http.timeout(ANSWER_MAX).build().expect("nothing can be amiss");
+        Self { provider, http, cookies: BTreeMap::new() }
+    }
+
+    /// Logs `user` in at the shop. Answers the access token for `audience` that the shop gets, which may read orders.
+    pub(crate) async fn log_in(&mut self, user: &str, audience: &str, signature: Signature) -> String {
+        let resource = format!("{audience}/{}", signature.name());
+        let query = Serializer::new(String::new())
+            .extend_pairs([("client_id", "shop"), ("response_type", "code"), ("redirect_uri", CALLBACK)])
+            .extend_pairs([("scope", "openid orders:read"), ("resource", &resource)])
+            .finish();
+        let mut place = self.sent_on(&format!("/auth?{query}"), None).await;
+        for _ in 0..8 {
+            if let Some(answer) = place.strip_prefix(CALLBACK) {
+                let answer = url::form_urlencoded::parse(answer.trim_start_matches('?').as_bytes());
+                let code = answer.into_iter().find(|(name, _)| name == "code").expect("nothing went wrong").1;
+                return self.token(&code, &resource).await;
+            }
+            // First who it is, then that the shop may know it.
+            let who = [("prompt", "login"), ("login", user), ("password", "any")];
+            let form: Option<&[_]> = match place.contains("/interaction/") {
+                true if self.cookies.contains_key("_session") => Some(&[("prompt", "consent")]),
+                true => Some(&who),
+                false => None,
+            };
+            place = self.sent_on(&place, form).await;
+        }
+        panic!("{user} cannot log in: {place}");
+    }
+
+    /// Ends the session.
+    pub(crate) async fn log_out(&mut self) {
+        let page = self.go("/session/end", None).await.text().await.expect("it is a page");
+        let secret = page.split_once(r#"name="xsrf" value=""#).and_then(|(_, rest)| rest.split_once('"'));
+        let (secret, _) = secret.unwrap_or_else(|| panic!("no form: {page}"));
+        let form = [("xsrf", secret), ("logout", "yes")];
+        let ended = self.go("/session/end/confirm", Some(&form)).await;
+        assert!(ended.status().is_redirection(), "{}", ended.status());
+    }
+
+    async fn token(&self, code: &str, resource: &str) -> String {
+        let mut form = Serializer::new(String::new());
+        form.extend_pairs([("client_id", "shop"), ("client_secret", "secret of shop"), ("code", code)]);
+        form.extend_pairs([("grant_type", "authorization_code"), ("redirect_uri", CALLBACK), ("resource", resource)]);
+        let request = self.http.post(format!("{}/token", self.provider.issuer)).body(form.finish());
+        let request = request.header("content-type", "application/x-www-form-urlencoded");
+        let answer = request.send().await.expect("the provider answers").text().await.expect("it answers in text");
+        let fields: Value = serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error}: {answer}"));
+        fields["access_token"].as_str().unwrap_or_else(|| panic!("no token: {answer}")).to_owned()
+    }
+
+    /// Where a page leads to.
+    async fn sent_on(&mut self, place: &str, form: Option<&[(&str, &str)]>) -> String {
+        let answer = self.go(place, form).await;
+        let location = answer.headers().get("location").and_then(|value| value.to_str().ok()).map(str::to_owned);
+        match location {
+            Some(location) => location,
+            None => panic!("{place} leads nowhere: {}", answer.text().await.unwrap_or_default()),
+        }
+    }
+
+    /// Opens a page of the provider, or sends it a form.
+    async fn go(&mut self, place: &str, form: Option<&[(&str, &str)]>) -> reqwest::Response {
+        let issuer = &self.provider.issuer;
+        let url = if place.starts_with('/') { format!("{issuer}{place}") } else { place.to_owned() };
+        let request = match form {
+            None => self.http.get(url),
+            Some(fields) => {
+                let body = Serializer::new(String::new()).extend_pairs(fields).finish();
+                self.http.post(url).header("content-type", "application/x-www-form-urlencoded").body(body)
+            }
+        };
+        let cookies: Vec<String> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let answer = request.header("cookie", cookies.join("; ")).send().await.expect("the provider answers");
+        for cookie in answer.headers().get_all("set-cookie") {
+            let cookie = cookie.to_str().expect("it is ASCII").split(';').next().unwrap_or_default();
+            match cookie.split_once('=') {
+                Some((name, "")) => drop(self.cookies.remove(name)),
+                Some((name, value)) => drop(self.cookies.insert(name.to_owned(), value.to_owned())),
+                None => {}
+            }
+        }
+        answer
     }
 }

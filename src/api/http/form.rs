@@ -1,4 +1,4 @@
-//! Forms (`application/x-www-form-urlencoded`): read within bounds of size and time.
+//! Bodies, read within bounds of size and time; and forms (`application/x-www-form-urlencoded`).
 
 use std::time::Duration;
 
@@ -23,15 +23,7 @@ pub(super) struct Form(Vec<(String, String)>);
 impl Form {
     /// Reads the body of `request`.
     pub(super) async fn read(request: Request<Body>) -> Result<Self, Refusal> {
-        if !is_form(request.headers()) {
-            return Err(Refusal::ContentType);
-        }
-        let announced =
-            request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-        if announced.is_some_and(|bytes| bytes > BODY_BYTES_MAX as u64) {
-            return Err(Refusal::TooLarge);
-        }
-        let bytes = timeout(BODY_TIMEOUT, whole(request.into_body())).await.map_err(|_| Refusal::TooSlow)??;
+        let bytes = body(request, "application/x-www-form-urlencoded").await?;
         let fields = form_urlencoded::parse(&bytes);
         Ok(Self(fields.map(|(name, value)| (name.into_owned(), value.into_owned())).collect()))
     }
@@ -47,12 +39,24 @@ impl Form {
     }
 }
 
-/// Whether the headers announce a form; parameters such as a charset change nothing.
-fn is_form(headers: &HeaderMap) -> bool {
+/// The body of `request`, which must be of that kind.
+pub(super) async fn body(request: Request<Body>, media_type: &'static str) -> Result<Vec<u8>, Refusal> {
+    if !is_of(request.headers(), media_type) {
+        return Err(Refusal::ContentType(media_type));
+    }
+    let announced = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|bytes| bytes > BODY_BYTES_MAX as u64) {
+        return Err(Refusal::TooLarge);
+    }
+    timeout(BODY_TIMEOUT, whole(request.into_body())).await.map_err(|_| Refusal::TooSlow)?
+}
+
+/// Whether the headers announce that kind of body; parameters such as a charset change nothing.
+fn is_of(headers: &HeaderMap, media_type: &str) -> bool {
     let mut values = headers.get_all(CONTENT_TYPE).iter();
     let (Some(value), None) = (values.next(), values.next()) else { return false };
     let kind = value.to_str().ok().and_then(|value| value.split(';').next());
-    kind.is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded"))
+    kind.is_some_and(|kind| kind.trim().eq_ignore_ascii_case(media_type))
 }
 
 async fn whole(body: Body) -> Result<Vec<u8>, Refusal> {

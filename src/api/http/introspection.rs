@@ -12,10 +12,11 @@ use serde_json::{Map, Value, json};
 
 use super::form::Form;
 use super::refusal::Refusal;
+use super::without_query;
 use crate::api::known::{self, token_type};
 use crate::api::{Peer, asker};
-use crate::decide::{Decider, Unpermitted};
-use crate::domain::decision::{Class, Reason};
+use crate::decide::{Decider, INTROSPECT_SCOPE};
+use crate::domain::decision::Class;
 use crate::domain::identity::{Actor, Identity};
 use crate::domain::time::Micros;
 
@@ -24,19 +25,11 @@ pub(super) async fn introspect(State(decider): State<Arc<Decider>>, request: Req
 }
 
 async fn answer(decider: &Decider, request: Request<Body>) -> Result<Response, Refusal> {
-    // Queries are logged on every way: a token in one is lost, and is not to become a habit (RFC 7662 §4).
-    if request.uri().query().is_some() {
-        return Err(Refusal::Malformed("there must be no query: the token belongs into the body"));
-    }
+    without_query(&request)?;
     let certificate = request.extensions().get::<Peer>().and_then(Peer::certificate);
     // Before the body: what strangers send is not read.
-    let sight =
-        asker::sight(decider, request.headers(), certificate).await.map_err(|unpermitted| match unpermitted {
-            Unpermitted::Operator(Reason::MalformedToken) if asker::is_unreadable(request.headers()) => {
-                Refusal::Malformed("there must be one authorization header: Basic, or Bearer and one token")
-            }
-            unpermitted => Refusal::Unpermitted(unpermitted),
-        })?;
+    let sight = asker::sight(decider, request.headers(), certificate).await;
+    let sight = sight.map_err(|why| Refusal::unpermitted(why, INTROSPECT_SCOPE, request.headers()))?;
     let form = Form::read(request).await?;
     let token = form.required("token", "the form must have the field `token`", "the form has several tokens")?;
     let body = match decider.introspect(token, &sight).get().await {

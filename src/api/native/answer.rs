@@ -249,7 +249,8 @@ fn duration(micros: Micros) -> Duration {
     Duration { seconds, nanos }
 }
 
-fn timestamp(micros: Micros) -> Timestamp {
+/// A moment.
+pub(super) fn timestamp(micros: Micros) -> Timestamp {
     let (seconds, nanos) = parts(micros);
     Timestamp { seconds, nanos }
 }

@@ -195,7 +195,7 @@ mod tests {
         Shown, Standing, TokenInspector,
     };
     use crate::domain::decision::{QuotaStates, Reason};
-    use crate::domain::identity::Identity;
+    use crate::domain::identity::{Identity, Thumbprint};
     use crate::domain::limit::{CounterKey, Limit};
     use crate::domain::question::Question;
     use crate::domain::time::{Micros, Moment};
@@ -217,6 +217,10 @@ mod tests {
 
         fn prove<'a>(&'a self, _: &Arc<Identity>, _: &'a Question<'a>, _: Moment) -> Answer<'a, Proved> {
             Answer::Now(Ok(()).into())
+        }
+
+        fn signing_keys(&self, _: &str, _: &str) -> Result<Vec<Thumbprint>, Reason> {
+            Err(Reason::UnknownIssuer)
         }
     }
 

@@ -5,6 +5,7 @@ mod decision;
 mod question;
 mod quota;
 mod reservation;
+mod revocation;
 pub mod status;
 mod token;
 

@@ -10,8 +10,9 @@ mod texts;
 
 use super::*;
 use crate::domain::bucket::Flow;
-use crate::domain::client::{Client, Sight, secret_hash};
+use crate::domain::client::{Client, MayRevoke, Sight, secret_hash};
 use crate::domain::connection::Connection;
+use crate::domain::event::Events;
 use crate::domain::fixed::Grid;
 use crate::domain::identity_headers::{Facet, IdentityHeader};
 use crate::domain::introspection::{ClientAuth, Introspection};
@@ -20,6 +21,7 @@ use crate::domain::limit::{Algorithm, Attribute, WhenAway};
 use crate::domain::policy::Caller;
 use crate::domain::revocation::WhenBehind;
 use crate::domain::slots::Slots;
+use crate::domain::status::StatusLists;
 
 /// The environment of the tests.
 fn environment(name: &str) -> Option<String> {
@@ -77,6 +79,7 @@ issuers:
     untyped: true
     operators: true
     leeway: 0s
+    clock_ahead: 5s
     max_token_lifetime: 1h
     binding: dpop
     max_age: 15m
@@ -89,6 +92,8 @@ issuers:
       keys:
         - { kty: OKP, crv: Ed25519, x: 11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo, key_ops: [verify], ext: true }
     connection: { headers: { X-Api-Key: "${PASSWORD}" }, plain_http: true }
+    events: { audiences: [shop, https://rec.example], poll: "http://10.0.0.1/poll" }
+    status_lists: { check: false, origins: ["https://status.example/", "http://10.0.0.1:8080"] }
     stale_for: 2d
     refresh_cooldown: 1m
   - issuer: https://other.example.com
@@ -110,7 +115,7 @@ issuers:
 api_keys: { redis: true, operators: true }
 clients:
   - { id: orders, secret: "${PASSWORD} and hunter3", audiences: [orders] }
-  - { id: gateway, sha256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 }
+  - { id: gateway, sha256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855, scopes: ['tollgate:revoke'] }
 identity_headers: { x-tollgate-subject: subject, x-email: claims.email }
 limits:
   per-subject: { units: 1000000000000, window: 366d, by: [identity.subject, path.id], when_away: allow }
@@ -148,8 +153,10 @@ fn everything_that_can_be_said_is_heard() {
     assert_eq!(secret, Some("0123456789abcdef0123456789ABCDEF"));
     assert_eq!(config.api_keys, ApiKeys { kept: KeptKeys::Redis, operators: true });
     let sight = Sight::MeantFor(["orders".into()].into());
-    let orders = Client { id: "orders".into(), hash: secret_hash("hunter2 and hunter3"), sight };
-    let gateway = Client { id: "gateway".into(), hash: secret_hash(""), sight: Sight::Every };
+    let orders =
+        Client { id: "orders".into(), hash: secret_hash("hunter2 and hunter3"), sight, may_revoke: MayRevoke::Own };
+    let gateway =
+        Client { id: "gateway".into(), hash: secret_hash(""), sight: Sight::Every, may_revoke: MayRevoke::Every };
     assert_eq!(config.policy.clients, [orders, gateway]);
     let header = |name: &str, facet| IdentityHeader { name: name.into(), facet };
     let headers = [header("x-tollgate-subject", Facet::Subject), header("x-email", Facet::Claim("email".into()))];
@@ -213,6 +220,9 @@ fn issuers_have_the_defaults_that_the_design_names() {
     assert_eq!(discovered.algorithms, Signing::ASYMMETRIC);
     assert_eq!((discovered.types.as_slice(), discovered.untyped), (["at+jwt".into(), "jwt".into()].as_slice(), true));
     assert_eq!(discovered.leeway, Micros::from_secs(60));
+    assert_eq!((discovered.clock_ahead, partner.clock_ahead), (Micros::ZERO, Micros::from_secs(5)));
+    let ahead = |issuer: &str| config.policy.lifetimes[issuer].clock_ahead;
+    assert_eq!(ahead("partner"), Micros::from_secs(5));
     assert_eq!(discovered.max_token_lifetime, Micros::from_secs(86_400));
     assert_eq!(discovered.stale_for, Micros::from_secs(86_400));
     assert_eq!((discovered.binding, partner.binding), (BindingDemand::Nothing, BindingDemand::Dpop));
@@ -242,6 +252,12 @@ fn issuers_have_the_defaults_that_the_design_names() {
     assert_eq!(discovered.connection, Connection::default());
     let headers = vec![("x-api-key".to_owned(), Secret::new("hunter2".to_owned()))];
     assert_eq!(partner.connection, Connection { headers, plain_http: true, ..Connection::default() });
+    let audiences = vec!["shop".to_owned(), "https://rec.example".to_owned()];
+    assert_eq!(partner.events, Some(Events { audiences, poll: Some("http://10.0.0.1/poll".to_owned()) }));
+    assert_eq!(other.events, None);
+    let origins = vec!["https://status.example".to_owned(), "http://10.0.0.1:8080".to_owned()];
+    assert_eq!(partner.status_lists, StatusLists { check: false, origins });
+    assert_eq!(other.status_lists, StatusLists::default());
     assert_eq!(shared.keys, KeySource::Secret(Secret::new("hunter2-of-thirty-two-bytes-or-more".to_owned())));
     assert_eq!(shared.algorithms, [Signing::HS256]);
     assert_eq!(other.keys, KeySource::Url("http://localhost:3000/jwks?x=y".into()));

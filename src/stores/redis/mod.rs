@@ -13,6 +13,7 @@ mod node;
 mod nodes;
 mod proofs;
 mod pulse;
+mod revocations;
 mod script;
 mod slots;
 mod survey;
@@ -40,6 +41,7 @@ use crate::domain::limit::{Algorithm, CounterKey, Limit, UNITS_MAX, WINDOW_MAX, 
 use crate::domain::question::Mode;
 use crate::domain::time::{Micros, Moment};
 use crate::domain::window::{Frame, Grant, LeaseId, Outcome};
+use crate::stores::revocations::Bounds as RevocationBounds;
 
 /// How many questions may be taking back at a time what some of their counters charged and others refused. What one
 /// beyond was charged stays charged.
@@ -61,6 +63,8 @@ struct Inner {
     beat: Code,
     first_use: Code,
     api_key: Code,
+    revocation: Code,
+    revocation_bounds: RevocationBounds,
     /// Those that were taken through this store.
     leases: Leases,
     taking_back: Arc<Semaphore>,
@@ -93,6 +97,9 @@ impl RedisStore {
             first_use: Code::new(include_str!("first_use.lua")),
             // What was charged is nothing to API keys.
             api_key: Code::telling(include_str!("api_key.lua")),
+            // Neither is it to what was taken back.
+            revocation: Code::telling(concat!(include_str!("now.lua"), include_str!("revocations.lua"))),
+            revocation_bounds: RevocationBounds::default(),
             leases: Leases::none(),
             taking_back: Arc::new(Semaphore::new(TAKING_BACK_MAX)),
         })))
@@ -101,6 +108,15 @@ impl RedisStore {
     /// Each node by its name, and whether it answers, as far as the last calls tell; else why not.
     pub fn health(&self) -> Vec<NodeHealth> {
         self.0.nodes.health()
+    }
+
+    /// With other bounds for revocations; to be asked before anything else.
+    #[cfg(test)]
+    pub(super) fn with_revocation_bounds(mut self, bounds: RevocationBounds) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            inner.revocation_bounds = bounds;
+        }
+        self
     }
 
     /// Completes when nothing is being taken back.

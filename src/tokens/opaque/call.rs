@@ -16,7 +16,7 @@ use crate::domain::introspection::{ClientAuth, Introspection};
 use crate::domain::issuer::Issuer;
 use crate::domain::time::Micros;
 use crate::tokens::claims::{self, Accepted};
-use crate::tokens::fetch::{FetchError, Request};
+use crate::tokens::fetch::{FetchError, Post, Request};
 use crate::tokens::json::{self, Bounds, Number, Object, Value};
 use crate::tokens::jwk::Key;
 use crate::tokens::jwks::KeySet;
@@ -103,7 +103,8 @@ pub(super) fn request<'u>(url: &'u Url, token: &str, settings: &Introspection) -
         }
     }
     let deadline = Duration::from(settings.deadline);
-    Request { url, form: Some(form.finish()), headers, deadline, bytes_max: BODY_BYTES_MAX }
+    let post = Post { media_type: "application/x-www-form-urlencoded", body: form.finish() };
+    Request { url, post: Some(post), headers, deadline, bytes_max: BODY_BYTES_MAX }
 }
 
 /// Reads a plain answer.

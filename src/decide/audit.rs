@@ -1,0 +1,181 @@
+//! What is noted of each revocation, and of each that was refused: structured events of the target `tollgate::audit`, which
+//! `docs/revocation.md` describes, and a metric. No token is ever in them.
+
+use super::Decider;
+use super::ports::ListedRevocation;
+use crate::domain::date;
+use crate::domain::revocation::{Cutoff, MarkId, Revocation, TargetRef};
+use crate::domain::time::Micros;
+use crate::telemetry::names;
+
+/// The target of the events, by which a log filter picks them.
+const TARGET: &str = "tollgate::audit";
+
+/// The longest text of an event, in characters: names come from outside.
+const TEXT_CHARS_MAX: usize = 512;
+
+/// Refusals cost so many units of the pace of all refusals: 10 of them are logged in a second, and 100 at once. All are counted.
+const REFUSAL_UNITS: u64 = 100;
+
+/// Whose pace the logging of refusals goes by; no caller is called so.
+const REFUSALS: &str = "";
+
+/// By which way something is taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// `TokenService`, and so the command line.
+    Grpc,
+    /// `POST /oauth2/revoke` (RFC 7009).
+    OAuth,
+    /// `POST /backchannel-logout` (OIDC Back-Channel Logout).
+    BackChannelLogout,
+    /// A Security Event Token, pushed or polled (RFC 8417).
+    SecurityEvent,
+}
+
+impl Way {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Grpc => "grpc",
+            Self::OAuth => "oauth2_revoke",
+            Self::BackChannelLogout => "backchannel_logout",
+            Self::SecurityEvent => "security_event",
+        }
+    }
+}
+
+/// What became of a wish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// An entry was written.
+    Revoked,
+    /// Nothing was left that an entry could hit.
+    NothingLeft,
+    /// The token that was shown is good nowhere, or not the caller's.
+    NotGood,
+    /// An entry was removed.
+    Unrevoked,
+    /// There was no entry to remove.
+    NoSuchEntry,
+    /// The caller may not.
+    Refused,
+    /// It named something that is not there.
+    Malformed,
+    /// The caller asked for too much.
+    TooMany,
+    /// Something could not be asked: whether anything was written is not known.
+    Away,
+}
+
+impl Outcome {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Revoked => "revoked",
+            Self::NothingLeft => "nothing_left",
+            Self::NotGood => "not_good",
+            Self::Unrevoked => "unrevoked",
+            Self::NoSuchEntry => "no_such_entry",
+            Self::Refused => "refused",
+            Self::Malformed => "malformed",
+            Self::TooMany => "too_many",
+            Self::Away => "away",
+        }
+    }
+}
+
+/// Who wants what, as far as events tell.
+#[derive(Clone, Copy)]
+pub(super) struct Wisher<'a> {
+    pub(super) way: Way,
+    pub(super) by: &'a str,
+    pub(super) reason: &'a str,
+}
+
+impl Decider {
+    /// An entry was written.
+    pub(super) fn note_revoked(&self, wisher: Wisher<'_>, written: &Revocation) {
+        let Revocation { target, cutoff, reason: _, by: _, at } = written;
+        let target = target.borrowed();
+        self.note_entry(Outcome::Revoked, wisher, Some(target), Some((MarkId::of(target), *cutoff)), Some(*at));
+    }
+
+    /// No entry was written, for a reason that is no failure.
+    pub(super) fn note_unwritten(&self, outcome: Outcome, wisher: Wisher<'_>, target: Option<TargetRef<'_>>) {
+        self.note_entry(outcome, wisher, target, target.map(MarkId::of).map(|id| (id, Cutoff::ALWAYS)), None);
+    }
+
+    /// An entry was removed, or was not there.
+    pub(super) fn note_unrevoked(&self, wisher: Wisher<'_>, id: MarkId, gone: Option<&ListedRevocation>) {
+        let target = gone.and_then(|gone| gone.written.as_ref()).map(|written| written.target.borrowed());
+        let outcome = if gone.is_some() { Outcome::Unrevoked } else { Outcome::NoSuchEntry };
+        let cutoff = gone.map_or(Cutoff::ALWAYS, |gone| gone.entry.cutoff);
+        self.note_entry(outcome, wisher, target, Some((id, cutoff)), None);
+    }
+
+    fn note_entry(
+        &self,
+        outcome: Outcome,
+        wisher: Wisher<'_>,
+        target: Option<TargetRef<'_>>,
+        entry: Option<(MarkId, Cutoff)>,
+        at: Option<Micros>,
+    ) {
+        let Wisher { way, by, reason } = wisher;
+        let name = target.map(|target| shortened(&target.name_text()));
+        let date = |moment: Option<Micros>| moment.map(date::written);
+        tracing::info!(
+            target: TARGET,
+            outcome = outcome.name(),
+            kind = target.map(|target| target.kind.name()),
+            issuer = target.map(|target| shortened(target.issuer)),
+            name,
+            id = entry.map(|(id, _)| id.hex()),
+            issued_before = date(entry.and_then(|(_, cutoff)| cutoff.before)),
+            until = date(entry.and_then(|(_, cutoff)| cutoff.until)),
+            at = date(at),
+            way = way.name(),
+            by = shortened(by),
+            reason = shortened(reason),
+            "revocation"
+        );
+        self.count_revocations(outcome, way, 1);
+    }
+
+    /// Nothing came of so many wishes.
+    pub(super) fn note_failure(&self, outcome: Outcome, wisher: Wisher<'_>, entries: usize, cause: &str) {
+        let Wisher { way, by, reason } = wisher;
+        tracing::warn!(
+            target: TARGET,
+            outcome = outcome.name(),
+            way = way.name(),
+            by = shortened(by),
+            reason = shortened(reason),
+            entries,
+            cause,
+            "revocation"
+        );
+        self.count_revocations(outcome, way, entries as u64);
+    }
+
+    /// Somebody may not take anything back, or not this. `by` is empty where nobody knows who it is.
+    pub(super) fn note_refusal(&self, way: Way, by: &str, cause: &str) {
+        let outcome = Outcome::Refused;
+        // Strangers could fill a disk with them.
+        if self.pace.take(REFUSALS, REFUSAL_UNITS, self.clock.steady()).is_ok() {
+            let way = way.name();
+            tracing::warn!(target: TARGET, outcome = outcome.name(), way, by = shortened(by), cause, "revocation");
+        }
+        self.count_revocations(outcome, way, 1);
+    }
+
+    fn count_revocations(&self, outcome: Outcome, way: Way, entries: u64) {
+        let labels = [("way", way.name()), ("outcome", outcome.name())];
+        self.telemetry.counter(names::REVOCATION_REQUESTS, &labels).increment(entries);
+    }
+}
+
+/// The text, bounded and without control characters.
+fn shortened(text: &str) -> String {
+    let printable = |char: char| if char.is_control() { char::REPLACEMENT_CHARACTER } else { char };
+    text.chars().take(TEXT_CHARS_MAX).map(printable).collect()
+}

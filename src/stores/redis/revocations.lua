@@ -1,0 +1,219 @@
+-- The log of what was taken back.
+--
+-- KEYS[1]  the entries, a sorted set: all have the score 0, so they stand in the order of their ids, which is the same on
+--          every server that they come to.
+-- KEYS[2]  the same entries by the moment at which they end.
+-- KEYS[3]  a hash: who asked for an entry and why, by its id; and the log's name.
+-- KEYS[4]  the changes, a stream.
+-- ARGV[1]  the time in microseconds, or empty: the server's own.
+-- ARGV[2]  a name for the log where it has to be begun.
+-- ARGV[3]  a random number below 2^20, which tells the changes of this call from others of the same number that were lost.
+-- ARGV[4]  how many changes are kept, about.
+-- ARGV[5]  how many entries there may be.
+-- ARGV[6]  what is to be done:
+--   add       writes entries, all or none. ARGV[7], [9], … are wishes: id, kind, tag; `b` and the moment up to which was
+--             issued what is hit, or now if that is ahead, or `x` and exactly the moment; `u` and the end of the entry,
+--             or `f` and for how long it is kept; and what is added to a moment that is not exact. ARGV[8], [10], … are what is to be known of it in JSON, without its
+--             moment; `-`: nothing; empty: what is known already. Answers each entry as it is now, or nothing where it
+--             would be over. The status is `full` where there is no room, and nothing was written.
+--   undo      removes the entry of the id ARGV[7], and answers it and what was known of it.
+--   find      answers the entry of each id from ARGV[7] on.
+--   snapshot  answers at most ARGV[8] entries from ARGV[7] on; `list` with what is known of each behind all of them.
+--   news      answers the changes after the one with the id ARGV[8] of the log ARGV[7]: of each its id, `+` or `-`, and some
+--             entries. The status is `gone` where what came after it is not there.
+--
+-- An entry: id (16 bytes), version (1), kind (1), tag (8), and as doubles the moment up to which was issued what is hit, and
+-- the end; infinite where there is none.
+--
+-- The answer is a list of texts, each behind its length: status, log, id of the last change, time; then what was asked for.
+local call, pack, sub, max, min, huge = redis.call, struct.pack, string.sub, math.max, math.min, math.huge
+local entries, ends, details, changes = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local random, task = ARGV[3], ARGV[6]
+local VERSION, SIZE, CUTOFF = '\1', 42, 27
+-- A field that is longer than ids are.
+local NAME = 'the name of the log'
+local LAST_MOMENT, NUMBER_END, RANDOM_END = 9007199254740991, 8796093022208, 1048576
+local CHANGES_PER_ENTRY, READ_MAX, PRUNED = 10, 100, 16
+
+local function whole(number) return string.format('%.0f', number) end
+
+local function parts(change)
+  local number, rest = string.match(change, '^(%d+)-(%d+)$')
+  return tonumber(number), tonumber(rest)
+end
+
+local log = call('HGET', details, NAME)
+local last = call('XREVRANGE', changes, '+', '-', 'COUNT', 1)[1]
+last = last and last[1]
+
+-- Another log, with the entries that are there. None of the keys is ever missing from then on: a slot of a cluster that is
+-- on its way is served as long as all are at one place, and one that is lost is noticed.
+local function begin()
+  log = ARGV[2]
+  call('DEL', changes)
+  call('HSET', details, NAME, log)
+  call('ZADD', entries, 0, '')
+  call('ZADD', ends, '+inf', '')
+  last = call('XADD', changes, '1-' .. random, 'begun', '')
+end
+
+local function goes_on()
+  if not log or not last or call('EXISTS', entries, ends) < 2 then return false end
+  -- Changes of someone else may have come to have any number.
+  local number, rest = parts(last)
+  return number < NUMBER_END and rest < RANDOM_END
+end
+if not goes_on() then begin() end
+
+local function append(run, sign, value)
+  return run('XADD', changes, 'MAXLEN', '~', ARGV[4], whole(parts(last) + 1) .. '-' .. random, sign, value)
+end
+
+-- Before anything else is written: where this fails nothing has changed.
+local function note(sign, changed)
+  for first = 1, #changed, CHANGES_PER_ENTRY do
+    local value = table.concat(changed, '', first, min(first + CHANGES_PER_ENTRY - 1, #changed))
+    local id = append(redis.pcall, sign, value)
+    if type(id) == 'table' then
+      -- Changes were deleted by someone else: what their numbers were nobody can say.
+      if string.find(id.err, 'smaller', 1, true) then begin() end
+      id = append(call, sign, value)
+    end
+    last = id
+  end
+end
+
+local function find(id)
+  for _, entry in ipairs(call('ZRANGEBYLEX', entries, '[' .. id, '(' .. id .. '\255', 'LIMIT', 0, 8)) do
+    if #entry == SIZE and sub(entry, 17, 17) == VERSION then return entry end
+  end
+end
+
+local function cutoff(entry) return struct.unpack('<dd', entry, CUTOFF) end
+
+-- The entry, unless it is over.
+local function standing(id)
+  local entry = find(id)
+  if not entry then return nil end
+  local _, till = cutoff(entry)
+  if till > now then return entry end
+end
+
+local function prune(most)
+  local over = call('ZRANGEBYSCORE', ends, '-inf', whole(now), 'LIMIT', 0, most)
+  if #over == 0 then return end
+  local ids = {}
+  for place, entry in ipairs(over) do ids[place] = sub(entry, 1, 16) end
+  call('ZREM', entries, unpack(over))
+  call('ZREM', ends, unpack(over))
+  call('HDEL', details, unpack(ids))
+end
+
+local told, status = {}, 'ok'
+local function tell(text) told[#told + 1] = pack('<I4', #text) .. text end
+
+if task == 'add' then
+  prune((#ARGV - 6) / 2 + PRUNED)
+  local held, changed, plan, fresh = {}, {}, {}, 0
+  for place = 7, #ARGV, 2 do
+    local wish, entry = ARGV[place], ''
+    local id = sub(wish, 1, 16)
+    local known, which, before, keep, till, ahead = ARGV[place + 1], struct.unpack('<c1dc1dd', wish, 26)
+    if which == 'b' then before = min(min(before, now) + ahead, LAST_MOMENT) end
+    if keep == 'f' then till = min((before < huge and before or now) + till, LAST_MOMENT) end
+    if till > now then
+      local old = held[id] or find(id)
+      if old then
+        local other, others_till = cutoff(old)
+        if others_till > now then
+          before, till = max(before, other), max(till, others_till)
+        elseif known == '' then
+          known = '-'
+        end
+      else
+        fresh = fresh + 1
+      end
+      entry = id .. VERSION .. sub(wish, 17, 25) .. pack('<dd', before, till)
+      if entry ~= old then changed[#changed + 1] = entry end
+      plan[#plan + 1] = { id, old, entry, till, known }
+      held[id] = entry
+    end
+    tell(entry)
+  end
+  if fresh > 0 and call('ZCARD', entries) - 1 + fresh > tonumber(ARGV[5]) then
+    status, told = 'full', {}
+  else
+    note('+', changed)
+    for _, step in ipairs(plan) do
+      local id, old, entry, till, known = unpack(step, 1, 5)
+      if old ~= entry then
+        if old then
+          call('ZREM', entries, old)
+          call('ZREM', ends, old)
+        end
+        call('ZADD', entries, 0, entry)
+        call('ZADD', ends, till == huge and '+inf' or whole(till), entry)
+      end
+      if known == '-' then
+        call('HDEL', details, id)
+      elseif known ~= '' then
+        call('HSET', details, id, sub(known, 1, -2) .. ',"at":' .. whole(now) .. '}')
+      end
+    end
+  end
+elseif task == 'undo' then
+  local entry = standing(ARGV[7])
+  if entry then
+    tell(entry)
+    tell(call('HGET', details, ARGV[7]) or '')
+    note('-', { entry })
+    call('ZREM', entries, entry)
+    call('ZREM', ends, entry)
+    call('HDEL', details, ARGV[7])
+  end
+elseif task == 'find' then
+  for place = 7, #ARGV do tell(standing(ARGV[place]) or '') end
+elseif task == 'news' then
+  local after = ARGV[8]
+  if ARGV[7] ~= log then
+    status = 'gone'
+  elseif after ~= last then
+    local found = call('XRANGE', changes, after, '+', 'COUNT', READ_MAX + 1)
+    if found[1] and found[1][1] == after then
+      for place = 2, #found do
+        local id, fields = found[place][1], found[place][2]
+        local _, rest = parts(id)
+        if rest >= RANDOM_END then
+          -- Someone else's, and no place in the log can be told by it.
+          begin()
+          status = 'gone'
+          break
+        end
+        tell(id)
+        tell(fields[1])
+        tell(fields[2])
+      end
+    else
+      status = 'gone'
+      local oldest = call('XRANGE', changes, '-', '+', 'COUNT', 1)[1]
+      -- It was told, and is neither there nor too old to be: changes were lost, and others have or will have their numbers.
+      if parts(after) >= parts(oldest[1]) then begin() end
+    end
+  end
+else
+  local found = call('ZRANGEBYLEX', entries, ARGV[7], '+', 'LIMIT', 0, ARGV[8])
+  for _, entry in ipairs(found) do tell(entry) end
+  if task == 'list' and #found > 0 then
+    local ids = {}
+    for place, entry in ipairs(found) do ids[place] = sub(entry, 1, 16) end
+    for _, known in ipairs(call('HMGET', details, unpack(ids))) do tell(known or '') end
+  end
+end
+
+local rest = told
+told = {}
+tell(status)
+tell(log)
+tell(last)
+tell(whole(now))
+return table.concat(told) .. table.concat(rest)
