@@ -42,7 +42,7 @@ mod sync {
 mod table;
 
 /// Schedules that are tried in each test.
-const SCHEDULES: usize = 3_000;
+const SCHEDULES: usize = 1_000;
 
 /// Marks that share a tag, by pairs, so that ids decide; all in one table, and near each other.
 fn mark(number: u64) -> Mark {

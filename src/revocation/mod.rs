@@ -11,5 +11,7 @@ mod set;
 mod simulation;
 mod sync;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use self::follow::{Follower, Health, Revocations};
