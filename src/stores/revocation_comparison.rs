@@ -104,7 +104,7 @@ async fn played(log: &dyn RevocationLog, other: &dyn RevocationLog, rounds: usiz
                     .into_iter()
                     .map(|(number, which, keep)| Wish {
                         by: round.to_string().into(),
-                        ahead: Micros(number as u64 % 3 * 1_500_000),
+                        ahead: Micros(u64::from(number) % 3 * 1_500_000),
                         ..wish(one_of(number), which, keep)
                     })
                     .collect();
