@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use tollgate::decide::ports::Clock as _;
 
+use crate::support::liar::{Liar, Says};
 use crate::support::oidc::{Browser, Oidc, Signature};
 use crate::support::poll;
 use crate::support::server::{SOON, TestClock, Tollgate};
@@ -100,6 +101,24 @@ async fn a_logout_without_a_session_ends_all_that_the_user_has() {
         (service.verdict(&again).await == "allow").then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn events_that_are_not_pushed_are_fetched_and_acknowledged() {
+    let (liar, signer) = (Liar::start().await, Signer::ec("k"));
+    let issuer = json!({
+        "issuer": "https://i.example", "audiences": ["orders"], "jwks": {"keys": [signer.jwk()]},
+        "events": {"audiences": ["shop"], "poll": liar.url("/poll")},
+    });
+    liar.says("/poll", Says::Text(json!({"sets": {}}).to_string()));
+    let service = Service::start(&json!([issuer])).await;
+    let token = signed(&signer, "at+jwt", &access(&service));
+    assert_eq!(service.verdict(&token).await, "allow");
+    let told = signed(&signer, "secevent+jwt", &event(&service, "1"));
+    liar.says("/poll", Says::Text(json!({"sets": {"1": told}}).to_string()));
+    poll(SOON, "the event", async || (service.verdict(&token).await == "deny revoked").then_some(())).await;
+    poll(SOON, "the acknowledgement", async || liar.heard("/poll").contains(r#""ack":["1"]"#).then_some(())).await;
+    assert_eq!(service.taken_back().await, "1");
 }
 
 /// A service with an issuer whose key the test has, and one whose keys nobody can have.
