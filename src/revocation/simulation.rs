@@ -328,9 +328,9 @@ impl World {
         let mut wires = lock(&self.wires);
         let Wires { on_their_way, answered } = &mut *wires;
         if self.luck.one_in(2) && !on_their_way.is_empty() {
-            on_their_way.swap_remove(self.luck.index(on_their_way.len()));
+            drop(on_their_way.swap_remove(self.luck.index(on_their_way.len())));
         } else if !answered.is_empty() {
-            answered.swap_remove(self.luck.index(answered.len()));
+            drop(answered.swap_remove(self.luck.index(answered.len())));
         }
     }
 

@@ -138,7 +138,8 @@ impl Replica {
 
     fn revoke(&self, target: Target) {
         let reason = Box::default();
-        let wish = Wish { target, which: Which::All, keep: Keep::Always, reason, by: Box::default() };
+        let (ahead, by) = (Micros::ZERO, Box::default());
+        let wish = Wish { target, which: Which::All, ahead, keep: Keep::Always, reason, by };
         self.revocations.add(vec![wish], self.clock.now()).get().now_or_never().unwrap().unwrap();
     }
 }
