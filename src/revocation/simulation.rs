@@ -110,7 +110,9 @@ impl RevocationLog for Line {
     fn add(&self, wishes: Vec<Wish>, _: Moment) -> Answer<'_, Result<Vec<Revocation>, Away>> {
         self.call(|log| {
             let written: Vec<_> = wishes.into_iter().map(|wish| wish.written_at(log.now)).collect();
-            written.iter().for_each(|revocation| log.write(revocation.entry(), revocation.reason.clone()));
+            for revocation in &written {
+                log.write(revocation.entry(), revocation.reason.clone());
+            }
             written
         })
     }
