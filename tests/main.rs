@@ -19,6 +19,7 @@ mod counters;
 mod deploy;
 mod flood;
 mod held;
+mod in_flight;
 mod introspection;
 mod keycloak;
 mod logout;

@@ -292,18 +292,15 @@ impl Follower {
             Stage::Follow(place) => self.follow(place, asked, now).await,
         };
         *self.revocations.problem.lock().unwrap_or_else(PoisonError::into_inner) = outcome.err();
-        let pause = match outcome {
-            Ok(pause) => {
-                self.failures = 0;
-                pause
-            }
-            Err(_) => {
-                self.failures = self.failures.saturating_add(1);
-                // The configuration says what is to be done without it.
-                self.revocations.settled.cancel();
-                back_off(self.failures)
-            }
-        };
+        let pause = outcome.unwrap_or_else(|_| {
+            self.failures = self.failures.saturating_add(1);
+            // The configuration says what is to be done without it.
+            self.revocations.settled.cancel();
+            back_off(self.failures)
+        });
+        if outcome.is_ok() {
+            self.failures = 0;
+        }
         self.report();
         pause
     }
@@ -333,12 +330,11 @@ impl Follower {
         };
         set.load(&entries);
         self.skip(unreadable);
-        self.stage = match next {
-            Some(next) => Stage::LoadOn { from, next },
-            None => {
-                self.revocations.set.end();
-                Stage::Follow(from)
-            }
+        self.stage = if let Some(next) = next {
+            Stage::LoadOn { from, next }
+        } else {
+            self.revocations.set.end();
+            Stage::Follow(from)
         };
         Ok(Micros::ZERO)
     }

@@ -110,7 +110,9 @@ impl RevocationLog for Line {
     fn add(&self, wishes: Vec<Wish>, _: Moment) -> Answer<'_, Result<Vec<Revocation>, Away>> {
         self.call(|log| {
             let written: Vec<_> = wishes.into_iter().map(|wish| wish.written_at(log.now)).collect();
-            written.iter().for_each(|revocation| log.write(revocation.entry(), revocation.reason.clone()));
+            for revocation in &written {
+                log.write(revocation.entry(), revocation.reason.clone());
+            }
             written
         })
     }
@@ -328,9 +330,9 @@ impl World {
         let mut wires = lock(&self.wires);
         let Wires { on_their_way, answered } = &mut *wires;
         if self.luck.one_in(2) && !on_their_way.is_empty() {
-            on_their_way.swap_remove(self.luck.index(on_their_way.len()));
+            drop(on_their_way.swap_remove(self.luck.index(on_their_way.len())));
         } else if !answered.is_empty() {
-            answered.swap_remove(self.luck.index(answered.len()));
+            drop(answered.swap_remove(self.luck.index(answered.len())));
         }
     }
 

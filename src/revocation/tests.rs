@@ -138,7 +138,8 @@ impl Replica {
 
     fn revoke(&self, target: Target) {
         let reason = Box::default();
-        let wish = Wish { target, which: Which::All, keep: Keep::Always, reason, by: Box::default() };
+        let (ahead, by) = (Micros::ZERO, Box::default());
+        let wish = Wish { target, which: Which::All, ahead, keep: Keep::Always, reason, by };
         self.revocations.add(vec![wish], self.clock.now()).get().now_or_never().unwrap().unwrap();
     }
 }
@@ -326,7 +327,7 @@ fn mark(number: u64) -> Mark {
     let kind = TargetKind::ALL[usize::try_from(number).unwrap() % 8];
     let mut id = [0; 16];
     id[..8].copy_from_slice(&number.to_le_bytes());
-    let tag = if number % 20 == 0 { (number / 3) << 57 } else { number / 3 };
+    let tag = if number.is_multiple_of(20) { (number / 3) << 57 } else { number / 3 };
     Mark { kind, id: MarkId(id), tag }
 }
 
@@ -351,7 +352,9 @@ proptest! {
             prop_assert_eq!(marks.find(&mark(number)), model.get(&number).copied().unwrap_or(Kept::GONE));
         }
         let mut counts = [0; 8];
-        model.keys().for_each(|number| counts[mark(*number).kind.index()] += 1);
+        for number in model.keys() {
+            counts[mark(*number).kind.index()] += 1;
+        }
         prop_assert_eq!(filling.entries(), counts);
         let in_use = (0..8).filter(|kind| marks.in_use() >> kind & 1 == 1).count();
         prop_assert_eq!(in_use, counts.iter().filter(|count| **count > 0).count());

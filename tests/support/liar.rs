@@ -35,6 +35,8 @@ pub(crate) enum Says {
     Dripping,
     /// Nothing, while the connection stays.
     Silent,
+    /// Nothing, until there is something else to say.
+    Held,
 }
 
 /// The server; it ends with the test.
@@ -120,11 +122,15 @@ async fn answer(mut caller: TcpStream, places: &Places) -> io::Result<()> {
     let mut body = vec![0; length.unwrap_or(0).min(REQUEST_BYTES_MAX)];
     caller.read_exact(&mut body).await?;
     let path = request.split(' ').nth(1).unwrap_or_default();
-    let says = places.lock().expect("no test failed in between").get_mut(path).map(|place| {
+    let mut says = places.lock().expect("no test failed in between").get_mut(path).map(|place| {
         place.visits += 1;
         place.heard = String::from_utf8_lossy(&body).into_owned();
         place.says.clone()
     });
+    while matches!(says, Some(Says::Held)) {
+        sleep(Duration::from_millis(2)).await;
+        says = places.lock().expect("no test failed in between").get(path).map(|place| place.says.clone());
+    }
     let head = |status: u16, more: &str| format!("HTTP/1.1 {status} Some\r\nConnection: close\r\n{more}\r\n");
     match says.unwrap_or(Says::Status(404)) {
         Says::Text(text) => {
@@ -155,7 +161,7 @@ async fn answer(mut caller: TcpStream, places: &Places) -> io::Result<()> {
                 sleep(Duration::from_millis(500)).await;
             }
         }
-        Says::Silent => sleep(PATIENCE).await,
+        Says::Silent | Says::Held => sleep(PATIENCE).await,
     }
     Ok(())
 }
