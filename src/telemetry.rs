@@ -60,7 +60,7 @@ pub mod names {
     pub const LOCAL_UNITS: &str = "tollgate_local_units_total";
     /// Units that the store was told of afterwards: local shares, and all of a window when it had lost its data.
     pub const TOLD_UNITS: &str = "tollgate_told_units_total";
-    /// Payments: from leases in hand, at the store, or refused from memory.
+    /// Payments: from leases in hand, at the store, refused from memory, or overdue.
     pub const PAYMENTS: &str = "tollgate_payments_total";
     /// Look-ups of remembered verdicts, by outcome.
     pub const VERDICT_LOOKUPS: &str = "tollgate_verdict_lookups_total";
@@ -274,6 +274,8 @@ pub struct LeaseMetrics {
     pub paid_at_store: Counter,
     /// Questions that were refused without asking.
     pub refused_from_memory: Counter,
+    /// Questions that waited in vain for their turn to ask.
+    pub overdue: Counter,
 }
 
 impl LeaseMetrics {
@@ -292,6 +294,7 @@ impl LeaseMetrics {
             paid_from_leases: payments("leases"),
             paid_at_store: payments("store"),
             refused_from_memory: payments("refusals"),
+            overdue: payments("overdue"),
         }
     }
 

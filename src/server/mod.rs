@@ -297,7 +297,8 @@ impl Parts {
             Store::Redis(settings) => {
                 let store = Arc::new(redis_store(settings, clock, &telemetry)?);
                 let local = Arc::new(MemoryStore::new(memory::COUNTERS_MAX, &telemetry));
-                let desk = LeaseDesk::new(Arc::clone(&store) as _, local, Arc::clone(clock), &telemetry);
+                let desk =
+                    LeaseDesk::new(Arc::clone(&store) as _, local, settings.deadline, Arc::clone(clock), &telemetry);
                 let desk = Arc::new(desk);
                 (Arc::clone(&desk) as _, Arc::clone(&store) as _, Some(Shared { store, desk }))
             }
