@@ -46,6 +46,8 @@ pub mod names {
     pub const STORE_FAILURES: &str = "tollgate_store_failures_total";
     /// Whether a node of the quota store answers: 1 or 0; NaN once it keeps no counters any more.
     pub const STORE_UP: &str = "tollgate_store_up";
+    /// Steps of the clock by which the quota store counts, by direction.
+    pub const STORE_CLOCK_STEPS: &str = "tollgate_store_clock_steps_total";
     /// Counters in the memory store.
     pub const MEMORY_COUNTERS: &str = "tollgate_memory_counters";
     /// Used `DPoP` proofs in memory.
@@ -151,10 +153,11 @@ impl Telemetry {
             (names::OVERLOAD, Unit::Count, "Calls that were turned away because too many were in flight."),
             (names::STORE_CALLS, Unit::Count, "Calls of the quota store."),
             (names::STORE_FAILURES, Unit::Count, "Calls of the quota store that failed, by cause."),
+            (names::STORE_CLOCK_STEPS, Unit::Count, "Steps of the quota store's clock, by direction."),
             (names::LEASE_UNITS, Unit::Count, "Units of leases: leased, spent, returned, stranded."),
             (names::LOCAL_UNITS, Unit::Count, "Units that were admitted by a replica alone while the store was away."),
             (names::TOLD_UNITS, Unit::Count, "Units admitted earlier that the store was told of afterwards."),
-            (names::PAYMENTS, Unit::Count, "Payments: from leases, at the store, or refused from memory."),
+            (names::PAYMENTS, Unit::Count, "Payments: from leases, at the store, or refused from memory, or overdue."),
             (names::VERDICT_LOOKUPS, Unit::Count, "Look-ups of remembered verdicts, by outcome."),
             (names::VERDICT_EVICTIONS, Unit::Count, "Verdicts that were forgotten to make room."),
             (names::TLS_FAILURES, Unit::Count, "TLS handshakes that came to nothing, by cause."),

@@ -15,6 +15,7 @@ mod proofs;
 mod pulse;
 mod script;
 mod slots;
+mod steps;
 mod survey;
 mod way;
 
@@ -30,8 +31,9 @@ pub use self::gate::{Bounds, Gates};
 use self::leases::{Leases, Told};
 pub use self::nodes::NodeHealth;
 use self::nodes::{Nodes, Outcome as Sent};
-use self::pulse::Trust;
+use self::pulse::{PLACES, Trust};
 use self::script::{Call, Code};
+use self::steps::Steps;
 use crate::decide::ports::{
     Answer, Away, AwayCause, Beat, Charge, Charges, Grants, Pulse, QuotaStore, Refunds, Request, Requests, Settlement,
     Settlements,
@@ -52,6 +54,7 @@ pub struct RedisStore(Arc<Inner>);
 struct Inner {
     nodes: Nodes,
     trust: Arc<Trust>,
+    steps: Steps<PLACES>,
     time: TimeSource,
     acquire: Code,
     settle: Code,
@@ -75,10 +78,11 @@ impl RedisStore {
     ///
     /// To be called within a Tokio runtime. `rediss://` uses rustls's process-wide provider.
     pub fn connect(settings: &Settings, gates: Gates) -> Result<Self, ConnectProblem> {
-        let trust = Arc::new(Trust::new());
+        let (trust, steps) = (Arc::new(Trust::new()), Steps::new(&gates));
         Ok(Self(Arc::new(Inner {
             nodes: Nodes::open(settings, gates, &trust)?,
             trust,
+            steps,
             time: settings.time,
             acquire: Code::new(concat!(include_str!("now.lua"), include_str!("acquire.lua"))),
             settle: Code::new(concat!(include_str!("now.lua"), include_str!("levels.lua"), include_str!("settle.lua"))),

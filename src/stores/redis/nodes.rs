@@ -115,6 +115,12 @@ impl Nodes {
         }
     }
 
+    /// The name of the node that has the key, as far as is known.
+    pub(super) fn name_of(&self, key: &[u8]) -> String {
+        let owner = self.map.borrow().owner(slot_of(key)).and_then(Result::ok);
+        owner.map_or_else(|| "unknown".to_owned(), |node| node.gate.node().to_owned())
+    }
+
     /// Runs a script where the call's keys are, within the deadline.
     pub(super) async fn run(&self, code: &Code, call: &Call) -> Result<Outcome, Away> {
         let mut end = pin!(sleep(self.roster.gates.deadline().into()));
