@@ -9,14 +9,13 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use super::algorithms::{bucket, fixed, slots};
-use super::redis::{Bounds, ConnectProblem, Gates, Reach, RedisStore, Settings, TimeSource};
+use super::redis::{Bounds, ConnectProblem, Gates, Reach, RedisStore, Settings, evicts};
 use super::redis_server::{RedisServer, free_port};
 use super::suite::{key, limit, request};
 use crate::decide::ports::{Away, AwayCause, Charge, Clock, Pulse, QuotaStore, Requests, Settlement};
@@ -171,91 +170,6 @@ async fn the_servers_own_time_lets_units_return() {
             Outcome::Never => panic!("one fits into one"),
         }
     }
-}
-
-/// A clock that is moved by hand, and a server's, which can be set besides.
-#[derive(Default)]
-struct Clocks {
-    steady: AtomicU64,
-    /// How far the server's is ahead.
-    ahead: AtomicU64,
-}
-
-impl Clock for Clocks {
-    fn now(&self) -> Moment {
-        Moment { wall: Micros::ZERO, steady: Micros(self.steady.load(Ordering::Relaxed)) }
-    }
-}
-
-impl Clocks {
-    fn pass(&self, time: Micros) {
-        self.steady.fetch_add(time.0, Ordering::Relaxed);
-    }
-
-    fn set_ahead(&self, ahead: Micros) {
-        self.ahead.store(ahead.0, Ordering::Relaxed);
-    }
-
-    fn of_server(&self) -> Moment {
-        let Moment { wall, steady } = self.now();
-        Moment { wall, steady: steady + Micros(self.ahead.load(Ordering::Relaxed)) }
-    }
-}
-
-#[tokio::test]
-async fn steps_of_the_servers_clock_are_counted_and_admit_no_more_than_is_documented() {
-    let Some(server) = RedisServer::start() else { return };
-    let (clocks, telemetry) = (Arc::new(Clocks::default()), Arc::new(Telemetry::new().unwrap()));
-    let bounds = Bounds { deadline: Micros::from_secs(10), ..Bounds::default() };
-    let gates = Gates::new(bounds, Arc::clone(&clocks) as _, Arc::clone(&telemetry));
-    let moved = Settings { time: TimeSource::Asker, ..settings(&server) };
-    let store = RedisStore::connect(&moved, gates).unwrap();
-    let (window, second) = (Micros::from_secs(64), Micros::from_secs(1));
-    let width = Micros(window.0 / 32);
-    let (limit, base) = (limit(10, window), Micros::from_secs(10_000));
-    let admitted = async || {
-        let mut admitted = 0;
-        for _ in 0..15 {
-            let one = [request(&limit, "alice", at_once(1))].into_iter().collect();
-            let grants = store.acquire(one, Mode::Consume, clocks.of_server()).get().await;
-            admitted += u64::from(matches!(grants[0].unwrap().outcome, Outcome::Granted { .. }));
-        }
-        admitted
-    };
-    let steps = async || {
-        for _ in 0..3 {
-            store.beat(Pulse { replica: 1, epoch: None }, clocks.of_server()).get().await.unwrap();
-            clocks.pass(second);
-        }
-        let text = telemetry.render();
-        let count = |direction: &str| {
-            let series = format!("tollgate_store_clock_steps_total{{direction=\"{direction}\"}} ");
-            text.lines().find_map(|line| line.strip_prefix(&series)?.parse::<u64>().ok()).unwrap()
-        };
-        (count("back"), count("forward"))
-    };
-    clocks.set_ahead(base);
-    assert_eq!((steps().await, admitted().await), ((0, 0), 10));
-    // Back: not even a window later does anything return, until the clock has caught up.
-    let lag = Micros::from_secs(300);
-    clocks.set_ahead(base - lag);
-    assert_eq!((steps().await, admitted().await), ((1, 0), 0));
-    clocks.pass(window + width);
-    assert_eq!(admitted().await, 0);
-    clocks.pass(lag);
-    assert_eq!((steps().await, admitted().await), ((1, 0), 10));
-    // Forward by less than the window: all returns so much earlier, and no earlier than that.
-    let leap = Micros::from_secs(20);
-    clocks.set_ahead(base - lag + leap);
-    assert_eq!((steps().await, admitted().await), ((1, 1), 0));
-    clocks.pass(window - leap - second - second - second - Micros(1));
-    assert_eq!(admitted().await, 0, "the window was at most so much shorter");
-    clocks.pass(width + Micros(1));
-    assert_eq!(admitted().await, 10);
-    // By more: the limit once more, and no more than that.
-    clocks.set_ahead(base + window);
-    assert_eq!((admitted().await, admitted().await), (10, 0));
-    assert_eq!(steps().await, (1, 2));
 }
 
 #[tokio::test]
@@ -420,6 +334,7 @@ fn the_documented_rights_are_those_that_are_used_and_no_others() {
     // Where these are needed is tried with real servers.
     assert_eq!(rights("servers behind Sentinels"), ["+role"]);
     assert_eq!(rights("nodes of a cluster"), [r"+cluster\|slots", "+asking"]);
+    assert_eq!(rights("to be warned of a policy that evicts"), [r"+info\|memory"]);
     assert_eq!(rights("Sentinels"), [r"+sentinel\|get-master-addr-by-name"]);
     let documented = [rights("each server"), rights_of_api_keys(), rights_to_change_api_keys()].concat();
     assert_eq!(documented[0], "~tollgate:*");
@@ -479,6 +394,31 @@ async fn a_server_that_was_demoted_is_left_for_the_one_that_its_name_leads_to_no
     guarded.serves().await;
     assert_eq!(new.command(&["EXISTS", "tollgate:{per-client 5:alice}"]), "1");
     carrier.abort();
+}
+
+#[tokio::test]
+async fn a_policy_that_drops_counters_is_found_out_with_the_least_rights() {
+    let Some(server) = RedisServer::start() else { return };
+    let user = ["ACL", "SETUSER", "tollgate", "on", ">pw", "~tollgate:*", "+ping"];
+    assert_eq!(server.command(&user), "OK");
+    let client = ::redis::Client::open(server.url().replace("redis://", "redis://tollgate:pw@")).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let set = |policy: &str, memory: &str| {
+        assert_eq!(server.command(&["CONFIG", "SET", "maxmemory-policy", policy]), "OK");
+        assert_eq!(server.command(&["CONFIG", "SET", "maxmemory", memory]), "OK");
+    };
+    set("allkeys-lru", "100mb");
+    assert_eq!(evicts(&mut connection).await, None, "who may not ask is not told");
+    let right = rights("to be warned of a policy that evicts").concat().replace('\\', "");
+    assert_eq!(server.command(&["ACL", "SETUSER", "tollgate", &right]), "OK");
+    for policy in ["allkeys-lru", "allkeys-random", "volatile-ttl", "volatile-lfu"] {
+        set(policy, "100mb");
+        assert_eq!(evicts(&mut connection).await.as_deref(), Some(policy));
+        set(policy, "0");
+        assert_eq!(evicts(&mut connection).await, None, "it is never full");
+    }
+    set("noeviction", "100mb");
+    assert_eq!(evicts(&mut connection).await, None);
 }
 
 /// Else a beat's good news would let calls through that fail.

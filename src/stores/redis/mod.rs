@@ -29,6 +29,8 @@ use tokio::sync::Semaphore;
 pub use self::access::{ConnectProblem, Reach, Settings, TimeSource};
 pub use self::gate::{Bounds, Gates};
 use self::leases::{Leases, Told};
+#[cfg(test)]
+pub(super) use self::link::evicts;
 pub use self::nodes::NodeHealth;
 use self::nodes::{Nodes, Outcome as Sent};
 use self::pulse::{PLACES, Trust};
