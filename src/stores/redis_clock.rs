@@ -5,15 +5,16 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::algorithms::{bucket, fixed, slots};
 use super::redis::{Bounds, Gates, RedisStore, Settings, TimeSource};
 use super::redis_faults::settings;
 use super::redis_server::RedisServer;
-use super::suite::{limit, request};
+use super::suite::{limit, redis, request};
 use crate::decide::ports::{Clock, Pulse, QuotaStore as _};
 use crate::domain::exact_log::at_once;
 use crate::domain::question::Mode;
 use crate::domain::time::{Micros, Moment};
-use crate::domain::window::Outcome;
+use crate::domain::window::{LeaseId, Outcome, Terms};
 use crate::telemetry::Telemetry;
 
 /// A clock that is moved by hand, and a server's, which can be set besides.
@@ -99,4 +100,27 @@ async fn steps_of_the_servers_clock_are_counted_and_admit_no_more_than_is_docume
     clocks.set_ahead(base + window);
     assert_eq!((admitted().await, admitted().await), (10, 0));
     assert_eq!(steps().await, (1, 2));
+}
+
+#[tokio::test]
+async fn whoever_waits_as_told_is_served_also_by_a_clock_that_went_back() {
+    let Some(server) = RedisServer::start() else { return };
+    let store = redis(&server);
+    let (window, start) = (Micros::from_secs(64), Micros::from_secs(10_000));
+    for limit in [limit(10, window), bucket(10, window, 10), fixed(10, window), slots(10, window)] {
+        let ask = async |serial, now| {
+            let lease = LeaseId { replica: 1, serial };
+            let one = [request(&limit, "alice", Terms { lease, ..at_once(1) })].into_iter().collect();
+            let now = Moment { wall: now, steady: now };
+            store.acquire(one, Mode::Consume, now).get().await[0].unwrap().outcome
+        };
+        for serial in 0..10 {
+            assert_eq!(ask(serial, start).await, Outcome::Granted { units: 1 });
+        }
+        let back = start - Micros::from_secs(300);
+        let Outcome::Short { retry_after } = ask(10, back).await else { unreachable!("it is full") };
+        assert!(retry_after > Micros::from_secs(300), "{retry_after}");
+        assert!(matches!(ask(11, back + retry_after - Micros(1)).await, Outcome::Short { .. }), "{limit:?}");
+        assert_eq!(ask(12, back + retry_after).await, Outcome::Granted { units: 1 }, "{limit:?}");
+    }
 }
