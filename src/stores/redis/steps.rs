@@ -116,9 +116,47 @@ impl<const PLACES: usize> Steps<PLACES> {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::super::gate::Bounds;
     use super::*;
+    use crate::domain::time::Moment;
+    use crate::telemetry::Telemetry;
 
     const SECOND: Micros = Micros::from_secs(1);
+
+    struct Still;
+
+    impl Clock for Still {
+        fn now(&self) -> Moment {
+            Moment { wall: Micros::ZERO, steady: Micros::ZERO }
+        }
+    }
+
+    #[test]
+    fn a_node_that_has_several_places_steps_once_and_a_place_that_was_never_heard_of_not_at_all() {
+        let telemetry = Arc::new(Telemetry::new().unwrap());
+        let gates = Gates::new(Bounds::default(), Arc::new(Still), Arc::clone(&telemetry));
+        let steps = Steps::<4>::new(&gates);
+        let hear = |told: &[(usize, u64)]| {
+            let said = |&(place, secs): &(usize, u64)| {
+                let now = steps.now();
+                Said { place, told: Micros::from_secs(secs), sent: now, received: now }
+            };
+            steps.hear(&told.iter().map(said).collect::<Vec<_>>(), |place| format!("node {}", place / 2));
+            let text = telemetry.render();
+            let counted = ["back", "forward"].map(|direction| {
+                let series = format!("tollgate_store_clock_steps_total{{direction=\"{direction}\"}} ");
+                text.lines().find_map(|line| line.strip_prefix(&series)?.parse::<u64>().ok()).unwrap()
+            });
+            (counted[0], counted[1])
+        };
+        assert_eq!(hear(&[(0, 100), (1, 100), (2, 100)]), (0, 0));
+        assert_eq!(hear(&[(0, 90), (1, 90), (2, 105), (3, 700)]), (1, 1));
+        // One that was silent meanwhile is compared with what it said last.
+        assert_eq!(hear(&[(0, 90), (2, 105)]), (1, 1));
+        assert_eq!(hear(&[(1, 95), (3, 700)]), (1, 2));
+    }
 
     /// What is found of a clock that goes by `goes` (of what the steady one does, sent at 1 s, 2 s, …) and is asked so slowly.
     fn found(slow: Micros, goes: impl Fn(Micros) -> Micros) -> Vec<Option<Step>> {
