@@ -57,7 +57,7 @@ pub(super) fn judge_answer(
     let accepted = judge_claims(answer, IdentityKind::Opaque, issuer, name, now)?;
     let is_bound = answer.string("token_type")?.is_some_and(|kind| kind.eq_ignore_ascii_case("dpop"));
     // Without the key's thumbprint nobody can tell whose proof would do.
-    if is_bound && accepted.identity.binding.key.is_none() { Err(Reason::BindingRequired) } else { Ok(accepted) }
+    if is_bound && accepted.identity.binding().key.is_none() { Err(Reason::BindingRequired) } else { Ok(accepted) }
 }
 
 fn judge_claims(
@@ -92,7 +92,7 @@ fn judge_claims(
         issued_at: dates.issued_at,
         logged_in_at: dates.logged_in_at,
     };
-    if !issuer.binding.is_met_by(identity.binding) {
+    if !issuer.binding.is_met_by(identity.binding()) {
         return Err(Reason::BindingRequired);
     }
     let (from, until) = dates.judge(kind, issuer, now)?;
