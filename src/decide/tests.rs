@@ -59,7 +59,7 @@ impl TokenInspector for World {
     }
 
     fn prove<'a>(&'a self, identity: &Arc<Identity>, question: &'a Question<'a>, _now: Moment) -> Answer<'a, Proved> {
-        if identity.binding.is_none() {
+        if identity.binding().is_none() {
             return Answer::Now(Ok(()).into());
         }
         self.note("proof");
@@ -444,7 +444,10 @@ fn what_is_settled_is_what_limits_of_today_own() {
 fn a_bound_token_needs_its_proof_on_every_call() {
     let bench = Bench::new();
     let key = Some([7; 32]);
-    let bound = Identity { binding: Binding { key, ..Binding::default() }, ..Identity::vouched_by("https://i") };
+    let bound = Identity {
+        binding: Some(Box::new(Binding { key, ..Binding::default() })),
+        ..Identity::vouched_by("https://i")
+    };
     bench.world.verdicts.lock().unwrap().insert("bound".to_owned(), Ok(Arc::new(bound)));
     for _ in 0..2 {
         let proofs = Proofs { dpop: vec!["proof"], ..Proofs::default() };

@@ -74,8 +74,9 @@ pub struct Identity {
     pub claims: Box<[(Box<str>, Box<str>)]>,
     /// Names that a certificate vouches for: SPIFFE IDs (`spiffe://…`) and other URIs, DNS names.
     pub names: Box<[Box<str>]>,
-    /// Which keys the caller must hold besides.
-    pub binding: Binding,
+    /// Which keys the caller must hold besides; read it by [`binding`](Self::binding). Boxed, since few tokens are bound and
+    /// very many identities are remembered.
+    pub binding: Option<Box<Binding>>,
     /// Names of limits that the caller's calls consume besides those of the rule. One that the configuration does not have
     /// denies them.
     pub limits: Box<[Box<str>]>,
@@ -126,13 +127,18 @@ impl Identity {
             actors: Box::default(),
             claims: Box::default(),
             names: Box::default(),
-            binding: Binding::default(),
+            binding: None,
             limits: Box::default(),
             expires_at: None,
             not_before: None,
             issued_at: None,
             logged_in_at: None,
         }
+    }
+
+    /// Which keys the caller must hold besides the credential.
+    pub fn binding(&self) -> Binding {
+        self.binding.as_deref().copied().unwrap_or_default()
     }
 
     /// Whether this very scope was granted: no prefixes, no case folding.

@@ -57,7 +57,7 @@ pub(super) fn judge_answer(
     let accepted = judge_claims(answer, IdentityKind::Opaque, issuer, name, now)?;
     let is_bound = answer.string("token_type")?.is_some_and(|kind| kind.eq_ignore_ascii_case("dpop"));
     // Without the key's thumbprint nobody can tell whose proof would do.
-    if is_bound && accepted.identity.binding.key.is_none() { Err(Reason::BindingRequired) } else { Ok(accepted) }
+    if is_bound && accepted.identity.binding().key.is_none() { Err(Reason::BindingRequired) } else { Ok(accepted) }
 }
 
 fn judge_claims(
@@ -92,7 +92,7 @@ fn judge_claims(
         issued_at: dates.issued_at,
         logged_in_at: dates.logged_in_at,
     };
-    if !issuer.binding.is_met_by(identity.binding) {
+    if !issuer.binding.is_met_by(identity.binding()) {
         return Err(Reason::BindingRequired);
     }
     let (from, until) = dates.judge(kind, issuer, now)?;
@@ -107,18 +107,23 @@ fn judge_claims(
 
 /// Whether it is an access token at all: by `typ`, and by the marks of tokens that are something else.
 pub(super) fn check_kind(typ: Option<&str>, claims: &Object<'_>, issuer: &Issuer) -> Result<(), Reason> {
-    let typ = typ.map(|typ| {
-        let typ = typ.to_ascii_lowercase();
-        // RFC 7515 §4.1.9: the prefix may be left out where no other `/` follows.
-        typ.strip_prefix("application/").filter(|rest| !rest.contains('/')).map(ToOwned::to_owned).unwrap_or(typ)
-    });
-    let accepted = match &typ {
+    let typ = typ.map(without_application);
+    let is = |kind: &str| typ.is_some_and(|typ| typ.eq_ignore_ascii_case(kind));
+    let accepted = match typ {
         None => issuer.untyped,
-        Some(typ) => issuer.types.contains(typ) && !NEVER_ACCESS_TOKENS.contains(&typ.as_str()),
+        Some(_) => issuer.types.iter().any(|kind| is(kind)) && !NEVER_ACCESS_TOKENS.into_iter().any(is),
     };
     // RFC 9068 §2.1: this type says it all; no other kind of token has it.
-    let is_declared = typ.as_deref() == Some("at+jwt");
+    let is_declared = is("at+jwt");
     if accepted && (is_declared || !is_other_kind(claims)) { Ok(()) } else { Err(Reason::WrongType) }
+}
+
+/// RFC 7515 §4.1.9: the prefix may be left out where no other `/` follows.
+fn without_application(typ: &str) -> &str {
+    match typ.split_once('/') {
+        Some((prefix, rest)) if prefix.eq_ignore_ascii_case("application") && !rest.contains('/') => rest,
+        Some(_) | None => typ,
+    }
 }
 
 /// JWT-SVID §2 and §3.1: nothing else in the header, and the subject a SPIFFE ID.

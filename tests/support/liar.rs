@@ -23,6 +23,8 @@ const PATIENCE: Duration = Duration::from_mins(1);
 pub(crate) enum Says {
     /// 200, and that text.
     Text(String),
+    /// 200, and that text with its tag; 304 to whoever has it already (RFC 9110 §13.1.2). The other headers are sent either way.
+    Tagged { tag: String, text: String, headers: String },
     /// That status, and nothing else.
     Status(u16),
     /// See there.
@@ -49,6 +51,8 @@ type Places = Arc<Mutex<HashMap<String, Place>>>;
 struct Place {
     says: Says,
     visits: usize,
+    /// What its last visitor had already (`If-None-Match`).
+    shown: Option<String>,
 }
 
 impl Drop for Liar {
@@ -82,8 +86,15 @@ impl Liar {
     /// Answers that from now on.
     pub(crate) fn says(&self, path: &str, says: Says) {
         let mut places = self.places.lock().expect("no test failed in between");
-        let visits = places.get(path).map_or(0, |place| place.visits);
-        places.insert(path.to_owned(), Place { says, visits });
+        match places.get_mut(path) {
+            Some(place) => place.says = says,
+            None => drop(places.insert(path.to_owned(), Place { says, visits: 0, shown: None })),
+        }
+    }
+
+    /// The tag that the last visitor of a place had already.
+    pub(crate) fn shown(&self, path: &str) -> Option<String> {
+        self.places.lock().expect("no test failed in between").get(path).and_then(|place| place.shown.clone())
     }
 
     /// How often a place was asked.
@@ -103,21 +114,31 @@ async fn answer(mut caller: TcpStream, places: &Places) -> io::Result<()> {
         }
     }
     let request = String::from_utf8_lossy(&request).into_owned();
-    // What is asked is not looked at, but whoever sends it wants to be heard to the end.
-    let lines = request.lines().filter_map(|line| line.split_once(": "));
-    let length =
-        lines.filter(|(name, _)| name.eq_ignore_ascii_case("content-length")).find_map(|(_, n)| n.parse().ok());
-    let mut body = vec![0; length.unwrap_or(0).min(REQUEST_BYTES_MAX)];
+    // What is sent is not looked at, but whoever sends it wants to be heard to the end.
+    let header = |wanted: &str| {
+        let mut headers = request.lines().filter_map(|line| line.split_once(": "));
+        headers.find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.to_owned())
+    };
+    let length = header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+    let mut body = vec![0; length.min(REQUEST_BYTES_MAX)];
     caller.read_exact(&mut body).await?;
     let path = request.split(' ').nth(1).unwrap_or_default();
     let says = places.lock().expect("no test failed in between").get_mut(path).map(|place| {
         place.visits += 1;
+        place.shown = header("if-none-match");
         place.says.clone()
     });
     let head = |status: u16, more: &str| format!("HTTP/1.1 {status} Some\r\nConnection: close\r\n{more}\r\n");
     match says.unwrap_or(Says::Status(404)) {
         Says::Text(text) => {
             let head = head(200, &format!("Content-Type: application/json\r\nContent-Length: {}\r\n", text.len()));
+            caller.write_all((head + &text).as_bytes()).await?;
+        }
+        Says::Tagged { tag, headers, .. } if header("if-none-match").as_ref() == Some(&tag) => {
+            caller.write_all(head(304, &format!("ETag: {tag}\r\n{headers}")).as_bytes()).await?;
+        }
+        Says::Tagged { tag, text, headers } => {
+            let head = head(200, &format!("ETag: {tag}\r\n{headers}Content-Length: {}\r\n", text.len()));
             caller.write_all((head + &text).as_bytes()).await?;
         }
         Says::Status(status) => caller.write_all(head(status, "Content-Length: 0\r\n").as_bytes()).await?,

@@ -54,10 +54,11 @@ impl Prover {
         now: Moment,
     ) -> Answer<'a, Proved> {
         let held = question.proofs.certificate.as_ref().map(|certificate| &certificate.thumbprint);
-        if let Err(reason) = identity.binding.check_certificate(held) {
+        let binding = identity.binding();
+        if let Err(reason) = binding.check_certificate(held) {
             return Answer::Now(Err(reason).into());
         }
-        match (&identity.binding.key, question.credential) {
+        match (&binding.key, question.credential) {
             (None, Credential::Dpop(_)) => Answer::Now(Err(Reason::BindingRequired).into()),
             (None, _) => Answer::Now(Ok(()).into()),
             (Some(key), Credential::Dpop(token)) => self.prove_key(key, token, question, now),

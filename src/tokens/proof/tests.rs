@@ -80,7 +80,7 @@ impl Client {
     }
 
     fn identity(&self) -> Identity {
-        let binding = Binding { certificate: None, key: Some(self.key()) };
+        let binding = Some(Box::new(Binding { certificate: None, key: Some(self.key()) }));
         Identity { binding, ..Identity::vouched_by("https://i") }
     }
 
@@ -274,7 +274,8 @@ fn scheme_and_binding_go_together() {
 fn a_certificate_bound_token_comes_with_its_certificate() {
     let bench = bench();
     let client = Client::new(Signer::ec("a"));
-    let bound = |key| Identity { binding: Binding { certificate: Some([7; 32]), key }, ..Identity::vouched_by("i") };
+    let binding = |key| Some(Box::new(Binding { certificate: Some([7; 32]), key }));
+    let bound = |key| Identity { binding: binding(key), ..Identity::vouched_by("i") };
     let with = |thumbprint: Option<u8>, credential| {
         let certificate = thumbprint.map(|byte| Certificate { thumbprint: [byte; 32], ..Certificate::default() });
         Question { proofs: Proofs { certificate, ..Proofs::default() }, ..shown(credential, &[]) }
