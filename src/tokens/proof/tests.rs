@@ -337,6 +337,38 @@ fn a_proof_is_remembered_until_no_replica_takes_it_any_more() {
 }
 
 #[test]
+fn a_wall_clock_that_is_set_back_makes_no_used_proof_new() {
+    let bench = bench();
+    let client = Client::new(Signer::ec("a"));
+    let proof = |jti: &str, iat: u64| {
+        let claims = changed(&changed(&client.claims, "jti", json!(jti)), "iat", json!(iat));
+        client.signer.compact(&client.header.to_string(), &claims.to_string())
+    };
+    let judge = |proof: &str| judge(&bench, &client.identity(), proof);
+    // Nobody came while it was ahead, so nothing is suspicious when it is not any more.
+    bench.clock.set_wall(NOW + 3_600);
+    assert_eq!(judge(&proof("early", NOW)), InvalidDpopProof);
+    bench.clock.set_wall(NOW);
+    let (used, ahead) = (proof("1", NOW), proof("2", NOW + 30));
+    assert_eq!((judge(&used), judge(&ahead)), (Allowed, Allowed));
+    let set_back_after = |secs: u64| {
+        bench.clock.pass(Micros::from_secs(secs));
+        bench.log.forget();
+        bench.clock.set_wall(NOW);
+    };
+    set_back_after(60);
+    assert_eq!(judge(&used), InvalidDpopProof, "a log may have forgotten it");
+    // Of this one every log still knows.
+    assert_eq!(judge(&proof("3", NOW + 1)), Allowed);
+    set_back_after(40);
+    assert_eq!(judge(&ahead), InvalidDpopProof);
+    assert_eq!(judge(&proof("3", NOW + 1)), InvalidDpopProof);
+    // By then no proof can have been accepted that is made now.
+    bench.clock.set_wall(NOW + 61);
+    assert_eq!(judge(&proof("4", NOW + 61)), Allowed);
+}
+
+#[test]
 fn nobody_uses_up_what_another_has_signed() {
     let bench = bench();
     let client = Client::new(Signer::ec("a"));
