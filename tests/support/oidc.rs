@@ -176,15 +176,16 @@ impl Oidc {
         self.asked_for(client, audience, signature.name(), scopes, None).await
     }
 
-    /// The same without scopes, bound to the key that made `proof` (RFC 9449 §5).
+    /// The same without scopes, bound to the key that made `proof` (RFC 9449 §5); without a signature one that only the
+    /// provider can read.
     pub(crate) async fn bound_token(
         &self,
         client: Client,
         audience: &str,
-        signature: Signature,
+        signature: Option<Signature>,
         proof: &str,
     ) -> String {
-        self.asked_for(client, audience, signature.name(), "", Some(proof)).await
+        self.asked_for(client, audience, signature.map_or("opaque", Signature::name), "", Some(proof)).await
     }
 
     /// An access token that only the provider can read.
