@@ -57,17 +57,17 @@ async fn a_log_keeps_its_promises(log: &impl ProofLog, other: &impl ProofLog) {
         assert!(firsts.iter().all(Result::is_ok), "{firsts:?}");
     }
 
-    let (short, long) = (use_of(3, 1, Micros(LONG.0 / 2)), use_of(3, 2, LONG));
-    for proof in [long, short] {
+    let (early, late) = (use_of(3, 1, Micros(LONG.0 / 2)), use_of(3, 2, LONG));
+    for proof in [late, early] {
         assert_eq!(first(log, proof, Consume).await, Ok(true));
         let end = START + proof.keep;
         assert_eq!(first_at(end - Micros(1), other, proof, Consume).await, Ok(false), "remembered to the end");
     }
     for mode in [Peek, Consume] {
-        assert_eq!(first_at(START + short.keep, log, short, mode).await, Ok(true), "forgotten then");
+        assert_eq!(first_at(START + early.keep, log, early, mode).await, Ok(true), "forgotten then");
     }
     assert_eq!(
-        first_at(START + short.keep, log, long, Consume).await,
+        first_at(START + early.keep, log, late, Consume).await,
         Ok(false),
         "one that ends first takes none along"
     );

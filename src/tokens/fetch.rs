@@ -431,7 +431,7 @@ mod tests {
         let wait = |after: &str, date: Option<&str>| {
             let header = |name, value: &str| (name, HeaderValue::from_str(value).unwrap());
             let date = date.map(|date| header(DATE, date));
-            let headers = HeaderMap::from_iter([header(RETRY_AFTER, after)].into_iter().chain(date));
+            let headers = [header(RETRY_AFTER, after)].into_iter().chain(date).collect();
             retry_after(&headers).map(Micros::as_secs)
         };
         let now = Some("Sun, 06 Nov 1994 08:49:37 GMT");
