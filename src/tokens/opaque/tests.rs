@@ -389,8 +389,8 @@ async fn a_stalled_issuer_bounds_those_who_wait_and_slows_no_other() {
 #[tokio::test]
 async fn a_flood_that_an_issuer_cannot_keep_up_with_is_no_failure_of_the_issuer() {
     let endpoint = Endpoint::with(inactive()).await;
-    endpoint.world.delay.store(1_200, Ordering::SeqCst);
-    let introspection = Introspection { deadline: Micros::from_millis(3_000), ..endpoint.introspection() };
+    endpoint.world.delay.store(500, Ordering::SeqCst);
+    let introspection = Introspection { deadline: Micros::from_secs(4), ..endpoint.introspection() };
     let bench = Bench::new(vec![Issuer { introspection: Some(introspection), ..endpoint.issuer() }]);
     let now = bench.clock.now();
     let mut flood = JoinSet::new();
