@@ -483,7 +483,8 @@ fn a_certificate_says_who_calls_where_nothing_else_is_shown() {
     let bench = Bench::new();
     let caller = Ok(Arc::new(Identity::vouched_by("mesh")));
     bench.world.verdicts.lock().unwrap().insert("spiffe://mesh/a".to_owned(), caller);
-    let certificate = Certificate { thumbprint: [7; 32], names: vec!["spiffe://mesh/a".into()], validity: None };
+    let certificate =
+        Certificate { thumbprint: [7; 32], names: vec!["spiffe://mesh/a".into()], ..Certificate::default() };
     let proofs = Proofs { certificate: Some(certificate), ..Proofs::default() };
     let asks =
         |credential| bench.decide(&Question { credential, proofs: proofs.clone(), ..question("/anybody", None) }).0;

@@ -410,7 +410,7 @@ fn redis_store(
         username: username.clone(),
         password: password.as_ref().map(|password| password.reveal().to_owned()),
         ca: ca.clone(),
-        time: redis::TimeSource::default(),
+        ..redis::Settings::default()
     };
     let bounds = redis::Bounds { deadline: *deadline, ..redis::Bounds::default() };
     let gates = redis::Gates::new(bounds, Arc::clone(clock), Arc::clone(telemetry));

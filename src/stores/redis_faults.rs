@@ -337,7 +337,8 @@ fn the_documented_rights_are_those_that_are_used_and_no_others() {
     assert_eq!(rights("nodes of a cluster"), [r"+cluster\|slots", "+asking"]);
     assert_eq!(rights("to be warned of a policy that evicts"), [r"+info\|memory"]);
     assert_eq!(rights("Sentinels"), [r"+sentinel\|get-master-addr-by-name"]);
-    let documented = [rights("each server"), rights_of_api_keys(), rights_to_change_api_keys()].concat();
+    let of_proofs = rights("for calls with a [DPoP proof](proofs.md)");
+    let documented = [rights("each server"), of_proofs, rights_of_api_keys(), rights_to_change_api_keys()].concat();
     assert_eq!(documented[0], "~tollgate:*");
     assert_eq!(documented[1..].iter().map(|right| right[1..].to_owned()).collect::<BTreeSet<_>>(), used);
 }

@@ -113,8 +113,9 @@ pub(super) fn check_kind(typ: Option<&str>, claims: &Object<'_>, issuer: &Issuer
         None => issuer.untyped,
         Some(_) => issuer.types.iter().any(|kind| is(kind)) && !NEVER_ACCESS_TOKENS.into_iter().any(is),
     };
-    // RFC 9068 §2.1: this type says it all; no other kind of token has it.
-    let is_declared = is("at+jwt");
+    // RFC 9068 §2.1: no other kind of token has this type, so an ID token's marks are an access token's own business there.
+    // An event is one whatever it says of itself.
+    let is_declared = is("at+jwt") && !is_event(claims);
     if accepted && (is_declared || !is_other_kind(claims)) { Ok(()) } else { Err(Reason::WrongType) }
 }
 
@@ -132,11 +133,16 @@ fn is_svid(token: &Verified<'_>) -> bool {
     token.has_bare_header && token.claims.string("sub").is_ok_and(|subject| subject.is_some_and(is_id))
 }
 
-/// The marks of logout tokens and security events (RFC 8417), of ID tokens (OIDC Core §2, §3.1.3.6), and
-/// what Keycloak (`typ`) and Cognito (`token_use`) call their tokens.
+/// The mark of logout tokens and of all other security events (RFC 8417 §2.2).
+fn is_event(claims: &Object<'_>) -> bool {
+    claims.has("events")
+}
+
+/// The marks of events, of ID tokens (OIDC Core §2, §3.1.3.6), and what Keycloak (`typ`) and Cognito (`token_use`) call
+/// their tokens.
 fn is_other_kind(claims: &Object<'_>) -> bool {
     let says = |name, kinds: &[&str]| matches!(claims.get(name), Some(Value::String(kind)) if kinds.contains(&&**kind));
-    if claims.has("events") || says("typ", &["ID", "Refresh", "Offline", "Logout"]) {
+    if is_event(claims) || says("typ", &["ID", "Refresh", "Offline", "Logout"]) {
         return true;
     }
     if says("token_use", &["id", "id_token", "refresh", "refresh_token"]) {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{
-    ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH,
+    ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, DATE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH,
     RETRY_AFTER,
 };
 use reqwest::{Certificate, Client, Identity, Response, StatusCode, redirect};
@@ -100,7 +100,7 @@ pub(super) struct FetchError {
     pub sentence: String,
     /// The status that was answered; none where nothing was, or not in time.
     pub status: Option<StatusCode>,
-    /// How long the server wants to be left alone: `Retry-After` in seconds (RFC 9110 §10.2.3). A date is not read.
+    /// How long the server wants to be left alone: `Retry-After` (RFC 9110 §10.2.3), in seconds or until a date.
     pub retry_after: Option<Micros>,
 }
 
@@ -430,8 +430,16 @@ fn max_age(headers: &HeaderMap) -> Option<Micros> {
     age
 }
 
+/// A date counts from the server's own `Date`, whatever its clock says; without that it is not read.
 fn retry_after(headers: &HeaderMap) -> Option<Micros> {
-    headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Micros::from_secs)
+    let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
+    let after = text(RETRY_AFTER)?;
+    if let Ok(secs) = after.parse() {
+        return Some(Micros::from_secs(secs));
+    }
+    let moment = |text| httpdate::parse_http_date(text).ok();
+    let wait = moment(after)?.duration_since(moment(text(DATE)?)?).unwrap_or_default();
+    Some(Micros::from_secs(wait.as_secs()))
 }
 
 /// An error and what is behind it, in one sentence.
@@ -531,6 +539,27 @@ mod tests {
         assert!(confirms("W/\"1\"", 304, Some("\"1\"")) && confirms("\"1\"", 304, Some("W/\"1\"")));
         assert!(!confirms("\"1\"", 304, Some("\"2\"")));
         assert!(!confirms("\"1\"", 200, Some("\"1\"")) && !confirms("\"1\"", 302, None));
+    }
+
+    #[test]
+    fn how_long_a_server_wants_to_be_left_alone_is_read_in_seconds_or_by_its_own_clock() {
+        let wait = |after: &str, date: Option<&str>| {
+            let header = |name, value: &str| (name, HeaderValue::from_str(value).unwrap());
+            let date = date.map(|date| header(DATE, date));
+            let headers = [header(RETRY_AFTER, after)].into_iter().chain(date).collect();
+            retry_after(&headers).map(Micros::as_secs)
+        };
+        let now = Some("Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!((wait("120", None), wait(" 120 ", now)), (Some(120), Some(120)));
+        assert_eq!(wait("Sun, 06 Nov 1994 08:50:07 GMT", now), Some(30));
+        // The forms that recipients must know, too (RFC 9110 §5.6.7).
+        assert_eq!(wait("Sunday, 06-Nov-94 08:50:07 GMT", now), Some(30));
+        assert_eq!(wait("Sun Nov  6 08:50:07 1994", now), Some(30));
+        assert_eq!(wait("Sun, 06 Nov 1994 08:49:07 GMT", now), Some(0), "over already");
+        assert_eq!(wait("Sun, 06 Nov 1994 08:50:07 GMT", None), None);
+        for after in ["soon", "-1", "1.5", "", "1994-11-06T08:50:07Z"] {
+            assert_eq!(wait(after, now), None, "{after}");
+        }
     }
 
     /// A server for one TLS connection after another, which answers each with the certificates that it was shown and the

@@ -115,6 +115,11 @@ impl<'a> Object<'a> {
         }
     }
 
+    /// Takes away those of these members that are null.
+    pub(super) fn drop_nulls(&mut self, names: &[&str]) {
+        self.0.retain(|(name, value)| *value != Value::Null || !names.contains(&&**name));
+    }
+
     fn has_duplicates(&self) -> bool {
         if self.0.len() <= FEW {
             let names = || self.0.iter().map(|(name, _)| name);

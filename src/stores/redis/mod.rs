@@ -67,6 +67,7 @@ struct Inner {
     assert: Code,
     beat: Code,
     first_use: Code,
+    proofs_of_a_key_max: usize,
     api_key: Code,
     /// Those that were taken through this store.
     leases: Leases,
@@ -98,7 +99,8 @@ impl RedisStore {
                 include_str!("assert.lua")
             )),
             beat: Code::telling(concat!(include_str!("now.lua"), include_str!("beat.lua"))),
-            first_use: Code::new(include_str!("first_use.lua")),
+            first_use: Code::new(concat!(include_str!("now.lua"), include_str!("first_use.lua"))),
+            proofs_of_a_key_max: settings.proofs_of_a_key_max,
             // What was charged is nothing to API keys.
             api_key: Code::telling(include_str!("api_key.lua")),
             leases: Leases::none(),

@@ -63,7 +63,7 @@ pub type NodeHealth = (String, Result<(), Away>);
 
 impl Nodes {
     pub(super) fn open(settings: &Settings, gates: Gates, trust: &Arc<Trust>) -> Result<Self, ConnectProblem> {
-        let Settings { reach, username, password, ca, time: _ } = settings;
+        let Settings { reach, username, password, ca, time: _, proofs_of_a_key_max: _ } = settings;
         let (username, password, ca) = (username.as_deref(), password.as_deref(), ca.as_deref());
         let wanted = Arc::new(Notify::new());
         match reach {
