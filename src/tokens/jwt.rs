@@ -13,7 +13,6 @@ use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
 use base64::engine::general_purpose::NO_PAD;
-use base64::engine::simd::Simd;
 use base64::{Engine as _, decoded_len_estimate};
 
 use super::claims;
@@ -33,7 +32,13 @@ const BOUNDS: Bounds = Bounds { depth: 32, members: 512, name_bytes: 1024 };
 
 /// As strict as the engine that everything else is decoded with, and several times as fast on what is as long as a token's
 /// parts are.
-static BASE64URL: LazyLock<Simd> = LazyLock::new(|| Simd::url_safe(NO_PAD));
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+static BASE64URL: LazyLock<base64::engine::simd::Simd> = LazyLock::new(|| base64::engine::simd::Simd::url_safe(NO_PAD));
+
+/// Elsewhere there is no faster one.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+static BASE64URL: LazyLock<base64::engine::GeneralPurpose> =
+    LazyLock::new(|| base64::engine::GeneralPurpose::new(&base64::alphabet::URL_SAFE, NO_PAD));
 
 /// Three parts with dots between. They may be anything.
 #[derive(Clone, Copy)]

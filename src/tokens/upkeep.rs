@@ -131,7 +131,7 @@ fn tagged(tag: &str, text: &str, headers: &str) -> Says {
 /// Fetches the keys once more: the text, or why there is none, and the seconds that it may be kept for.
 async fn fetched(fetcher: &Fetcher, provider: &Provider) -> Result<(String, Option<u64>), String> {
     match fetcher.fetch(&provider.keys_url().parse().unwrap()).await {
-        Ok(fetched) => Ok((String::from_utf8(fetched.body).unwrap(), fetched.max_age.map(Micros::as_secs))),
+        Ok(document) => Ok((String::from_utf8(document.body).unwrap(), document.max_age.map(Micros::as_secs))),
         Err(error) => Err(error.sentence),
     }
 }

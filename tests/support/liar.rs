@@ -93,7 +93,7 @@ impl Liar {
     }
 
     /// The tag that the last visitor of a place had already.
-    #[allow(dead_code, reason = "only the library's tests ask for it")]
+    #[allow(dead_code, reason = "not every test that has this server asks")]
     pub(crate) fn shown(&self, path: &str) -> Option<String> {
         self.places.lock().expect("no test failed in between").get(path).and_then(|place| place.shown.clone())
     }
