@@ -405,7 +405,7 @@ impl LeaseDesk {
 
 impl Quotas for LeaseDesk {
     fn pay(&self, charges: Charges, now: Moment) -> Answer<'_, Payment> {
-        let (bill, requests) = Bill::new(charges, Purpose::Pay, &self.names);
+        let (bill, requests) = Bill::new(charges, Purpose::Pay, &self.names, now);
         if requests.is_empty() {
             return Answer::Now(bill.settled_by(&Grants::new(), false));
         }
@@ -420,13 +420,13 @@ impl Quotas for LeaseDesk {
     }
 
     fn peek(&self, charges: Charges, now: Moment) -> Answer<'_, Payment> {
-        let (bill, requests) = Bill::new(charges, Purpose::Peek, &self.names);
+        let (bill, requests) = Bill::new(charges, Purpose::Peek, &self.names, now);
         self.look_at_all(bill, requests, now)
     }
 
     /// Past the leases in hand: what is held must be charged to the moment at which it is settled at the latest.
     fn reserve(&self, charges: Charges, hold: Micros, now: Moment) -> Answer<'_, Payment> {
-        let (bill, requests) = Bill::new(charges, Purpose::reserve(hold), &self.names);
+        let (bill, requests) = Bill::new(charges, Purpose::reserve(hold), &self.names, now);
         if requests.is_empty() {
             return Answer::Now(bill.settled_by(&Grants::new(), false));
         }

@@ -223,7 +223,7 @@ impl Inner {
         if told.is_empty() {
             return Ok(());
         }
-        let call = |charges: &[Charge]| {
+        let call = |charges: &[Charge], _| {
             let mut call = Call::default();
             call.args.push(self.time_argument(now));
             for Charge { limit, key, units } in charges.iter().cloned() {
