@@ -2,7 +2,8 @@
 //!
 //! One script call for each acquisition, whatever the number of counters; all keys are declared. Time is the server's
 //! own, in microseconds, and never steps back for a counter. Commands of Redis 6.2 suffice. A counter's keys share a
-//! hash tag, clean themselves up, and can be read: `tollgate:{per-client 5:alice}`.
+//! hash tag, clean themselves up, and can be read: `tollgate:{per-client 5:alice}`. Reservations are written down together
+//! where one server has all, else beside their counters.
 
 mod access;
 mod api_keys;
