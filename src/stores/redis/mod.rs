@@ -682,7 +682,8 @@ mod tests {
             let grants = grants(&answer(said), said.len(), mode).into_iter().flatten().flatten();
             grants.map(|(grant, told)| (grant.remaining, grant.reset_after.0, told)).collect::<Vec<_>>()
         };
-        let (granted, lease): ((u8, &[u64]), (u8, &[u64])) = ((0, &[2, 9, 5, 4]), (3, &[2, 9, 5, 4, 8, 6]));
+        let granted: (u8, &[u64]) = (0, &[2, 9, 5, 4]);
+        let lease: (u8, &[u64]) = (3, &[2, 9, 5, 4, 8, 6]);
         assert_eq!(told(&[granted], Mode::Consume), [(7, 4, None)]);
         assert_eq!(told(&[lease], Mode::Consume), [(7, 4, Some(Told { units: 2, expires: 8, epoch: 6 }))]);
         assert_eq!(told(&[lease], Mode::Peek), [(9, 5, None)]);
