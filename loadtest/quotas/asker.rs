@@ -175,9 +175,13 @@ impl Asker {
                 let terms = Terms { lease, ..*terms };
                 let asked: Requests = limits.iter().map(|limit| charge(limit, key, terms)).collect();
                 let grants = store.acquire(asked, Mode::Consume, clock.now()).get().await;
-                grants
+                let grants_all = grants
                     .iter()
-                    .all(|grant| matches!(grant, Ok(grant) if matches!(grant.outcome, Outcome::Granted { .. })))
+                    .all(|grant| matches!(grant, Ok(grant) if matches!(grant.outcome, Outcome::Granted { .. })));
+                if !grants_all {
+                    return Err(format!("the store does not grant: {grants:?}"));
+                }
+                true
             }
             Self::Server { client, speaks: Speaks::Tollgate(question) } => {
                 let resource = BTreeMap::from([("key".to_owned(), key.to_string())]);

@@ -220,7 +220,7 @@ impl<'a> Trace<'a> {
                 Step::Ask { asks, peek, version } => {
                     // Of one group are those that are held for as long.
                     let hold = asks.iter().map(|(.., hold)| *hold).max().unwrap_or(0);
-                    let group = (self.number as u64) << 40 | serial / u64::from(GROUP_MAX) << 20 | hold;
+                    let group = ((self.number as u64) << 40) | ((serial / u64::from(GROUP_MAX)) << 20) | hold;
                     let lease = LeaseId { replica: group, serial };
                     leases.extend(asks.iter().map(|(counter, ..)| (*counter, *version, lease)));
                     self.ask(asks, if *peek { Peek } else { Consume }, *version, lease, now).await?;
