@@ -14,7 +14,7 @@ use tollgate::decide::Decider;
 use tollgate::decide::ports::{Answer, Clock as _, Quotas};
 use tollgate::domain::policy::Policy;
 use tollgate::domain::question::{Credential, Mode, Proofs, Question};
-use tollgate::domain::time::Moment;
+use tollgate::domain::time::{Micros, Moment};
 use tollgate::quotas::{LeaseDesk, QuotaDesk};
 use tollgate::server::SystemClock;
 use tollgate::stores::memory::{COUNTERS_MAX, MemoryStore};
@@ -52,7 +52,7 @@ impl House {
     /// The same, but quotas are paid from leases of the memory store.
     pub(crate) fn with_leases(signer: Signer, verdicts_max: usize) -> Self {
         Self::with_desk(signer, verdicts_max, 0, |store, clock, telemetry| {
-            Arc::new(introduced(LeaseDesk::new(Arc::clone(&store) as _, store, clock, telemetry)))
+            Arc::new(introduced(LeaseDesk::new(Arc::clone(&store) as _, store, Micros::from_secs(1), clock, telemetry)))
         })
     }
 

@@ -87,7 +87,7 @@ fn pay_new(bencher: Bencher<'_, '_>, desk: &impl Quotas, new: usize) {
 
 fn leased() -> LeaseDesk {
     let telemetry = Telemetry::new().unwrap();
-    introduced(LeaseDesk::new(store(), store(), Arc::new(Standing), &telemetry))
+    introduced(LeaseDesk::new(store(), store(), Micros::from_secs(1), Arc::new(Standing), &telemetry))
 }
 
 /// A desk that its store has heard of: before that it pays nothing.

@@ -1,5 +1,7 @@
 //! Tokens of every kind: remembered, and new beside what they cost at least. `cargo bench tokens`.
 
+use std::cell::Cell;
+
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand;
 use base64::Engine as _;
@@ -8,8 +10,10 @@ use divan::{Bencher, black_box};
 use serde_json::json;
 use tollgate::decide::ports::{Answer, Clock as _, Inspected, Shown, TokenInspector as _};
 use tollgate::domain::api_key::{ApiKey, DrawnKey};
+use tollgate::domain::decision::Reason;
 use tollgate::domain::identity::Identity;
 use tollgate::domain::question::{Credential, Proofs, Question};
+use tollgate::telemetry::Facade;
 use tollgate::tokens::{Kept, KeyRing, VERDICTS_MAX_DEFAULT};
 
 use crate::SAMPLE_SIZE;
@@ -25,6 +29,9 @@ const MANY: usize = 1_000_000;
 
 /// Bytes that a remembered token may take up beside its claims.
 const BESIDE_CLAIMS_MAX: usize = 700;
+
+/// What proofs are signed with here.
+const PROOFS: [&str; 3] = ["ES256", "EdDSA", "RS256"];
 
 /// Of a small token, in bytes; others have more claims.
 const SMALL: usize = 0;
@@ -129,33 +136,59 @@ fn api_key(bencher: Bencher<'_, '_>) {
 }
 
 /// The `DPoP` proof of one call, signed with that algorithm. Each is new, as all must be.
-#[divan::bench(args = ["ES256", "EdDSA", "RS256"])]
+#[divan::bench(args = PROOFS)]
 fn dpop_proof(bencher: Bencher<'_, '_>, algorithm: &'static str) {
     let house = House::new(Signer::new("ES256"), VERDICTS_MAX_DEFAULT);
-    let client = Signer::new(algorithm);
-    let mut claims = house.claims("alice");
-    claims["cnf"] = json!({ "jkt": client.thumbprint() });
-    let token = house.sign(&claims);
-    let identity = inspect(&house, &token).verdict.unwrap();
-    let hash = URL_SAFE_NO_PAD.encode(digest(&SHA256, token.as_bytes()));
-    let now = house.clock.now();
-    let mut number = 0;
-    let next = || {
-        number += 1;
-        let claims = json!({
-            "jti": format!("4f9c2f6e-8a5b-4c1d-{number:012}"), "htm": "GET", "htu": "https://shop.example.com/orders/1",
-            "iat": now.wall.as_secs(), "ath": hash,
-        });
-        client.token(json!({ "typ": "dpop+jwt", "jwk": client.bare_jwk() }), &claims)
-    };
-    bencher.with_inputs(next).bench_local_refs(|proof| {
-        let question = Question {
-            credential: Credential::Dpop(&token),
-            proofs: Proofs { dpop: vec![proof], ..Proofs::default() },
-            ..house::question(&token)
-        };
-        at_hand(house.tokens.prove(&identity, &question, now)).outcome.unwrap();
+    let bound = Bound::to(&house, Signer::new(algorithm));
+    let identity = inspect(&house, &bound.token).verdict.unwrap();
+    bencher.with_inputs(|| bound.call(&house)).bench_local_refs(|question| {
+        at_hand(house.tokens.prove(&identity, question, house.clock.now())).outcome.unwrap();
     });
+}
+
+/// The whole decision on such a call: a remembered token, its proof, two limits, the memory stores.
+#[divan::bench(args = PROOFS)]
+fn dpop_decision(bencher: Bencher<'_, '_>, algorithm: &'static str) {
+    let house = House::new(Signer::new("ES256"), VERDICTS_MAX_DEFAULT);
+    let bound = Bound::to(&house, Signer::new(algorithm));
+    assert!(inspect(&house, &bound.token).verdict.is_ok());
+    bencher.with_inputs(|| bound.call(&house)).bench_local_refs(|question| {
+        let decision = at_hand(house.decider.decide(question, Facade::Unary)).unwrap();
+        assert_eq!(decision.reason, Reason::Allowed);
+    });
+}
+
+/// A token that is bound to a client's key.
+struct Bound {
+    token: String,
+    hash: String,
+    client: Signer,
+    number: Cell<u64>,
+}
+
+impl Bound {
+    fn to(house: &House, client: Signer) -> Self {
+        let mut claims = house.claims("alice");
+        claims["cnf"] = json!({ "jkt": client.thumbprint() });
+        let token = house.sign(&claims);
+        let hash = URL_SAFE_NO_PAD.encode(digest(&SHA256, token.as_bytes()));
+        Self { token, hash, client, number: Cell::new(0) }
+    }
+
+    /// The next call, with a proof of its own, which stays in memory: questions borrow.
+    fn call(&self, house: &House) -> Question<'_> {
+        self.number.set(self.number.get() + 1);
+        let claims = json!({
+            "jti": format!("4f9c2f6e-8a5b-4c1d-{:012}", self.number.get()), "htm": "GET",
+            "htu": "https://shop.example.com/orders/1", "iat": house.clock.now().wall.as_secs(), "ath": self.hash,
+        });
+        let proof = self.client.token(json!({ "typ": "dpop+jwt", "jwk": self.client.bare_jwk() }), &claims);
+        Question {
+            credential: Credential::Dpop(&self.token),
+            proofs: Proofs { dpop: vec![proof.leak()], ..Proofs::default() },
+            ..house::question(&self.token)
+        }
+    }
 }
 
 /// What the process holds in memory, in bytes.

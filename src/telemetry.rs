@@ -46,6 +46,8 @@ pub mod names {
     pub const STORE_FAILURES: &str = "tollgate_store_failures_total";
     /// Whether a node of the quota store answers: 1 or 0; NaN once it keeps no counters any more.
     pub const STORE_UP: &str = "tollgate_store_up";
+    /// Steps of the clock by which the quota store counts, by direction.
+    pub const STORE_CLOCK_STEPS: &str = "tollgate_store_clock_steps_total";
     /// Counters in the memory store.
     pub const MEMORY_COUNTERS: &str = "tollgate_memory_counters";
     /// Used `DPoP` proofs in memory.
@@ -60,7 +62,7 @@ pub mod names {
     pub const LOCAL_UNITS: &str = "tollgate_local_units_total";
     /// Units that the store was told of afterwards: local shares, and all of a window when it had lost its data.
     pub const TOLD_UNITS: &str = "tollgate_told_units_total";
-    /// Payments: from leases in hand, at the store, or refused from memory.
+    /// Payments: from leases in hand, at the store, refused from memory, or overdue.
     pub const PAYMENTS: &str = "tollgate_payments_total";
     /// Look-ups of remembered verdicts, by outcome.
     pub const VERDICT_LOOKUPS: &str = "tollgate_verdict_lookups_total";
@@ -171,10 +173,11 @@ impl Telemetry {
             (names::OVERLOAD, Unit::Count, "Calls that were turned away because too many were in flight."),
             (names::STORE_CALLS, Unit::Count, "Calls of the quota store."),
             (names::STORE_FAILURES, Unit::Count, "Calls of the quota store that failed, by cause."),
+            (names::STORE_CLOCK_STEPS, Unit::Count, "Steps of the quota store's clock, by direction."),
             (names::LEASE_UNITS, Unit::Count, "Units of leases: leased, spent, returned, stranded."),
             (names::LOCAL_UNITS, Unit::Count, "Units that were admitted by a replica alone while the store was away."),
             (names::TOLD_UNITS, Unit::Count, "Units admitted earlier that the store was told of afterwards."),
-            (names::PAYMENTS, Unit::Count, "Payments: from leases, at the store, or refused from memory."),
+            (names::PAYMENTS, Unit::Count, "Payments: from leases, at the store, or refused from memory, or overdue."),
             (names::VERDICT_LOOKUPS, Unit::Count, "Look-ups of remembered verdicts, by outcome."),
             (names::VERDICT_EVICTIONS, Unit::Count, "Verdicts that were forgotten to make room."),
             (names::TLS_FAILURES, Unit::Count, "TLS handshakes that came to nothing, by cause."),
@@ -304,6 +307,8 @@ pub struct LeaseMetrics {
     pub paid_at_store: Counter,
     /// Questions that were refused without asking.
     pub refused_from_memory: Counter,
+    /// Questions that waited in vain for their turn to ask.
+    pub overdue: Counter,
 }
 
 impl LeaseMetrics {
@@ -322,6 +327,7 @@ impl LeaseMetrics {
             paid_from_leases: payments("leases"),
             paid_at_store: payments("store"),
             refused_from_memory: payments("refusals"),
+            overdue: payments("overdue"),
         }
     }
 

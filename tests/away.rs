@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tonic::transport::Channel;
 
+use crate::program::served;
 use crate::support::poll;
 use crate::support::redis::RedisServer;
 use crate::support::server::{SOON, Tollgate, question};
@@ -74,6 +75,14 @@ impl Replica {
         })
         .await;
         admitted
+    }
+
+    /// Lets time pass, of which the replica hears with its next beat: that alone calls Redis, where nobody is served.
+    async fn pass(&self, time: Duration) {
+        let beats = async || self.tollgate.metric("tollgate_store_calls_total").await;
+        let before = beats().await;
+        self.tollgate.clock.advance(time);
+        poll(SOON, "a beat, and another", async || (beats().await > before + 1.5).then_some(())).await;
     }
 
     async fn sees(&self, replicas: f64) {
@@ -159,6 +168,42 @@ async fn a_server_that_comes_back_later_than_the_other_is_waited_for() {
         admitted += replica.admitted("/strict", 30).await;
     }
     assert!(admitted <= UNITS, "{admitted} of {UNITS} admitted");
+}
+
+/// Nobody tells what it had admitted, so that much is admitted once more: the documented bound.
+#[tokio::test]
+async fn a_server_that_dies_with_its_redis_is_waited_for_ten_seconds_and_no_longer() {
+    const LOST: u64 = 15;
+    let Some(mut redis) = RedisServer::start() else { return };
+    let yaml = policy(&redis, "");
+    let (other, _folder, url) = served(&yaml).await;
+    let mut one = Replica::start(&yaml).await;
+    one.sees(2.0).await;
+    let channel = Channel::from_shared(url).expect("it is a URL").connect().await.expect("it serves");
+    let mut decisions = DecisionServiceClient::new(channel);
+    for _ in 0..LOST {
+        let answer = decisions.decide(question("GET", "/strict", None)).await.expect("an answer").into_inner();
+        assert!(answer.allowed);
+    }
+    let mut admitted = LOST + one.admitted("/strict", 25).await;
+    assert_eq!(admitted, 40);
+    drop(other);
+    redis.restart();
+    poll(SOON, "the loss", async || {
+        one.tollgate.clock.advance(Duration::from_millis(5));
+        admitted += u64::from(one.ask("/strict").await.allowed);
+        (one.tollgate.metric("tollgate_told_units_total").await > 0.0).then_some(())
+    })
+    .await;
+    for _ in 0..10 {
+        one.pass(Duration::from_millis(950)).await;
+        assert_eq!(one.ask("/strict").await.detail, "store_away");
+    }
+    for _ in 0..4 {
+        one.pass(Duration::from_millis(950)).await;
+    }
+    admitted += one.admitted("/strict", 2 * UNITS).await;
+    assert_eq!(admitted, UNITS + LOST);
 }
 
 #[tokio::test]

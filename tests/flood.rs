@@ -29,8 +29,10 @@ fn resident() -> u64 {
 async fn ten_million_counters_keep_the_bounds_of_desk_and_store_and_harm_no_hot_one() {
     let (clock, telemetry) = (Arc::new(SystemClock::start()), Telemetry::new().unwrap());
     let store = Arc::new(MemoryStore::new(COUNTERS_MAX, &telemetry));
-    let desk = LeaseDesk::new(Arc::clone(&store) as _, store, Arc::clone(&clock) as _, &telemetry);
+    let desk =
+        LeaseDesk::new(Arc::clone(&store) as _, store, Micros::from_secs(1), Arc::clone(&clock) as _, &telemetry);
     let desk = Arc::new(desk);
+    desk.beat().await.expect("the store is there");
     let upkeep = tokio::spawn({
         let desk = Arc::clone(&desk);
         async move { desk.upkeep().await }

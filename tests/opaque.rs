@@ -1,9 +1,16 @@
 //! Decisions on tokens that only a real OpenID provider can read.
 
+use std::fs;
 use std::time::Duration;
 
+use tempfile::TempDir;
+use tollgate::config;
+use tollgate::proto as pb;
+use tollgate::proto::client_certificate::Kind;
+
+use crate::support::authority::{Authority, Holder};
 use crate::support::oidc::{Client, Oidc, Signature};
-use crate::support::server::{Tollgate, question};
+use crate::support::server::{TestClock, Tollgate, question};
 
 const AUDIENCE: &str = "https://orders.example";
 
@@ -74,4 +81,88 @@ async fn a_provider_that_is_away_or_refuses_us_denies_what_is_not_remembered() {
     oidc.stop();
     assert_eq!(tollgate.verdict("GET", "/orders/1", Some(&token)).await, "allow", "remembered");
     assert_eq!(tollgate.verdict("GET", "/orders/1", Some("another")).await, "deny issuer_away");
+}
+
+/// A provider by https that binds its tokens to certificates, and those who take part.
+struct Secured {
+    authority: Authority,
+    /// Whose tokens they are.
+    holder: Holder,
+    oidc: Oidc,
+    folder: TempDir,
+}
+
+impl Secured {
+    async fn start() -> Option<Self> {
+        let authority = Authority::new("ours");
+        let holder = authority.day(&["client.example"]);
+        let oidc = Oidc::start_secured(&authority, &holder).await?;
+        Some(Self { authority, holder, oidc, folder: tempfile::tempdir().unwrap() })
+    }
+
+    /// One that shows the provider `own`, and whose issuer has these settings besides.
+    async fn tollgate(&self, own: &Holder, settings: &str) -> Tollgate {
+        let issuer = self.oidc.issuer();
+        for (name, text) in [("ca.pem", &self.authority.pem()), ("own.pem", &own.certificate), ("own.key", &own.key)] {
+            fs::write(self.folder.path().join(name), text).unwrap();
+        }
+        let yaml = format!(
+            "listen: {{ grpc: 127.0.0.1:0, http: 127.0.0.1:0, admin: 127.0.0.1:0 }}\n\
+             issuers:\n  - issuer: {issuer}\n    audiences: [{AUDIENCE}]\n    \
+             connection: {{ ca: ca.pem, certificate: own.pem, key: {{ file: own.key }} }}\n    {settings}\n\
+             rules: [{{ match: {{ path: /** }} }}]\n"
+        );
+        let name = self.folder.path().join("t.yaml");
+        let (config, _) = config::parse(&yaml, name.to_str().unwrap(), &|_| None).unwrap_or_else(|why| panic!("{why}"));
+        Tollgate::start_as(config, TestClock::new()).await
+    }
+}
+
+/// What becomes of a token that comes with that certificate.
+async fn with(tollgate: &Tollgate, token: &str, shown: Option<&Holder>) -> String {
+    let mut question = question("GET", "/orders/1", Some(token));
+    question.credential.as_mut().unwrap().client_certificate =
+        shown.map(|holder| pb::ClientCertificate { kind: Some(Kind::Der(holder.der.clone())) });
+    tollgate.decide(question).await.detail
+}
+
+const BY_MTLS: &str = "introspection: { client_id: tollgate-mtls, auth: mtls }";
+
+#[tokio::test]
+async fn tokens_that_a_provider_binds_to_a_certificate_are_good_with_that_certificate_alone() {
+    let Some(scene) = Secured::start().await else { return };
+    let own = scene.authority.day(&["tollgate.example"]);
+    let jwt = scene.oidc.token(Client::Reader, AUDIENCE, Signature::Es256, "orders:read").await;
+    let opaque = scene.oidc.opaque_token(Client::Reader, AUDIENCE, "orders:read").await;
+    // Another key with the same name.
+    let thief = scene.authority.day(&["client.example"]);
+    for (token, settings) in [(&jwt, "binding: certificate"), (&opaque, BY_MTLS)] {
+        let tollgate = scene.tollgate(&own, settings).await;
+        for _new_and_remembered in 0..2 {
+            assert_eq!(with(&tollgate, token, Some(&scene.holder)).await, "allowed", "{settings}");
+            assert_eq!(with(&tollgate, token, Some(&thief)).await, "binding_mismatch", "{settings}");
+            assert_eq!(with(&tollgate, token, None).await, "binding_required", "{settings}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_provider_that_knows_us_by_our_certificate_is_asked_with_it() {
+    let Some(scene) = Secured::start().await else { return };
+    let token = scene.oidc.opaque_token(Client::Reader, AUDIENCE, "orders:read").await;
+    let ask = async |own: &Holder, token: &str| {
+        let tollgate = scene.tollgate(own, BY_MTLS).await;
+        let detail = with(&tollgate, token, Some(&scene.holder)).await;
+        (detail, tollgate.metric(r#"tollgate_introspections_total{outcome="denied"}"#).await > 0.0)
+    };
+    let own = scene.authority.day(&["tollgate.example"]);
+    assert_eq!(ask(&own, &token).await, ("allowed".to_owned(), false));
+    assert_eq!(ask(&own, "made-up").await, ("inactive_token".to_owned(), false));
+    let away = ("issuer_away".to_owned(), true);
+    assert_eq!(ask(&scene.authority.day(&["other.example"]), &token).await, away, "another's name");
+    assert_eq!(
+        ask(&Authority::new("theirs").day(&["tollgate.example"]), &token).await,
+        away,
+        "signed by nobody it knows"
+    );
 }

@@ -42,8 +42,12 @@ impl Key {
 
     /// A token of the provider's that is bound to this key.
     async fn token(&self, oidc: &Oidc) -> String {
+        self.token_of(oidc, Some(Signature::Es256)).await
+    }
+
+    async fn token_of(&self, oidc: &Oidc, signature: Option<Signature>) -> String {
         let proof = self.proof("POST", &format!("{}/token", oidc.issuer()), "token", &json!({}));
-        oidc.bound_token(Client::Reader, AUDIENCE, Signature::Es256, &proof).await
+        oidc.bound_token(Client::Reader, AUDIENCE, signature, &proof).await
     }
 
     /// The proof of the first call of [`URL`] with `token`, or of another.
@@ -100,6 +104,25 @@ async fn a_bound_token_is_good_with_a_proof_for_each_call() {
     let plain = oidc.token(Client::Reader, AUDIENCE, Signature::Es256, "").await;
     assert_eq!(verdict(&tollgate, asked("DPoP", &plain, &[&key.call(&plain, "3")])).await, "binding_required");
     assert_eq!(verdict(&tollgate, asked("Bearer", &plain, &[])).await, "allow");
+}
+
+#[tokio::test]
+async fn a_token_that_its_issuer_says_is_bound_needs_a_proof_whether_it_is_asked_about_or_remembered() {
+    let Some(oidc) = Oidc::start().await else { return };
+    let issuer = oidc.issuer();
+    let tollgate = Tollgate::start(&format!(
+        "issuers:\n  - issuer: {issuer}\n    audiences: [{AUDIENCE}]\n    introspection: {{ client_id: tollgate-basic, \
+         client_secret: secret of tollgate-basic }}\nrules: [{{ match: {{ path: /** }} }}]\n"
+    ))
+    .await;
+    let (key, thief) = (Key::new(), Key::new());
+    let token = key.token_of(&oidc, None).await;
+    for turn in ["new", "remembered"] {
+        assert_eq!(verdict(&tollgate, asked("Bearer", &token, &[])).await, "binding_required", "{turn}");
+        assert_eq!(verdict(&tollgate, asked("DPoP", &token, &[])).await, "invalid_dpop_proof", "{turn}");
+        assert_eq!(verdict(&tollgate, asked("DPoP", &token, &[&thief.call(&token, turn)])).await, "binding_mismatch");
+        assert_eq!(verdict(&tollgate, asked("DPoP", &token, &[&key.call(&token, turn)])).await, "allow", "{turn}");
+    }
 }
 
 #[tokio::test]

@@ -323,6 +323,28 @@ async fn two_replicas_with_a_hot_key_hardly_ask_redis_and_never_admit_more_than_
     assert!(one.server.stop().await);
 }
 
+#[tokio::test]
+async fn a_redis_that_may_drop_counters_is_warned_of_once_though_connections_are_made_anew() {
+    let Some(redis) = RedisServer::start_with(&["--maxmemory", "100mb", "--maxmemory-policy", "volatile-lru"]) else {
+        return;
+    };
+    let (process, _folder, _) = served(&format!("store: {{ redis: {{ urls: ['{}'] }} }}", redis.url())).await;
+    let warnings = |policy: &str| {
+        let warns = |line: &&str| line.contains("noeviction") && line.contains(policy);
+        process.complaints().lines().filter(warns).count()
+    };
+    poll(SOON, "the warning", async || (warnings("volatile-lru") == 1).then_some(())).await;
+    for policy in ["volatile-lru", "allkeys-lru"] {
+        assert_eq!(redis.command(&["CONFIG", "SET", "maxmemory-policy", policy]), "OK");
+        assert_eq!(redis.command(&["CLIENT", "KILL", "TYPE", "normal"]), "1");
+        // What was asked over it last: by then the policy was.
+        let asked = |list: String| ["cmd=info", "cmd=ping", "cmd=evalsha"].iter().any(|last| list.contains(last));
+        poll(SOON, "another connection", async || asked(redis.command(&["CLIENT", "LIST"])).then_some(())).await;
+    }
+    poll(SOON, "the other policy", async || (warnings("allkeys-lru") == 1).then_some(())).await;
+    assert_eq!(warnings("volatile-lru"), 1);
+}
+
 /// The master has credentials of its own: whose were refused is nothing to guess at.
 #[tokio::test]
 async fn a_sentinel_that_refuses_who_asks_is_told_by_its_key() {

@@ -14,7 +14,7 @@ use tollgate::domain::limit::{Algorithm, CounterKey, Limit, UNITS_MAX, WhenAway}
 use tollgate::domain::question::Mode;
 use tollgate::domain::slots::{SLOTS_MAX, Slots};
 use tollgate::domain::time::Micros;
-use tollgate::domain::window::{LeaseId, Outcome, Terms};
+use tollgate::domain::window::{GROUP_MAX, LeaseId, Outcome, Terms};
 use tollgate::proto as pb;
 use tollgate::server::SystemClock;
 use tollgate::stores::redis::RedisStore;
@@ -45,8 +45,11 @@ const SHORT_WINDOW: Micros = Micros::from_secs(1);
 /// What is granted beyond what is needed, where leases are taken.
 const MORE: u64 = 1;
 
-/// How long a lease of such a window lasts: a twentieth of it.
+/// How long a lease or a reservation of such a window lasts: a twentieth of it.
 const HOLD: Micros = Micros::from_millis(50);
+
+/// How long slots are held that expire: so short, shorter than can be configured, that a counter that is hot has enough.
+const SHORT_HOLD: Micros = Micros::from_millis(20);
 
 const ONE: Terms = Terms { at_least: 1, at_most: 1, hold: Micros::ZERO, lease: LeaseId { replica: 0, serial: 0 } };
 
@@ -84,6 +87,24 @@ pub(crate) enum Asker {
     },
 }
 
+/// What the acquire script is asked for; nobody settles or releases anything.
+#[derive(Clone, Copy)]
+pub(crate) enum Take {
+    /// One unit, spent at once.
+    Units,
+    /// A lease of one or two.
+    Lease,
+    /// One, reserved.
+    Reservation,
+    /// One slot of counters that are `turn`'s own, with room enough.
+    Slots {
+        /// Which one it is.
+        turn: u64,
+    },
+    /// One slot, while those of earlier questions expire.
+    ExpiringSlots,
+}
+
 /// What a server speaks.
 #[derive(Clone)]
 pub(crate) enum Speaks {
@@ -99,25 +120,22 @@ impl Asker {
         Self::FixedWindow { redis, script: Arc::new(redis::Script::new(FIXED_WINDOW)), limits }
     }
 
-    /// Of the acquire script: exactly one unit to be spent at once, or a lease, which nobody settles.
-    pub(crate) fn acquire(store: Arc<RedisStore>, limits: usize, leases: bool, clock: SystemClock) -> Self {
-        let terms = if leases { Terms { at_most: 1 + MORE, hold: HOLD, ..ONE } } else { ONE };
+    /// Of the acquire script.
+    pub(crate) fn acquire(store: Arc<RedisStore>, limits: usize, take: Take, clock: SystemClock) -> Self {
+        let window = Algorithm::SlidingWindow { units: UNITS_MAX, window: SHORT_WINDOW };
+        let slots = |hold| Algorithm::Concurrency(Slots { units: SLOTS_MAX, hold });
+        let (prefix, algorithm, terms) = match take {
+            Take::Units => ("acquire".to_owned(), window, ONE),
+            Take::Lease => ("leased".to_owned(), window, Terms { at_most: 1 + MORE, hold: HOLD, ..ONE }),
+            Take::Reservation => ("reserved".to_owned(), window, Terms { hold: HOLD, ..ONE }),
+            Take::Slots { turn } => (format!("slots-{turn}"), slots(WINDOW), ONE),
+            Take::ExpiringSlots => ("expiring".to_owned(), slots(SHORT_HOLD), ONE),
+        };
         let limit = |number| {
-            let algorithm = Algorithm::SlidingWindow { units: UNITS_MAX, window: SHORT_WINDOW };
-            let name = format!("{}-{number}", if leases { "leased" } else { "acquire" });
+            let name = format!("{prefix}-{number}");
             Arc::new(Limit { name, algorithm, by: Vec::new(), when_away: WhenAway::Deny })
         };
         Self::Acquire { store, limits: (0..limits).map(limit).collect(), terms, named: Arc::default(), clock }
-    }
-
-    /// Of the acquire script for slots, which nobody releases: of `turn`'s own counters, which have room enough.
-    pub(crate) fn slots(store: Arc<RedisStore>, limits: usize, turn: u64, clock: SystemClock) -> Self {
-        let limit = |number| {
-            let algorithm = Algorithm::Concurrency(Slots { units: SLOTS_MAX, hold: WINDOW });
-            let name = format!("slots-{turn}-{number}");
-            Arc::new(Limit { name, algorithm, by: Vec::new(), when_away: WhenAway::Deny })
-        };
-        Self::Acquire { store, limits: (0..limits).map(limit).collect(), terms: ONE, named: Arc::default(), clock }
     }
 
     /// Of a Tollgate whose rule for `/n` has n limits.
@@ -152,13 +170,18 @@ impl Asker {
                 call.invoke_async(redis).await.map_err(|error| format!("the script failed: {error}"))?
             }
             Self::Acquire { store, limits, terms, named, clock } => {
-                let lease = LeaseId { replica: 0, serial: named.fetch_add(1, Relaxed) };
+                let serial = named.fetch_add(1, Relaxed);
+                let lease = LeaseId { replica: serial / u64::from(GROUP_MAX), serial };
                 let terms = Terms { lease, ..*terms };
                 let asked: Requests = limits.iter().map(|limit| charge(limit, key, terms)).collect();
                 let grants = store.acquire(asked, Mode::Consume, clock.now()).get().await;
-                grants
+                let grants_all = grants
                     .iter()
-                    .all(|grant| matches!(grant, Ok(grant) if matches!(grant.outcome, Outcome::Granted { .. })))
+                    .all(|grant| matches!(grant, Ok(grant) if matches!(grant.outcome, Outcome::Granted { .. })));
+                if !grants_all {
+                    return Err(format!("the store does not grant: {grants:?}"));
+                }
+                true
             }
             Self::Server { client, speaks: Speaks::Tollgate(question) } => {
                 let resource = BTreeMap::from([("key".to_owned(), key.to_string())]);

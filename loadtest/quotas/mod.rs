@@ -24,7 +24,7 @@ use tollgate::stores::redis::{Bounds, Gates, Reach, RedisStore, Settings};
 use tollgate::telemetry::Telemetry;
 use tonic::transport::Channel;
 
-use self::asker::Asker;
+use self::asker::{Asker, Take};
 use self::costs::{Cost, Costs, Usage};
 use self::envoy::Ratelimit;
 use self::traffic::{Keys, Traffic};
@@ -42,7 +42,8 @@ const LIMITS: [usize; 3] = [1, 2, 4];
 const IN_FLIGHT: usize = 100;
 
 /// For so long it is asked before each slice, unmeasured: leases end while the others have their turn, and steady load is
-/// what is measured. Not with cold keys, which know no leases.
+/// what is measured. So do slots that expire, and sub-windows of the short windows that scripts are asked for. Not with cold
+/// keys, which know none of them.
 const WARM_UP: Duration = Duration::from_millis(500);
 
 /// For so long Redis is watched while nobody asks.
@@ -80,8 +81,12 @@ pub(crate) enum Contender {
     Acquire,
     /// The same, taking a lease each time.
     Lease,
+    /// The same, reserving each time.
+    Reservation,
     /// The same, taking slots each time.
     Slots,
+    /// The same, where those of earlier questions expire.
+    ExpiringSlots,
     /// The whole server, with leases.
     Tollgate,
     /// envoyproxy/ratelimit, as it comes.
@@ -94,19 +99,34 @@ impl Contender {
             Self::FixedWindow => "fixed-window script",
             Self::Acquire => "acquire script, no leases",
             Self::Lease => "acquire script, a lease each time",
+            Self::Reservation => "acquire script, a reservation each time",
             Self::Slots => "acquire script, slots each time",
+            Self::ExpiringSlots => "acquire script, slots that expire",
             Self::Tollgate => "Tollgate",
             Self::Envoy => "envoyproxy/ratelimit",
         }
     }
 
+    /// Whether it is the acquire script, called directly.
+    const fn is_script(self) -> bool {
+        match self {
+            Self::Acquire | Self::Lease | Self::Reservation | Self::Slots | Self::ExpiringSlots => true,
+            Self::FixedWindow | Self::Tollgate | Self::Envoy => false,
+        }
+    }
+
     /// Whether a client sends such a command, rather than a script runs it.
     fn sends(self, command: &str) -> bool {
+        self == Self::Envoy || matches!(command, "eval" | "evalsha" | "ping")
+    }
+
+    /// Whether what a question costs depends on those before it.
+    const fn warms_up(self, traffic: Traffic) -> bool {
         match self {
-            Self::FixedWindow | Self::Acquire | Self::Lease | Self::Slots | Self::Tollgate => {
-                matches!(command, "eval" | "evalsha" | "ping")
+            Self::FixedWindow | Self::Slots | Self::Envoy => false,
+            Self::Acquire | Self::Lease | Self::Reservation | Self::ExpiringSlots | Self::Tollgate => {
+                !matches!(traffic, Traffic::Cold)
             }
-            Self::Envoy => true,
         }
     }
 }
@@ -179,8 +199,8 @@ impl Field {
     }
 
     fn contenders(&self) -> Vec<Contender> {
-        let mut all = vec![Contender::FixedWindow, Contender::Acquire, Contender::Lease];
-        all.extend([Contender::Slots, Contender::Tollgate]);
+        let mut all = vec![Contender::FixedWindow, Contender::Acquire, Contender::Lease, Contender::Reservation];
+        all.extend([Contender::Slots, Contender::ExpiringSlots, Contender::Tollgate]);
         all.extend(self.ratelimit.as_ref().map(|_| Contender::Envoy));
         all
     }
@@ -200,7 +220,7 @@ impl Field {
             (_, Traffic::Cold) => COLD_MAX,
             (_, Traffic::OneKey | Traffic::TenKeys | Traffic::Mixed) => u64::MAX,
         };
-        if traffic != Traffic::Cold && contender != Contender::Slots {
+        if contender.warms_up(traffic) {
             drive(&asker, keys, most, self.clock, self.clock.steady() + WARM_UP.into()).await?;
         }
         let before = self.usage(contender).await?;
@@ -214,11 +234,15 @@ impl Field {
     async fn asker(&self, contender: Contender, limits: usize) -> Result<Asker, String> {
         Ok(match contender {
             Contender::FixedWindow => Asker::fixed_window(self.redis.connect().await?, limits),
-            Contender::Acquire => Asker::acquire(Arc::clone(&self.store), limits, false, self.clock),
-            Contender::Lease => Asker::acquire(Arc::clone(&self.store), limits, true, self.clock),
+            Contender::Acquire => Asker::acquire(Arc::clone(&self.store), limits, Take::Units, self.clock),
+            Contender::Lease => Asker::acquire(Arc::clone(&self.store), limits, Take::Lease, self.clock),
+            Contender::Reservation => Asker::acquire(Arc::clone(&self.store), limits, Take::Reservation, self.clock),
             Contender::Slots => {
                 let turn = self.turns.fetch_add(1, Relaxed);
-                Asker::slots(Arc::clone(&self.store), limits, turn, self.clock)
+                Asker::acquire(Arc::clone(&self.store), limits, Take::Slots { turn }, self.clock)
+            }
+            Contender::ExpiringSlots => {
+                Asker::acquire(Arc::clone(&self.store), limits, Take::ExpiringSlots, self.clock)
             }
             Contender::Tollgate => Asker::tollgate(self.channel.clone(), limits),
             Contender::Envoy => {
@@ -238,9 +262,14 @@ impl Field {
 
     async fn usage(&self, contender: Contender) -> Result<Usage, String> {
         let server = match contender {
-            Contender::FixedWindow | Contender::Acquire | Contender::Lease | Contender::Slots => None,
             Contender::Tollgate => Some(self.server.cpu()?),
             Contender::Envoy => self.ratelimit.as_ref().map(|ratelimit| ratelimit.process.cpu()).transpose()?,
+            Contender::FixedWindow
+            | Contender::Acquire
+            | Contender::Lease
+            | Contender::Reservation
+            | Contender::Slots
+            | Contender::ExpiringSlots => None,
         };
         Ok(Usage { server, redis: Done::so_far(&mut self.connection.clone()).await? })
     }

@@ -48,7 +48,7 @@ const BUDGETS: [Budget; 4] = [
     Budget {
         what: "Redis CPU of an acquire ÷ fixed-window script",
         most: 3.0,
-        applies: |contender, _| matches!(contender, Contender::Acquire | Contender::Lease | Contender::Slots),
+        applies: |contender, _| contender.is_script(),
         figure: Costs::ratio,
     },
 ];

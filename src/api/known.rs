@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::domain::identity::Identity;
+use crate::domain::identity::{Binding, Identity, Thumbprint};
 
 /// The keys that a token is bound to: the thumbprints in base64url.
 pub(super) struct Keys {
@@ -15,13 +15,14 @@ pub(super) struct Keys {
 
 /// Which keys the token is bound to.
 pub(super) fn keys(identity: &Identity) -> Keys {
-    let encoded = |hash: [u8; 32]| URL_SAFE_NO_PAD.encode(hash);
-    Keys { certificate: identity.binding.certificate.map(encoded), key: identity.binding.key.map(encoded) }
+    let encoded = |hash: Thumbprint| URL_SAFE_NO_PAD.encode(hash);
+    let Binding { certificate, key } = identity.binding();
+    Keys { certificate: certificate.map(encoded), key: key.map(encoded) }
 }
 
 /// The scheme that the token is good with: one that is bound to a key by `jkt` is not good as a bearer token (RFC 9449 §7.2).
-pub(super) const fn token_type(identity: &Identity) -> &'static str {
-    if identity.binding.key.is_some() { "DPoP" } else { "Bearer" }
+pub(super) fn token_type(identity: &Identity) -> &'static str {
+    if identity.binding().key.is_some() { "DPoP" } else { "Bearer" }
 }
 
 /// Separated by spaces. Some issuers give scopes as a list, and one of those may hold a space: it grants nothing here,

@@ -273,9 +273,16 @@ impl<'e> Reader<'e> {
                 return None;
             }
         };
-        let number = is_digits(&text).then(|| text.parse().ok()).flatten().filter(|number| range.contains(number));
+        // Which not all who read YAML take for the same number.
+        let leads_with_zero = text.len() > 1 && text.starts_with('0');
+        let number = (is_digits(&text) && !leads_with_zero).then(|| text.parse().ok()).flatten();
+        let number = number.filter(|number| range.contains(number));
         if number.is_none() {
-            let remedy = if is_digits(&text) { "" } else { ", in digits only" };
+            let remedy = match (is_digits(&text), leads_with_zero) {
+                (false, _) => ", in digits only",
+                (true, true) => ", without leading zeros",
+                (true, false) => "",
+            };
             self.wrong(item, &format!("{must}{remedy}"));
         }
         number

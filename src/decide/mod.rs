@@ -284,7 +284,7 @@ impl Decider {
         };
         self.stands_now(shown).then(move |verdict| {
             Answer::Now(verdict.and_then(|identity| {
-                let Binding { certificate: bound, key } = identity.binding;
+                let Binding { certificate: bound, key } = identity.binding();
                 let holds = |bound| certificate.is_some_and(|certificate| certificate.thumbprint == bound);
                 if key.is_some() || !bound.is_none_or(holds) {
                     return Err(Reason::BindingRequired);

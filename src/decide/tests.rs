@@ -65,7 +65,7 @@ impl TokenInspector for World {
     }
 
     fn prove<'a>(&'a self, identity: &Arc<Identity>, question: &'a Question<'a>, _now: Moment) -> Answer<'a, Proved> {
-        if identity.binding.is_none() {
+        if identity.binding().is_none() {
             return Answer::Now(Ok(()).into());
         }
         self.note("proof");
@@ -490,7 +490,10 @@ fn what_is_settled_is_what_limits_of_today_own() {
 fn a_bound_token_needs_its_proof_on_every_call() {
     let bench = Bench::new();
     let key = Some([7; 32]);
-    let bound = Identity { binding: Binding { key, ..Binding::default() }, ..Identity::vouched_by("https://i") };
+    let bound = Identity {
+        binding: Some(Box::new(Binding { key, ..Binding::default() })),
+        ..Identity::vouched_by("https://i")
+    };
     bench.world.verdicts.lock().unwrap().insert("bound".to_owned(), Ok(Arc::new(bound)));
     for _ in 0..2 {
         let proofs = Proofs { dpop: vec!["proof"], ..Proofs::default() };
@@ -526,7 +529,8 @@ fn a_certificate_says_who_calls_where_nothing_else_is_shown() {
     let bench = Bench::new();
     let caller = Ok(Arc::new(Identity::vouched_by("mesh")));
     bench.world.verdicts.lock().unwrap().insert("spiffe://mesh/a".to_owned(), caller);
-    let certificate = Certificate { thumbprint: [7; 32], names: vec!["spiffe://mesh/a".into()], validity: None };
+    let certificate =
+        Certificate { thumbprint: [7; 32], names: vec!["spiffe://mesh/a".into()], ..Certificate::default() };
     let proofs = Proofs { certificate: Some(certificate), ..Proofs::default() };
     let asks =
         |credential| bench.decide(&Question { credential, proofs: proofs.clone(), ..question("/anybody", None) }).0;

@@ -7,6 +7,7 @@ mod handed_on;
 use std::borrow::Cow;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use x509_parser::asn1_rs::Tag;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer as _;
@@ -22,6 +23,9 @@ pub const CERTIFICATE_BYTES_MAX: usize = 64 * 1024;
 /// The most names that are read of a certificate: rules compare each of them.
 const NAMES_MAX: usize = 256;
 
+/// The tag of a URI among the names (RFC 5280 §4.2.1.6).
+const URI_TAG: Tag = Tag(6);
+
 /// Who vouches for a caller whose certificate has DNS names only: whoever issued it is known to those who verified it.
 pub const DNS_ISSUER: &str = "x509";
 
@@ -31,8 +35,10 @@ pub struct Certificate<'a> {
     /// SHA-256 of its DER form.
     pub thumbprint: Thumbprint,
     /// Names that it vouches for (its subject alternative names): URIs, SPIFFE IDs among them, and DNS names, the
-    /// latter in lower case.
+    /// latter in lower case. Those that are not well formed are left out.
     pub names: Vec<Cow<'a, str>>,
+    /// Whether a URI was left out. It may have been meant as a SPIFFE ID, so nobody is identified by the others.
+    pub has_odd_uri: bool,
     /// When it is good. None: not known, since only its names were handed on.
     pub validity: Option<Validity>,
 }
@@ -79,7 +85,7 @@ impl Certificate<'static> {
     /// Reads the DER form (RFC 5280 §4.1). Common names are no names: clients have not gone by them for long (RFC 9525 §2).
     ///
     /// # Errors
-    /// It is too large, no certificate, followed by something else, or has names that are not in printable ASCII.
+    /// It is too large, no certificate, followed by something else, or has more names than are read.
     pub fn from_der(der: &[u8]) -> Result<Self, Unreadable> {
         bounded(der.len())?;
         let (rest, read) = X509Certificate::from_der(der).map_err(|_| FORM)?;
@@ -87,14 +93,19 @@ impl Certificate<'static> {
         if !rest.is_empty() {
             return Err(FORM);
         }
-        let mut names = Vec::new();
+        let mut names = Names::default();
         for name in alternative.iter().flat_map(|alternative| &alternative.value.general_names) {
-            names.extend(name_of(name)?);
+            match name {
+                GeneralName::URI(uri) => names.uri(uri),
+                GeneralName::DNSName(name) => names.dns(name),
+                // Not even in ASCII, as URIs and DNS names must be.
+                GeneralName::Invalid(tag, _) if *tag == URI_TAG => names.has_odd_uri = true,
+                // Addresses of mail and machines, and names of directories, do not count.
+                _ => {}
+            }
         }
-        if names.len() > NAMES_MAX {
-            return Err(Unreadable("must be a certificate of at most 256 names"));
-        }
-        Ok(Self { thumbprint: thumbprint(der), names, validity: Some(Validity::read(&read)) })
+        let Names { known, has_odd_uri } = names.bounded()?;
+        Ok(Self { thumbprint: thumbprint(der), names: known, has_odd_uri, validity: Some(Validity::read(&read)) })
     }
 }
 
@@ -114,8 +125,11 @@ impl Certificate<'_> {
         !self.is_ambiguous() && self.names.iter().any(|name| patterns.iter().any(|pattern| pattern.covers(name)))
     }
 
-    /// Whether it has a SPIFFE ID and another URI besides, which no X.509-SVID may have (§2).
+    /// Whether it has a SPIFFE ID and another URI besides, which no X.509-SVID may have (§2), or what may be one.
     fn is_ambiguous(&self) -> bool {
+        if self.has_odd_uri {
+            return true;
+        }
         let uris = self.names.iter().filter(|name| is_uri(name)).count();
         uris > 1 && self.names.iter().any(|name| claims_spiffe(name))
     }
@@ -127,13 +141,16 @@ impl Certificate<'_> {
     ///
     /// # Errors
     /// `NoCredential` where no names are accepted, so that a certificate is none; `NotYetValid`, `Expired`;
-    /// `UnknownIssuer` where none of its names is accepted, or it has a SPIFFE ID and another URI besides, which
-    /// no X.509-SVID may have (§2).
+    /// `UnknownIssuer` where none of its names is accepted, it has a SPIFFE ID and another URI besides, which
+    /// no X.509-SVID may have (§2), or a URI that is not well formed.
     pub fn identify(&self, accepted: &[NamePattern], now: Micros) -> Result<Identity, Reason> {
         if accepted.is_empty() {
             return Err(Reason::NoCredential);
         }
         self.standing(now)?;
+        if self.has_odd_uri {
+            return Err(Reason::UnknownIssuer);
+        }
         let is_accepted = |name: &&Cow<'_, str>| accepted.iter().any(|pattern| pattern.covers(name));
         let (subject, issuer) = if let Some(id) = self.names.iter().find(|name| claims_spiffe(name)) {
             let only = Some(id).filter(|_| !self.is_ambiguous()).filter(is_accepted).ok_or(Reason::UnknownIssuer)?;
@@ -154,31 +171,37 @@ impl Certificate<'_> {
     }
 }
 
-/// The name, if it is one of those that count: other kinds (addresses of mail and machines, directory names) do not.
-fn name_of(name: &GeneralName<'_>) -> Result<Option<Cow<'static, str>>, Unreadable> {
-    match name {
-        GeneralName::URI(uri) => Some(uri_name(uri)).transpose(),
-        GeneralName::DNSName(name) => Some(dns_name(name)).transpose(),
-        GeneralName::Invalid(..) => Err(Unreadable("must be a certificate whose names are well formed")),
-        _ => Ok(None),
-    }
+/// Names as they are read.
+#[derive(Default)]
+struct Names {
+    known: Vec<Cow<'static, str>>,
+    has_odd_uri: bool,
 }
 
-/// A URI as a certificate has it. Control characters and the like would end up in logs and comparisons elsewhere.
-fn uri_name(uri: &str) -> Result<Cow<'static, str>, Unreadable> {
-    if is_uri(uri) && uri.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Ok(Cow::Owned(uri.to_owned()));
+impl Names {
+    /// A URI as a certificate has it. Control characters and the like would end up in logs and comparisons elsewhere.
+    fn uri(&mut self, uri: &str) {
+        if is_uri(uri) && uri.bytes().all(|byte| byte.is_ascii_graphic()) {
+            self.known.push(Cow::Owned(uri.to_owned()));
+        } else {
+            self.has_odd_uri = true;
+        }
     }
-    Err(Unreadable("must be a certificate whose URIs have a scheme and are printable ASCII without spaces"))
-}
 
-/// A DNS name as a certificate has it; case is nothing in it.
-fn dns_name(name: &str) -> Result<Cow<'static, str>, Unreadable> {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'*');
-    if !name.is_empty() && name.bytes().all(allowed) {
-        return Ok(Cow::Owned(name.to_ascii_lowercase()));
+    /// A DNS name as a certificate has it; case is nothing in it.
+    fn dns(&mut self, name: &str) {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'*');
+        if !name.is_empty() && name.bytes().all(allowed) {
+            self.known.push(Cow::Owned(name.to_ascii_lowercase()));
+        }
     }
-    Err(Unreadable("must be a certificate whose DNS names have letters, digits, `-`, `_`, `.` and `*` only"))
+
+    fn bounded(self) -> Result<Self, Unreadable> {
+        if self.known.len() <= NAMES_MAX {
+            return Ok(self);
+        }
+        Err(Unreadable("must be a certificate of at most 256 names"))
+    }
 }
 
 fn thumbprint(der: &[u8]) -> Thumbprint {

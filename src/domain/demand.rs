@@ -121,7 +121,7 @@ impl Caller {
 fn held(identity: &Identity) -> Binding {
     match identity.kind {
         IdentityKind::Certificate => Binding { certificate: Some([0; 32]), key: None },
-        IdentityKind::Jwt | IdentityKind::Opaque | IdentityKind::ApiKey => identity.binding,
+        IdentityKind::Jwt | IdentityKind::Opaque | IdentityKind::ApiKey => identity.binding(),
     }
 }
 
@@ -267,7 +267,10 @@ mod tests {
     fn a_bound_credential_is_needed_where_the_rule_says_so() {
         let of = |binding, identity: &Identity| reason(Caller { binding, ..Caller::default() }, identity);
         let bound = |certificate: Option<u8>, key: Option<u8>| Identity {
-            binding: Binding { certificate: certificate.map(|byte| [byte; 32]), key: key.map(|byte| [byte; 32]) },
+            binding: Some(Box::new(Binding {
+                certificate: certificate.map(|byte| [byte; 32]),
+                key: key.map(|byte| [byte; 32]),
+            })),
             ..identity()
         };
         let of_kind = |kind| Identity { kind, ..identity() };

@@ -81,8 +81,9 @@ pub struct Identity {
     pub names: Box<[Box<str>]>,
     /// Where its status stands, where the token names a list.
     pub status: Option<Box<StatusRef>>,
-    /// Which keys the caller must hold besides.
-    pub binding: Binding,
+    /// Which keys the caller must hold besides; read it by [`binding`](Self::binding). Boxed, since few tokens are bound and
+    /// very many identities are remembered.
+    pub binding: Option<Box<Binding>>,
     /// Names of limits that the caller's calls consume besides those of the rule. One that the configuration does not have
     /// denies them.
     pub limits: Box<[Box<str>]>,
@@ -136,13 +137,18 @@ impl Identity {
             claims: Box::default(),
             names: Box::default(),
             status: None,
-            binding: Binding::default(),
+            binding: None,
             limits: Box::default(),
             expires_at: None,
             not_before: None,
             issued_at: None,
             logged_in_at: None,
         }
+    }
+
+    /// Which keys the caller must hold besides the credential.
+    pub fn binding(&self) -> Binding {
+        self.binding.as_deref().copied().unwrap_or_default()
     }
 
     /// Whether this very scope was granted: no prefixes, no case folding.

@@ -35,11 +35,19 @@ impl Frame {
 /// guessed: whoever knows it can settle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LeaseId {
-    /// Random, drawn when the replica starts.
+    /// Random, drawn when the replica starts; of reservations one for each group of them, which a store may keep together:
+    /// at most [`GROUP_MAX`], taken within [`GROUP_SPAN`] for the same hold. Of others a store may forget some before
+    /// their end, which then count as spent.
     pub replica: u64,
     /// Tells the replica's leases apart; one says nothing of the next.
     pub serial: u64,
 }
+
+/// The most reservations of one group: whoever settles one reads all of it.
+pub const GROUP_MAX: u32 = 16;
+
+/// How long a group is added to.
+pub const GROUP_SPAN: Micros = Micros::from_secs(1);
 
 /// What is asked of a counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,8 @@
 //!
 //! A question whose every charge is covered by a lease, or one of whose charges is known to be refused, is answered at
 //! once. Else one call asks the store for all that is not covered, all or none; calls for a counter that is being asked
-//! wait and are combined into the next request. No call waits while it has a request begun, so none waits in a circle.
+//! wait and are combined into the next request. No call waits while it has a request begun, so none waits in a circle; and
+//! none waits for others longer than for the store.
 
 mod asking;
 mod pulse;
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 use tokio::sync::Notify;
-use tokio::time::interval;
+use tokio::time::{interval, sleep};
 
 use self::asking::{Asking, Begun, Unheard, held_for};
 use self::share::Known;
@@ -36,7 +37,8 @@ use crate::domain::time::{Micros, Moment};
 use crate::domain::window::{Grant, LeaseId, Outcome, Terms};
 use crate::telemetry::{LeaseMetrics, Telemetry};
 
-/// How often a call waits for others' requests before it makes one of its own, whoever else is asking.
+/// How often a call waits for others' requests before it makes one of its own, whoever else is asking: one that is always
+/// overtaken is paid all the same.
 const WAITS_MAX: usize = 16;
 
 /// How often leases are looked after: well within the time by which a lease ends earlier for it.
@@ -53,6 +55,8 @@ pub struct LeaseDesk {
     store: Arc<dyn QuotaStore>,
     /// Counts what this replica admits by itself while the store is away.
     local: Arc<dyn QuotaStore>,
+    /// How long a call waits for others' requests.
+    deadline: Micros,
     clock: Arc<dyn Clock>,
     table: Table,
     names: Names,
@@ -76,28 +80,32 @@ struct Due {
 }
 
 impl LeaseDesk {
-    /// A desk that takes leases from `store`, which has deadlines of its own, and counts in `local` what it admits by
-    /// itself while that is away. `clock` is read when units are asked for and when the answer has come: the moment of the
-    /// decision is too early for both.
+    /// A desk that takes leases from `store`, which answers each call within `deadline`, and counts in `local` what it admits
+    /// by itself while that is away. A call waits as long for others' requests, and then its own takes as long, at most.
+    /// `clock` is read when units are asked for and when the answer has come: the moment of the decision is too early for
+    /// both.
     pub fn new(
         store: Arc<dyn QuotaStore>,
         local: Arc<dyn QuotaStore>,
+        deadline: Micros,
         clock: Arc<dyn Clock>,
         telemetry: &Telemetry,
     ) -> Self {
-        Self::with_room_for(HOLDINGS_MAX, store, local, clock, telemetry)
+        Self::with_room_for(HOLDINGS_MAX, store, local, deadline, clock, telemetry)
     }
 
     fn with_room_for(
         holdings_max: usize,
         store: Arc<dyn QuotaStore>,
         local: Arc<dyn QuotaStore>,
+        deadline: Micros,
         clock: Arc<dyn Clock>,
         telemetry: &Telemetry,
     ) -> Self {
         Self {
             store,
             local,
+            deadline,
             clock,
             table: Table::new(holdings_max),
             names: Names::new(),
@@ -199,6 +207,7 @@ impl LeaseDesk {
     }
 
     async fn pay_later(&self, bill: Bill, requests: Requests) -> Payment {
+        let mut overdue = None;
         for _ in 0..WAITS_MAX {
             let now = self.clock.steady();
             let mut taken = self.take(&requests, now);
@@ -210,8 +219,18 @@ impl LeaseDesk {
                 Err(answered) => {
                     // What was taken serves others meanwhile.
                     drop(taken);
+                    let overdue = overdue.get_or_insert_with(|| Box::pin(sleep(self.deadline.into())));
+                    let woken = tokio::select! {
+                        biased;
+                        woken = answered => woken,
+                        // To ask now would be one request for each of a crowd, and of a store that is slow.
+                        () = overdue => {
+                            self.metrics.overdue.increment(1);
+                            Ok(Woken::Away)
+                        }
+                    };
                     // An asker that went away without a word has told nobody, which is no answer of the store's.
-                    if matches!(answered.await, Ok(Woken::Away)) {
+                    if matches!(woken, Ok(Woken::Away)) {
                         return self.without_store(bill, &requests).await;
                     }
                 }
@@ -405,7 +424,7 @@ impl LeaseDesk {
 
 impl Quotas for LeaseDesk {
     fn pay(&self, charges: Charges, now: Moment) -> Answer<'_, Payment> {
-        let (bill, requests) = Bill::new(charges, Purpose::Pay, &self.names);
+        let (bill, requests) = Bill::new(charges, Purpose::Pay, &self.names, now);
         if requests.is_empty() {
             return Answer::Now(bill.settled_by(&Grants::new(), false));
         }
@@ -420,13 +439,13 @@ impl Quotas for LeaseDesk {
     }
 
     fn peek(&self, charges: Charges, now: Moment) -> Answer<'_, Payment> {
-        let (bill, requests) = Bill::new(charges, Purpose::Peek, &self.names);
+        let (bill, requests) = Bill::new(charges, Purpose::Peek, &self.names, now);
         self.look_at_all(bill, requests, now)
     }
 
     /// Past the leases in hand: what is held must be charged to the moment at which it is settled at the latest.
     fn reserve(&self, charges: Charges, hold: Micros, now: Moment) -> Answer<'_, Payment> {
-        let (bill, requests) = Bill::new(charges, Purpose::reserve(hold), &self.names);
+        let (bill, requests) = Bill::new(charges, Purpose::reserve(hold), &self.names, now);
         if requests.is_empty() {
             return Answer::Now(bill.settled_by(&Grants::new(), false));
         }

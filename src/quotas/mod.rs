@@ -8,8 +8,8 @@ mod standing;
 mod table;
 
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use smallvec::SmallVec;
 
@@ -20,7 +20,7 @@ use crate::domain::decision::{QuotaState, QuotaStates, QuotaVerdict, Reason};
 use crate::domain::limit::{Algorithm, CounterKey, HOLD_MAX, Limit, WhenAway};
 use crate::domain::question::Mode;
 use crate::domain::time::{Micros, Moment};
-use crate::domain::window::{Grant, LeaseId, Outcome, Terms};
+use crate::domain::window::{GROUP_MAX, GROUP_SPAN, Grant, LeaseId, Outcome, Terms};
 
 pub use self::leased::LeaseDesk;
 
@@ -39,15 +39,15 @@ impl QuotaDesk {
 
 impl Quotas for QuotaDesk {
     fn pay(&self, charges: Charges, now: Moment) -> Answer<'_, Payment> {
-        ask(&*self.store, Bill::new(charges, Purpose::Pay, &self.names), now)
+        ask(&*self.store, Bill::new(charges, Purpose::Pay, &self.names, now), now)
     }
 
     fn peek(&self, charges: Charges, now: Moment) -> Answer<'_, Payment> {
-        ask(&*self.store, Bill::new(charges, Purpose::Peek, &self.names), now)
+        ask(&*self.store, Bill::new(charges, Purpose::Peek, &self.names, now), now)
     }
 
     fn reserve(&self, charges: Charges, hold: Micros, now: Moment) -> Answer<'_, Payment> {
-        ask(&*self.store, Bill::new(charges, Purpose::reserve(hold), &self.names), now)
+        ask(&*self.store, Bill::new(charges, Purpose::reserve(hold), &self.names, now), now)
     }
 
     fn settle(&self, settlements: Settlements, now: Moment) -> Answer<'_, Result<(), Away>> {
@@ -84,17 +84,44 @@ struct Names {
     /// A keyed hash: the system drew the key, and the replica keeps it to itself.
     serials: RandomState,
     count: AtomicU64,
+    /// Of the reservations that come next.
+    group: Mutex<Group>,
+}
+
+/// Reservations that a store may keep together.
+#[derive(Default)]
+struct Group {
+    name: u64,
+    hold: Micros,
+    /// No more are taken from then on.
+    end: Micros,
+    /// How many more are taken.
+    left: u32,
 }
 
 impl Names {
     fn new() -> Self {
         let serials = RandomState::new();
-        Self { replica: serials.hash_one("replica"), serials, count: AtomicU64::new(0) }
+        let replica = serials.hash_one("replica");
+        Self { replica, serials, count: AtomicU64::new(0), group: Mutex::default() }
     }
 
     fn next(&self) -> LeaseId {
-        let count = self.count.fetch_add(1, Ordering::Relaxed);
-        LeaseId { replica: self.replica, serial: self.serials.hash_one(count) }
+        LeaseId { replica: self.replica, serial: self.random() }
+    }
+
+    /// The name of a reservation.
+    fn grouped(&self, hold: Micros, now: Moment) -> LeaseId {
+        let mut group = self.group.lock().unwrap_or_else(PoisonError::into_inner);
+        if group.left == 0 || group.hold != hold || now.steady >= group.end {
+            *group = Group { name: self.random(), hold, end: now.steady + GROUP_SPAN, left: GROUP_MAX };
+        }
+        group.left -= 1;
+        LeaseId { replica: group.name, serial: self.random() }
+    }
+
+    fn random(&self) -> u64 {
+        self.serials.hash_one(self.count.fetch_add(1, Ordering::Relaxed))
     }
 }
 
@@ -160,8 +187,11 @@ enum Place {
 impl Bill {
     /// Splits charges into what is asked of the store and what is remembered to understand its answer. Charges to the
     /// same counter become one request: each alone might fit where both do not.
-    fn new(charges: Charges, purpose: Purpose, names: &Names) -> (Self, Requests) {
-        let lease = charges.iter().any(|charge| purpose.holds(&charge.limit)).then(|| names.next());
+    fn new(charges: Charges, purpose: Purpose, names: &Names, now: Moment) -> (Self, Requests) {
+        let lease = charges.iter().any(|charge| purpose.holds(&charge.limit)).then(|| match purpose {
+            Purpose::Pay | Purpose::Peek => names.next(),
+            Purpose::Reserve(hold) => names.grouped(hold, now),
+        });
         let totals: SmallVec<[u64; 4]> = charges.iter().map(|charge| total(&charges, &charge.key)).collect();
         let mut requests = Requests::new();
         let mut places = SmallVec::new();
@@ -260,6 +290,22 @@ mod tests {
     use crate::domain::limit::Algorithm;
 
     const NOW: Moment = Moment { wall: Micros::ZERO, steady: Micros::from_secs(1_000) };
+
+    /// Else what a store keeps of a group could be gone before the last of it has ended, or would grow without a bound.
+    #[test]
+    fn reservations_of_a_group_are_few_and_taken_at_about_the_same_time_for_as_long() {
+        let (names, hold) = (Names::new(), Micros::from_secs(60));
+        let later = |micros| Moment { steady: NOW.steady + Micros(micros), ..NOW };
+        let first = names.grouped(hold, NOW);
+        let others: Vec<LeaseId> = (1..GROUP_MAX).map(|_| names.grouped(hold, later(GROUP_SPAN.0 - 1))).collect();
+        assert!(others.iter().all(|name| name.replica == first.replica && name.serial != first.serial));
+        let full = names.grouped(hold, later(1));
+        assert_ne!(full.replica, first.replica);
+        let longer = names.grouped(hold + Micros(1), later(1));
+        assert_ne!(longer.replica, full.replica);
+        assert_eq!(names.grouped(hold + Micros(1), later(GROUP_SPAN.0)).replica, longer.replica);
+        assert_ne!(names.grouped(hold + Micros(1), later(GROUP_SPAN.0 + 1)).replica, longer.replica);
+    }
 
     /// The pure core for a store, which goes away when told.
     #[derive(Default)]

@@ -315,7 +315,8 @@ impl Keepers {
             Store::Redis(settings) => {
                 let store = Arc::new(redis_store(settings, clock, telemetry)?);
                 let local = Arc::new(MemoryStore::new(memory::COUNTERS_MAX, telemetry));
-                let desk = LeaseDesk::new(Arc::clone(&store) as _, local, Arc::clone(clock), telemetry);
+                let desk =
+                    LeaseDesk::new(Arc::clone(&store) as _, local, settings.deadline, Arc::clone(clock), telemetry);
                 let desk = Arc::new(desk);
                 Self {
                     quotas: Arc::clone(&desk) as _,
@@ -451,7 +452,7 @@ fn redis_store(
         username: username.clone(),
         password: password.as_ref().map(|password| password.reveal().to_owned()),
         ca: ca.clone(),
-        time: redis::TimeSource::default(),
+        ..redis::Settings::default()
     };
     let bounds = redis::Bounds { deadline: *deadline, ..redis::Bounds::default() };
     let gates = redis::Gates::new(bounds, Arc::clone(clock), Arc::clone(telemetry));

@@ -29,7 +29,7 @@ use crate::domain::exact_log::at_once;
 use crate::domain::limit::{Algorithm, CounterKey, Limit};
 use crate::domain::question::Mode::{self, Consume, Peek};
 use crate::domain::time::{Micros, Moment};
-use crate::domain::window::{Grant, LeaseId, Outcome, Terms};
+use crate::domain::window::{GROUP_MAX, Grant, LeaseId, Outcome, Terms};
 
 /// The pure core behind the store port, and nothing else: what each store must answer.
 #[derive(Default)]
@@ -218,7 +218,10 @@ impl<'a> Trace<'a> {
                     continue;
                 }
                 Step::Ask { asks, peek, version } => {
-                    let lease = LeaseId { replica: u64::MAX - 3, serial };
+                    // Of one group are those that are held for as long.
+                    let hold = asks.iter().map(|(.., hold)| *hold).max().unwrap_or(0);
+                    let group = ((self.number as u64) << 40) | ((serial / u64::from(GROUP_MAX)) << 20) | hold;
+                    let lease = LeaseId { replica: group, serial };
                     leases.extend(asks.iter().map(|(counter, ..)| (*counter, *version, lease)));
                     self.ask(asks, if *peek { Peek } else { Consume }, *version, lease, now).await?;
                 }

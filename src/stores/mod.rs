@@ -15,6 +15,8 @@ mod comparison;
 #[cfg(test)]
 mod proof_suite;
 #[cfg(test)]
+mod redis_clock;
+#[cfg(test)]
 mod redis_faults;
 #[cfg(test)]
 mod redis_held;

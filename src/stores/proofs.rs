@@ -20,8 +20,11 @@ use crate::telemetry::{Telemetry, names};
 /// How many proofs a log remembers: some 90 MB when full. At a minute each that is 16,000 calls with a proof a second.
 pub const PROOFS_MAX: usize = 1_000_000;
 
-/// How many of one key, as a part of all: at a minute each some 1,000 calls a second.
+/// How many of one key, as a part of all.
 const PART_OF_A_KEY: usize = 16;
+
+/// How many of one key any log remembers, so that no client fills it: at a minute each some 1,000 calls a second.
+pub const PROOFS_OF_A_KEY_MAX: usize = PROOFS_MAX / PART_OF_A_KEY;
 
 /// Far more than there are cores, so that two calls rarely meet.
 const SHARDS: usize = 64;

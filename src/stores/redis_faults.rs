@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use super::algorithms::{bucket, fixed, slots};
-use super::redis::{Bounds, ConnectProblem, Gates, Reach, RedisStore, Settings};
+use super::redis::{Bounds, ConnectProblem, Gates, Reach, RedisStore, Settings, evicts};
 use super::redis_server::{RedisServer, free_port};
 use super::suite::{key, limit, request};
 use crate::decide::ports::{Away, AwayCause, Charge, Clock, Pulse, QuotaStore, Requests, Settlement};
@@ -184,8 +184,9 @@ async fn keys_vanish_by_themselves() {
     // Until the sub-window of the expiry is let go of: W, a width, the hold, and some slack.
     let state = life("tollgate:{per-client 5:alice}");
     assert!((60_000..=64_000 + 2_000 + 500 + 1_000).contains(&state), "{state}");
-    let lease = life("tollgate:{per-client 5:alice}:lease:0000000000000001-2");
-    assert!((1..=1_500).contains(&lease), "{lease}");
+    let reserved = life("tollgate:{ reservations}:reserved:0000000000000001");
+    // As long as others of its group may be taken besides.
+    assert!((500..=2_500).contains(&reserved), "{reserved}");
     assert_eq!(server.command(&["DBSIZE"]), "2");
     store.beat(Pulse { replica: 1, epoch: None }, clock().now()).get().await.unwrap();
     assert_eq!(server.command(&["DBSIZE"]), "4");
@@ -339,9 +340,11 @@ fn the_documented_rights_are_those_that_are_used_and_no_others() {
     // Where these are needed is tried with real servers.
     assert_eq!(rights("servers behind Sentinels"), ["+role"]);
     assert_eq!(rights("nodes of a cluster"), [r"+cluster\|slots", "+asking"]);
+    assert_eq!(rights("to be warned of a policy that evicts"), [r"+info\|memory"]);
     assert_eq!(rights("Sentinels"), [r"+sentinel\|get-master-addr-by-name"]);
-    let documented =
-        [rights("each server"), rights_of_api_keys(), rights_to_change_api_keys(), rights_of_revocations()].concat();
+    let of_proofs = rights("for calls with a [DPoP proof](proofs.md)");
+    let of_keys = [rights_of_api_keys(), rights_to_change_api_keys()].concat();
+    let documented = [rights("each server"), of_proofs, of_keys, rights_of_revocations()].concat();
     assert_eq!(documented[0], "~tollgate:*");
     assert_eq!(documented[1..].iter().map(|right| right[1..].to_owned()).collect::<BTreeSet<_>>(), used);
 }
@@ -399,6 +402,31 @@ async fn a_server_that_was_demoted_is_left_for_the_one_that_its_name_leads_to_no
     guarded.serves().await;
     assert_eq!(new.command(&["EXISTS", "tollgate:{per-client 5:alice}"]), "1");
     carrier.abort();
+}
+
+#[tokio::test]
+async fn a_policy_that_drops_counters_is_found_out_with_the_least_rights() {
+    let Some(server) = RedisServer::start() else { return };
+    let user = ["ACL", "SETUSER", "tollgate", "on", ">pw", "~tollgate:*", "+ping"];
+    assert_eq!(server.command(&user), "OK");
+    let client = ::redis::Client::open(server.url().replace("redis://", "redis://tollgate:pw@")).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let set = |policy: &str, memory: &str| {
+        assert_eq!(server.command(&["CONFIG", "SET", "maxmemory-policy", policy]), "OK");
+        assert_eq!(server.command(&["CONFIG", "SET", "maxmemory", memory]), "OK");
+    };
+    set("allkeys-lru", "100mb");
+    assert_eq!(evicts(&mut connection).await, None, "who may not ask is not told");
+    let right = rights("to be warned of a policy that evicts").concat().replace('\\', "");
+    assert_eq!(server.command(&["ACL", "SETUSER", "tollgate", &right]), "OK");
+    for policy in ["allkeys-lru", "allkeys-random", "volatile-ttl", "volatile-lfu"] {
+        set(policy, "100mb");
+        assert_eq!(evicts(&mut connection).await.as_deref(), Some(policy));
+        set(policy, "0");
+        assert_eq!(evicts(&mut connection).await, None, "it is never full");
+    }
+    set("noeviction", "100mb");
+    assert_eq!(evicts(&mut connection).await, None);
 }
 
 /// Else a beat's good news would let calls through that fail.

@@ -177,3 +177,63 @@ async fn what_an_earlier_version_left_is_in_nobodys_way() {
     assert_eq!(left(&store, &three, START).await, 3);
     store.reset(three, key("alice")).get().await.unwrap();
 }
+
+/// What stands in the documentation. A measurement, so it is run by hand on a quiet machine:
+/// `cargo test --lib slots_cost -- --ignored --nocapture`.
+#[tokio::test]
+#[ignore = "a measurement"]
+#[expect(clippy::print_stdout, clippy::cast_precision_loss, reason = "the measurement's result")]
+async fn slots_cost_so_much_beside_other_holders() {
+    const TURNS: u64 = 5;
+    let Some(server) = RedisServer::start() else { return };
+    let store = redis(&server);
+    // As replicas name them: two of them, and serials like random numbers.
+    let name = |serial: u64| {
+        let mixed = (serial + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        LeaseId { replica: 0x1234_5678_9abc_def0 + serial % 2, serial: mixed ^ (mixed >> 31) }
+    };
+    let take = async |limit: &Arc<Limit>, serial, now| {
+        let terms = Terms { lease: name(serial), ..at_once(1) };
+        all(&store, Consume, &[request(limit, "alice", terms)], now).await[0]
+    };
+    let micros = || {
+        let said = server.command(&["INFO", "commandstats"]);
+        let calls = said.split("cmdstat_evalsha:").nth(1).unwrap_or_default();
+        calls.split("usec=").nth(1).map_or(0, |rest| rest.split(',').next().unwrap().parse::<u64>().unwrap())
+    };
+    for holders in [1, 100, 1_000, SLOTS_MAX] {
+        let (long, short) = (slots(SLOTS_MAX, HOLD), slots(SLOTS_MAX, Micros(HOLD.0 / 2)));
+        let mut least = [f64::MAX; 3];
+        for _ in 0..TURNS {
+            for serial in 0..holders {
+                take(&long, serial, START).await;
+            }
+            // Each is found, and stands anywhere; as many as leave the others where they are.
+            let (sought, begin) = (holders.min(20), micros());
+            for place in 0..sought {
+                release(&store, &long, name((holders * (2 * place + 1) / (2 * sought)) % holders), START).await;
+            }
+            least[0] = least[0].min((micros() - begin) as f64 / sought as f64);
+            let begin = micros();
+            for serial in 0..sought {
+                take(&long, SLOTS_MAX + serial, START).await;
+            }
+            least[1] = least[1].min((micros() - begin) as f64 / sought as f64);
+            for serial in 0..sought {
+                release(&store, &long, name(SLOTS_MAX + serial), START).await;
+            }
+            let begin = micros();
+            for serial in 0..sought {
+                take(&short, 2 * SLOTS_MAX + serial, START).await;
+            }
+            least[2] = least[2].min((micros() - begin) as f64 / sought as f64);
+            store.reset(Arc::clone(&long), key("alice")).get().await.unwrap();
+            server.command(&["DEL", "tollgate:{per-client 5:alice}:held"]);
+        }
+        let [release, acquire, reloaded] = least;
+        println!(
+            "beside {holders}: {release:.1} µs a release, {acquire:.1} µs an acquisition, {reloaded:.1} µs one under \
+             a shorter hold"
+        );
+    }
+}

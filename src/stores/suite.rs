@@ -132,7 +132,12 @@ pub(super) fn redis(server: &RedisServer) -> RedisStore {
 }
 
 pub(super) fn reached(urls: Vec<String>) -> RedisStore {
-    let settings = Settings { reach: Reach::Servers(urls), time: TimeSource::Asker, ..Settings::default() };
+    reached_with(Settings { reach: Reach::Servers(urls), ..Settings::default() })
+}
+
+/// The same with other settings; whose time counts aside.
+pub(super) fn reached_with(settings: Settings) -> RedisStore {
+    let settings = Settings { time: TimeSource::Asker, ..settings };
     // Time enough for a busy machine, so that no rest is ever taken.
     let bounds = Bounds { deadline: Micros::from_secs(10), ..Bounds::default() };
     let telemetry = Arc::new(Telemetry::new().unwrap());

@@ -257,7 +257,7 @@ fn a_token_that_is_bound_to_a_key_says_so_with_its_verdict_or_is_refused() {
     for remembered in [false, true] {
         let (verdict, was_remembered) = bench.at_once(&token);
         let both = Binding { certificate: Some([2; 32]), key: Some([1; 32]) };
-        assert_eq!((verdict.unwrap().binding, was_remembered), (both, remembered));
+        assert_eq!((verdict.unwrap().binding(), was_remembered), (both, remembered));
     }
     check(
         &bench,

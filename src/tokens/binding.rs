@@ -13,14 +13,14 @@ use crate::domain::identity::{Binding, Thumbprint};
 /// Members that are not known are ignored (RFC 7800 §3.1), but where no other is there the token must not turn into a
 /// plain bearer token: [`Reason::BindingRequired`]. [`Reason::MalformedToken`] for anything else than an object, and for
 /// thumbprints that are none.
-pub(super) fn read(claims: &Object<'_>) -> Result<Binding, Reason> {
+pub(super) fn read(claims: &Object<'_>) -> Result<Option<Box<Binding>>, Reason> {
     let confirmation = match claims.get("cnf") {
-        None => return Ok(Binding::default()),
+        None => return Ok(None),
         Some(Value::Object(confirmation)) => confirmation,
         Some(_) => return Err(Reason::MalformedToken),
     };
     let binding = Binding { certificate: thumbprint(confirmation, "x5t#S256")?, key: thumbprint(confirmation, "jkt")? };
-    if binding.is_none() { Err(Reason::BindingRequired) } else { Ok(binding) }
+    if binding.is_none() { Err(Reason::BindingRequired) } else { Ok(Some(Box::new(binding))) }
 }
 
 /// A SHA-256 hash in base64url, strictly: no padding, no stray bits.
@@ -39,8 +39,8 @@ mod tests {
 
     const BOUNDS: Bounds = Bounds { depth: 32, members: 512, name_bytes: 1024 };
 
-    fn read(claims: &str) -> Result<Binding, Reason> {
-        super::read(&json::object(claims.as_bytes(), BOUNDS).unwrap())
+    fn read(claims: &str) -> Result<Option<Binding>, Reason> {
+        super::read(&json::object(claims.as_bytes(), BOUNDS).unwrap()).map(|binding| binding.map(|boxed| *boxed))
     }
 
     fn text(byte: u8) -> String {
@@ -49,13 +49,13 @@ mod tests {
 
     #[test]
     fn every_key_that_is_named_is_needed() {
-        assert_eq!(read("{}"), Ok(Binding::default()));
+        assert_eq!(read("{}"), Ok(None));
         let (certificate, key) = (Some([1; 32]), Some([2; 32]));
         let (x5t, jkt) = (format!(r#""x5t#S256":"{}""#, text(1)), format!(r#""jkt":"{}""#, text(2)));
-        assert_eq!(read(&format!(r#"{{"cnf":{{{x5t}}}}}"#)), Ok(Binding { certificate, key: None }));
-        assert_eq!(read(&format!(r#"{{"cnf":{{{jkt}}}}}"#)), Ok(Binding { certificate: None, key }));
-        assert_eq!(read(&format!(r#"{{"cnf":{{{jkt},{x5t}}}}}"#)), Ok(Binding { certificate, key }));
-        assert_eq!(read(&format!(r#"{{"cnf":{{{jkt},"later":[1]}}}}"#)), Ok(Binding { certificate: None, key }));
+        assert_eq!(read(&format!(r#"{{"cnf":{{{x5t}}}}}"#)), Ok(Some(Binding { certificate, key: None })));
+        assert_eq!(read(&format!(r#"{{"cnf":{{{jkt}}}}}"#)), Ok(Some(Binding { certificate: None, key })));
+        assert_eq!(read(&format!(r#"{{"cnf":{{{jkt},{x5t}}}}}"#)), Ok(Some(Binding { certificate, key })));
+        assert_eq!(read(&format!(r#"{{"cnf":{{{jkt},"later":[1]}}}}"#)), Ok(Some(Binding { certificate: None, key })));
     }
 
     #[test]

@@ -58,7 +58,7 @@ pub(super) fn judge_answer(
     let accepted = judge_claims(answer, IdentityKind::Opaque, issuer, name, now)?;
     let is_bound = answer.string("token_type")?.is_some_and(|kind| kind.eq_ignore_ascii_case("dpop"));
     // Without the key's thumbprint nobody can tell whose proof would do.
-    if is_bound && accepted.identity.binding.key.is_none() { Err(Reason::BindingRequired) } else { Ok(accepted) }
+    if is_bound && accepted.identity.binding().key.is_none() { Err(Reason::BindingRequired) } else { Ok(accepted) }
 }
 
 fn judge_claims(
@@ -100,7 +100,7 @@ fn judge_claims(
         issued_at: dates.issued_at,
         logged_in_at: dates.logged_in_at,
     };
-    if !issuer.binding.is_met_by(identity.binding) {
+    if !issuer.binding.is_met_by(identity.binding()) {
         return Err(Reason::BindingRequired);
     }
     let (from, until) = dates.judge(kind, issuer, now)?;
@@ -115,21 +115,29 @@ fn judge_claims(
 
 /// Whether it is an access token at all: by `typ`, and by the marks of tokens that are something else.
 pub(super) fn check_kind(typ: Option<&str>, claims: &Object<'_>, issuer: &Issuer) -> Result<(), Reason> {
-    let typ = typ.map(kind_of);
-    let accepted = match &typ {
+    let typ = typ.map(without_application);
+    let is = |kind: &str| typ.is_some_and(|typ| typ.eq_ignore_ascii_case(kind));
+    let accepted = match typ {
         None => issuer.untyped,
-        Some(typ) => issuer.types.contains(typ) && !NEVER_ACCESS_TOKENS.contains(&typ.as_str()),
+        Some(_) => issuer.types.iter().any(|kind| is(kind)) && !NEVER_ACCESS_TOKENS.into_iter().any(is),
     };
-    // RFC 9068 §2.1: this type says it all; no other kind of token has it.
-    let is_declared = typ.as_deref() == Some("at+jwt");
+    // RFC 9068 §2.1: no other kind of token has this type, so an ID token's marks are an access token's own business there.
+    // An event is one whatever it says of itself.
+    let is_declared = is("at+jwt") && !is_event(claims);
     if accepted && (is_declared || !is_other_kind(claims)) { Ok(()) } else { Err(Reason::WrongType) }
 }
 
-/// A `typ` as it is compared: without case, and without the prefix, which may be left out where no other `/` follows
-/// (RFC 7515 §4.1.9).
+/// A `typ` as it is compared: without case, and without the prefix.
 pub(super) fn kind_of(typ: &str) -> String {
-    let typ = typ.to_ascii_lowercase();
-    typ.strip_prefix("application/").filter(|rest| !rest.contains('/')).map(ToOwned::to_owned).unwrap_or(typ)
+    without_application(typ).to_ascii_lowercase()
+}
+
+/// RFC 7515 §4.1.9: the prefix may be left out where no other `/` follows.
+fn without_application(typ: &str) -> &str {
+    match typ.split_once('/') {
+        Some((prefix, rest)) if prefix.eq_ignore_ascii_case("application") && !rest.contains('/') => rest,
+        Some(_) | None => typ,
+    }
 }
 
 /// JWT-SVID §2 and §3.1: nothing else in the header, and the subject a SPIFFE ID.
@@ -138,11 +146,16 @@ fn is_svid(token: &Verified<'_>) -> bool {
     token.has_bare_header && token.claims.string("sub").is_ok_and(|subject| subject.is_some_and(is_id))
 }
 
-/// The marks of logout tokens and security events (RFC 8417), of ID tokens (OIDC Core §2, §3.1.3.6), and
-/// what Keycloak (`typ`) and Cognito (`token_use`) call their tokens.
+/// The mark of logout tokens and of all other security events (RFC 8417 §2.2).
+fn is_event(claims: &Object<'_>) -> bool {
+    claims.has("events")
+}
+
+/// The marks of events, of ID tokens (OIDC Core §2, §3.1.3.6), and what Keycloak (`typ`) and Cognito (`token_use`) call
+/// their tokens.
 fn is_other_kind(claims: &Object<'_>) -> bool {
     let says = |name, kinds: &[&str]| matches!(claims.get(name), Some(Value::String(kind)) if kinds.contains(&&**kind));
-    if claims.has("events") || says("typ", &["ID", "Refresh", "Offline", "Logout"]) {
+    if is_event(claims) || says("typ", &["ID", "Refresh", "Offline", "Logout"]) {
         return true;
     }
     if says("token_use", &["id", "id_token", "refresh", "refresh_token"]) {

@@ -3,7 +3,7 @@
 use url::Url;
 
 use super::fetch::{self, FetchError, Fetched, Fetcher};
-use super::json::{self, Bounds};
+use super::json::{self, Bounds, Value};
 use crate::domain::connection::Connection;
 use crate::domain::time::Micros;
 
@@ -21,6 +21,8 @@ pub(super) struct Discovery {
     member: &'static str,
     /// Whether it must be where the issuer itself is.
     is_at_home: bool,
+    /// Whether we show a certificate there.
+    by_mtls: bool,
     found: Option<Found>,
 }
 
@@ -30,23 +32,20 @@ struct Found {
 }
 
 impl Discovery {
-    /// Of the keys of the issuer of that name, which must be an address.
-    pub(super) fn of(issuer: &str, connection: &Connection) -> Result<Self, String> {
-        Self::of_member("jwks_uri", false, issuer, connection)
-    }
-
     /// Of the endpoint that a member of the issuer's metadata names. It is shown tokens and our secret, so it must be where
-    /// the issuer is: whoever wants another place writes that in the configuration.
-    pub(super) fn of_endpoint(member: &'static str, issuer: &str, connection: &Connection) -> Result<Self, String> {
-        Self::of_member(member, true, issuer, connection)
-    }
-
-    fn of_member(
+    /// the issuer is: whoever wants another place writes that in the configuration. `by_mtls`: who we are is proved by a
+    /// certificate; there may be a place of its own for that (RFC 8705 §5).
+    pub(super) fn of_endpoint(
         member: &'static str,
-        is_at_home: bool,
+        by_mtls: bool,
         issuer: &str,
         connection: &Connection,
     ) -> Result<Self, String> {
+        Ok(Self { member, is_at_home: true, by_mtls, ..Self::of(issuer, connection)? })
+    }
+
+    /// Of the keys of the issuer of that name, which must be an address.
+    pub(super) fn of(issuer: &str, connection: &Connection) -> Result<Self, String> {
         let base = fetch::address(issuer, connection)?;
         if base.query().is_some() {
             return Err(format!("`{issuer}` must have no query, for its metadata to have a place"));
@@ -59,7 +58,8 @@ impl Discovery {
         };
         let openid = below(&format!("{path}/.well-known/openid-configuration"));
         let oauth = below(&format!("/.well-known/oauth-authorization-server{path}"));
-        Ok(Self { issuer: issuer.to_owned(), openid, oauth, member, is_at_home, found: None })
+        let (issuer, member) = (issuer.to_owned(), "jwks_uri");
+        Ok(Self { issuer, openid, oauth, member, is_at_home: false, by_mtls: false, found: None })
     }
 
     /// Fetches the key set from where the issuer says it is.
@@ -111,7 +111,12 @@ impl Discovery {
             }
             Ok(None) | Err(_) => return Err("its metadata names no issuer".to_owned()),
         }
-        let Ok(Some(keys)) = document.string(member) else {
+        let alias = match document.get("mtls_endpoint_aliases") {
+            Some(Value::Object(aliases)) if self.by_mtls => aliases.string(member),
+            Some(_) | None => Ok(None),
+        };
+        let place = alias.and_then(|alias| alias.map_or_else(|| document.string(member), |alias| Ok(Some(alias))));
+        let Ok(Some(keys)) = place else {
             return Err(format!("its metadata has no `{member}`"));
         };
         let keys = fetch::address(keys, connection)
@@ -186,7 +191,8 @@ mod tests {
 
     #[test]
     fn an_endpoint_that_is_shown_secrets_must_be_where_the_issuer_is() {
-        let discovery = Discovery::of_endpoint("introspect", "https://a.example/x", &Connection::default()).unwrap();
+        let discovery =
+            Discovery::of_endpoint("introspect", false, "https://a.example/x", &Connection::default()).unwrap();
         let read = |place: &str| {
             let document = format!(r#"{{"issuer":"https://a.example/x","introspect":"{place}"}}"#);
             discovery.read(document.as_bytes(), &Connection::default())
@@ -197,6 +203,26 @@ mod tests {
         {
             assert!(read(elsewhere).unwrap_err().contains("not where the issuer is"), "{elsewhere}");
         }
+    }
+
+    #[test]
+    fn whoever_shows_a_certificate_goes_where_the_issuer_wants_those_who_do() {
+        let read = |by_mtls, aliases: &str| {
+            let discovery =
+                Discovery::of_endpoint("introspect", by_mtls, "https://a.example", &Connection::default()).unwrap();
+            let document = format!(
+                r#"{{"issuer":"https://a.example","introspect":"https://a.example/x","mtls_endpoint_aliases":{aliases}}}"#
+            );
+            discovery.read(document.as_bytes(), &Connection::default()).map(|place| place.to_string())
+        };
+        let alias = r#"{"introspect":"https://a.example/mtls"}"#;
+        assert_eq!(read(true, alias).unwrap(), "https://a.example/mtls");
+        assert_eq!(read(false, alias).unwrap(), "https://a.example/x");
+        assert_eq!(read(true, r#"{"other":"https://a.example/mtls"}"#).unwrap(), "https://a.example/x");
+        assert!(
+            read(true, r#"{"introspect":"https://mtls.a.example/"}"#).unwrap_err().contains("not where the issuer is")
+        );
+        assert!(read(true, r#"{"introspect":1}"#).is_err());
     }
 
     #[test]

@@ -4,12 +4,13 @@
 use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{
-    ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+    ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, DATE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH,
+    RETRY_AFTER,
 };
 use reqwest::{Certificate, Client, Identity, Response, StatusCode, redirect};
 use tokio::io::AsyncReadExt as _;
@@ -27,6 +28,17 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 /// For a key set or metadata document, from the first byte sent to the last one received.
 const DEADLINE: Duration = Duration::from_secs(5);
 
+/// Documents that are remembered with their tags: an issuer's key set, and its metadata at either place.
+const DOCUMENTS_MAX: usize = 3;
+
+/// Bytes of an entity tag. A document with a longer one is not remembered.
+const TAG_BYTES_MAX: usize = 256;
+
+/// How many times in a row a document may be confirmed until it is asked for whole again: a server that says "not modified"
+/// whatever there is, or a cache before it, must not keep old keys in force for ever. At the pace of renewals that is
+/// between ten minutes and an hour and a half.
+const CONFIRMATIONS_MAX: u32 = 10;
+
 /// Bytes of a file that holds a bearer token.
 const TOKEN_FILE_BYTES_MAX: u64 = 64 * 1024;
 
@@ -41,6 +53,20 @@ struct Shared {
     headers: HeaderMap,
     /// Where the configuration itself sends us. Token and headers are shown to nobody else: metadata may name any place.
     homes: Vec<Origin>,
+    /// Those that came with a tag, the oldest first. Not locked across anything that waits.
+    documents: Mutex<Vec<Document>>,
+}
+
+/// A document that its server can confirm without sending it again (RFC 9110 §13.1.2).
+#[derive(Clone)]
+struct Document {
+    url: Url,
+    /// As the server wrote it. A weak one will do: it stands for all that has the same meaning (RFC 9110 §8.8.1).
+    tag: HeaderValue,
+    body: Arc<[u8]>,
+    max_age: Option<Micros>,
+    /// Times in a row.
+    confirmed: u32,
 }
 
 /// What is asked of a server.
@@ -82,7 +108,7 @@ pub(super) struct FetchError {
     pub sentence: String,
     /// The status that was answered; none where nothing was, or not in time.
     pub status: Option<StatusCode>,
-    /// How long the server wants to be left alone: `Retry-After` in seconds (RFC 9110 §10.2.3). A date is not read.
+    /// How long the server wants to be left alone: `Retry-After` (RFC 9110 §10.2.3), in seconds or until a date.
     pub retry_after: Option<Micros>,
 }
 
@@ -137,7 +163,8 @@ impl Fetcher {
         if connection.ca.is_some() || connection.certificate.is_some() {
             made.get_or_init(|| client(connection)).as_ref().map_err(Clone::clone)?;
         }
-        Ok(Self(Arc::new(Shared { client: made, connection: connection.clone(), headers, homes })))
+        let (connection, documents) = (connection.clone(), Mutex::default());
+        Ok(Self(Arc::new(Shared { client: made, connection, headers, homes, documents })))
     }
 
     /// How the servers are reached.
@@ -145,42 +172,60 @@ impl Fetcher {
         &self.0.connection
     }
 
-    /// Fetches what is at `url`.
+    /// Fetches what is at `url`. A document that is there from last time need not be sent again, where its server says
+    /// that it is still the same; that is as good as if it had been sent.
     pub(super) async fn fetch(&self, url: &Url) -> Result<Fetched, FetchError> {
-        self.send(Request::of(url)).await
+        let mut request = Request::of(url);
+        let bytes_max = request.bytes_max;
+        let known = self.known(url);
+        if let Some(known) = &known {
+            request.headers.insert(IF_NONE_MATCH, known.tag.clone());
+        }
+        let answer = self.answer(request).await?;
+        if let Some(known) = known.filter(|known| known.is_confirmed_by(&answer)) {
+            let max_age = max_age(answer.headers()).or(known.max_age);
+            let body = known.body.to_vec();
+            self.remember(Document { max_age, confirmed: known.confirmed + 1, ..known });
+            return Ok(Fetched { body, max_age });
+        }
+        let tag = tag(answer.headers()).cloned();
+        let fetched = read(url, answer, bytes_max).await?;
+        if let Some(tag) = tag {
+            let (body, max_age) = (fetched.body.as_slice().into(), fetched.max_age);
+            self.remember(Document { url: url.clone(), tag, body, max_age, confirmed: 0 });
+        }
+        Ok(fetched)
     }
 
     /// Sends a request. Anything but status 200 is an error.
     pub(super) async fn send(&self, request: Request<'_>) -> Result<Fetched, FetchError> {
         let (url, bytes_max) = (request.url, request.bytes_max);
-        let failed = |what: String| FetchError::new(format!("{} {what}", place(url)));
-        let broke = |error: reqwest::Error| {
-            failed(if error.is_timeout() {
-                "did not answer in time".into()
-            } else {
-                format!("cannot be read: {}", reasons(&error.without_url()))
-            })
-        };
-        let mut answer = self.ask(request).await.map_err(&failed)?.map_err(broke)?;
-        let status = answer.status();
-        if status != StatusCode::OK {
-            let hint = if status.is_redirection() { ", and redirects are not followed" } else { "" };
-            let error = failed(format!("answered with status {}{hint}", status.as_u16()));
-            return Err(FetchError { status: Some(status), retry_after: retry_after(answer.headers()), ..error });
+        read(url, self.answer(request).await?, bytes_max).await
+    }
+
+    /// What was at `url` last time, if that may be confirmed once more.
+    fn known(&self, url: &Url) -> Option<Document> {
+        self.documents().iter().find(|known| known.url == *url && known.confirmed < CONFIRMATIONS_MAX).cloned()
+    }
+
+    fn remember(&self, document: Document) {
+        let mut documents = self.documents();
+        documents.retain(|known| known.url != document.url);
+        if documents.len() == DOCUMENTS_MAX {
+            documents.remove(0);
         }
-        let too_large = || failed(format!("answered with more than {} KiB", bytes_max / 1024));
-        if answer.content_length().is_some_and(|length| length > bytes_max as u64) {
-            return Err(too_large());
-        }
-        let max_age = max_age(answer.headers());
-        let mut body = Vec::new();
-        while let Some(chunk) = answer.chunk().await.map_err(broke)? {
-            if body.len() + chunk.len() > bytes_max {
-                return Err(too_large());
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(Fetched { body, max_age })
+        documents.push(document);
+    }
+
+    fn documents(&self) -> MutexGuard<'_, Vec<Document>> {
+        self.0.documents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The head of the answer, whatever its status.
+    async fn answer(&self, request: Request<'_>) -> Result<Response, FetchError> {
+        let url = request.url;
+        let unasked = |why: String| FetchError::new(format!("{} {why}", place(url)));
+        self.ask(request).await.map_err(unasked)?.map_err(|error| broken(url, error))
     }
 
     /// The outer error: it could not even be asked, and why.
@@ -215,6 +260,52 @@ impl Fetcher {
         }
         Ok(headers)
     }
+}
+
+impl Document {
+    /// Whether an answer says that it is still the same. One that names another tag speaks of another document.
+    fn is_confirmed_by(&self, answer: &Response) -> bool {
+        let opaque = |tag: &HeaderValue| tag.as_bytes().strip_prefix(b"W/").unwrap_or(tag.as_bytes()).to_vec();
+        let is_other = |tag| opaque(tag) != opaque(&self.tag);
+        answer.status() == StatusCode::NOT_MODIFIED && !answer.headers().get(ETAG).is_some_and(is_other)
+    }
+}
+
+/// The body of an answer. Anything but status 200 is an error.
+async fn read(url: &Url, mut answer: Response, bytes_max: usize) -> Result<Fetched, FetchError> {
+    let failed = |what: String| FetchError::new(format!("{} {what}", place(url)));
+    let status = answer.status();
+    if status != StatusCode::OK {
+        let hint = match status {
+            StatusCode::NOT_MODIFIED => ", and there is no document here that it could mean",
+            status if status.is_redirection() => ", and redirects are not followed",
+            _ => "",
+        };
+        let error = failed(format!("answered with status {}{hint}", status.as_u16()));
+        return Err(FetchError { status: Some(status), retry_after: retry_after(answer.headers()), ..error });
+    }
+    let too_large = || failed(format!("answered with more than {} KiB", bytes_max / 1024));
+    if answer.content_length().is_some_and(|length| length > bytes_max as u64) {
+        return Err(too_large());
+    }
+    let max_age = max_age(answer.headers());
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.chunk().await.map_err(|error| broken(url, error))? {
+        if body.len() + chunk.len() > bytes_max {
+            return Err(too_large());
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Fetched { body, max_age })
+}
+
+fn broken(url: &Url, error: reqwest::Error) -> FetchError {
+    let what = if error.is_timeout() {
+        "did not answer in time".to_owned()
+    } else {
+        format!("cannot be read: {}", reasons(&error.without_url()))
+    };
+    FetchError::new(format!("{} {what}", place(url)))
 }
 
 /// Uses no proxy: keys are what everything else hangs on, so they come on the path that the configuration names and on
@@ -319,6 +410,14 @@ fn is_link_local(address: IpAddr) -> bool {
     }
 }
 
+/// An entity tag (RFC 9110 §8.8.3) that can be sent back.
+fn tag(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let tag = headers.get(ETAG).filter(|tag| tag.len() <= TAG_BYTES_MAX)?;
+    let quoted = tag.as_bytes().strip_prefix(b"W/").unwrap_or(tag.as_bytes());
+    let opaque = quoted.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+    opaque.iter().all(|byte| *byte != b'"' && *byte > b' ' && *byte != 0x7f).then_some(tag)
+}
+
 /// `max-age` of `Cache-Control` (RFC 9111 §5.2.2.1); zero where the answer is not to be kept at all.
 fn max_age(headers: &HeaderMap) -> Option<Micros> {
     let mut age = None;
@@ -337,8 +436,16 @@ fn max_age(headers: &HeaderMap) -> Option<Micros> {
     age
 }
 
+/// A date counts from the server's own `Date`, whatever its clock says; without that it is not read.
 fn retry_after(headers: &HeaderMap) -> Option<Micros> {
-    headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Micros::from_secs)
+    let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
+    let after = text(RETRY_AFTER)?;
+    if let Ok(secs) = after.parse() {
+        return Some(Micros::from_secs(secs));
+    }
+    let moment = |text| httpdate::parse_http_date(text).ok();
+    let wait = moment(after)?.duration_since(moment(text(DATE)?)?).unwrap_or_default();
+    Some(Micros::from_secs(wait.as_secs()))
 }
 
 /// An error and what is behind it, in one sentence.
@@ -422,6 +529,43 @@ mod tests {
         assert_eq!(age("max-age=-1"), None);
         assert_eq!(age("max-age=99999999999999999999999"), None);
         assert_eq!(age("private"), None);
+    }
+
+    #[test]
+    fn only_an_answer_that_speaks_of_the_very_document_confirms_it() {
+        let confirms = |known: &'static str, status: u16, tag: Option<&str>| {
+            let answer = http::Response::builder().status(status);
+            let answer = tag.into_iter().fold(answer, |answer, tag| answer.header(ETAG, tag)).body("").unwrap();
+            let url = Url::parse("https://issuer.example/keys").unwrap();
+            let tag = HeaderValue::from_static(known);
+            let document = Document { url, tag, body: [].into(), max_age: None, confirmed: 0 };
+            document.is_confirmed_by(&answer.into())
+        };
+        assert!(confirms("\"1\"", 304, None) && confirms("\"1\"", 304, Some("\"1\"")));
+        assert!(confirms("W/\"1\"", 304, Some("\"1\"")) && confirms("\"1\"", 304, Some("W/\"1\"")));
+        assert!(!confirms("\"1\"", 304, Some("\"2\"")));
+        assert!(!confirms("\"1\"", 200, Some("\"1\"")) && !confirms("\"1\"", 302, None));
+    }
+
+    #[test]
+    fn how_long_a_server_wants_to_be_left_alone_is_read_in_seconds_or_by_its_own_clock() {
+        let wait = |after: &str, date: Option<&str>| {
+            let header = |name, value: &str| (name, HeaderValue::from_str(value).unwrap());
+            let date = date.map(|date| header(DATE, date));
+            let headers = [header(RETRY_AFTER, after)].into_iter().chain(date).collect();
+            retry_after(&headers).map(Micros::as_secs)
+        };
+        let now = Some("Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!((wait("120", None), wait(" 120 ", now)), (Some(120), Some(120)));
+        assert_eq!(wait("Sun, 06 Nov 1994 08:50:07 GMT", now), Some(30));
+        // The forms that recipients must know, too (RFC 9110 §5.6.7).
+        assert_eq!(wait("Sunday, 06-Nov-94 08:50:07 GMT", now), Some(30));
+        assert_eq!(wait("Sun Nov  6 08:50:07 1994", now), Some(30));
+        assert_eq!(wait("Sun, 06 Nov 1994 08:49:07 GMT", now), Some(0), "over already");
+        assert_eq!(wait("Sun, 06 Nov 1994 08:50:07 GMT", None), None);
+        for after in ["soon", "-1", "1.5", "", "1994-11-06T08:50:07Z"] {
+            assert_eq!(wait(after, now), None, "{after}");
+        }
     }
 
     /// A server for one TLS connection after another, which answers each with the certificates that it was shown and the

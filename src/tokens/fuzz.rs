@@ -354,7 +354,7 @@ static PROOF: LazyLock<(Arc<Identity>, String)> = LazyLock::new(|| {
     let mut jwk = holder.jwk();
     jwk.as_object_mut().unwrap().remove("kid");
     // RFC 7638 §3: the members in order, which is that of the map.
-    let binding = Binding { certificate: None, key: Some(hash(&jwk.to_string())) };
+    let binding = Some(Box::new(Binding { certificate: None, key: Some(hash(&jwk.to_string())) }));
     let header = json!({"typ": "dpop+jwt", "alg": "ES256", "jwk": jwk}).to_string();
     let ath = b64(&hash(&SIGNING.2));
     let claims = json!({"jti": "p", "htm": "GET", "htu": "https://api.example/me", "iat": NOW, "ath": ath}).to_string();

@@ -63,22 +63,21 @@ const FEW: usize = 12;
 pub(super) fn object(text: &[u8], bounds: Bounds) -> Result<Object<'_>, Flaw> {
     let text = std::str::from_utf8(text).map_err(|_| Flaw::Malformed)?;
     let reading = Reading { bounds, members: Cell::new(0), too_large: Cell::new(false) };
+    let mut value = Value::Null;
     let mut json = serde_json::Deserializer::from_str(text);
-    let read = Level { reading: &reading, depth: 0 }.deserialize(&mut json).and_then(|value| {
-        json.end()?;
-        Ok(value)
-    });
-    match read {
-        Ok(Value::Object(object)) => Ok(object),
-        Err(_) if reading.too_large.get() => Err(Flaw::TooLarge),
-        Ok(_) | Err(_) => Err(Flaw::Malformed),
+    let place = Place { reading: &reading, depth: 0, value: &mut value };
+    let read = place.deserialize(&mut json).and_then(|()| json.end());
+    match (read, value) {
+        (Ok(()), Value::Object(object)) => Ok(object),
+        (Err(_), _) if reading.too_large.get() => Err(Flaw::TooLarge),
+        (Ok(()) | Err(_), _) => Err(Flaw::Malformed),
     }
 }
 
 impl<'a> Object<'a> {
     /// The value of that member.
     pub(super) fn get(&self, name: &str) -> Option<&Value<'a>> {
-        self.0.iter().find(|(given, _)| given == name).map(|(_, value)| value)
+        self.0.iter().find(|(given, _)| is_same(given, name)).map(|(_, value)| value)
     }
 
     /// Whether there is such a member, whatever its value.
@@ -110,14 +109,37 @@ impl<'a> Object<'a> {
         }
     }
 
+    /// The same, taken out of the object.
+    pub(super) fn take_string(&mut self, name: &str) -> Result<Option<Cow<'a, str>>, Flaw> {
+        let Some(index) = self.0.iter().position(|(given, _)| is_same(given, name)) else { return Ok(None) };
+        match self.0.swap_remove(index).1 {
+            Value::String(text) => Ok(Some(text)),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+                Err(Flaw::Malformed)
+            }
+        }
+    }
+
+    /// Takes away those of these members that are null.
+    pub(super) fn drop_nulls(&mut self, names: &[&str]) {
+        self.0.retain(|(name, value)| *value != Value::Null || !names.contains(&&**name));
+    }
+
     fn has_duplicates(&self) -> bool {
         if self.0.len() <= FEW {
-            return self.0.iter().enumerate().any(|(index, (name, _))| self.0[..index].iter().any(|(n, _)| n == name));
+            let names = || self.0.iter().map(|(name, _)| name);
+            return names().enumerate().any(|(index, name)| names().take(index).any(|earlier| is_same(earlier, name)));
         }
         let mut names: Vec<&str> = self.0.iter().map(|(name, _)| &**name).collect();
         names.sort_unstable();
         names.windows(2).any(|pair| pair[0] == pair[1])
     }
+}
+
+/// Whether two names are the same. Most that are as long as each other differ in their first byte, and a token's claims are
+/// looked for by two dozen names.
+fn is_same(one: &str, other: &str) -> bool {
+    one.len() == other.len() && one.as_bytes().first() == other.as_bytes().first() && one == other
 }
 
 /// What has been read so far.
@@ -127,139 +149,168 @@ struct Reading {
     too_large: Cell<bool>,
 }
 
-/// A value at some depth.
-#[derive(Clone, Copy)]
-struct Level<'r> {
+/// Where a value at some depth is to be written. In place: values are several words, and handing them up through the results
+/// of two libraries takes longer than reading them.
+struct Place<'r, 'p, 'a> {
     reading: &'r Reading,
     depth: usize,
+    value: &'p mut Value<'a>,
 }
 
-impl Level<'_> {
-    fn below<E: serde::de::Error>(self) -> Result<Self, E> {
-        if self.depth >= self.reading.bounds.depth {
-            return Err(E::custom("nested too deeply"));
-        }
-        Ok(Self { reading: self.reading, depth: self.depth + 1 })
-    }
-}
+impl<'de> DeserializeSeed<'de> for Place<'_, '_, 'de> {
+    type Value = ();
 
-impl<'de> DeserializeSeed<'de> for Level<'_> {
-    type Value = Value<'de>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value<'de>, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Level<'_> {
-    type Value = Value<'de>;
+impl<'r> Place<'r, '_, '_> {
+    /// The depth of what is inside.
+    fn below<E: serde::de::Error>(&self) -> Result<(&'r Reading, usize), E> {
+        if self.depth >= self.reading.bounds.depth {
+            return Err(E::custom("nested too deeply"));
+        }
+        Ok((self.reading, self.depth + 1))
+    }
+}
+
+impl<'de> Visitor<'de> for Place<'_, '_, 'de> {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("JSON")
     }
 
-    fn visit_unit<E>(self) -> Result<Value<'de>, E> {
-        Ok(Value::Null)
+    fn visit_unit<E>(self) -> Result<(), E> {
+        *self.value = Value::Null;
+        Ok(())
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Value<'de>, E> {
-        Ok(Value::Bool(value))
+    fn visit_bool<E>(self, value: bool) -> Result<(), E> {
+        *self.value = Value::Bool(value);
+        Ok(())
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<Value<'de>, E> {
-        Ok(Value::Number(Number::Unsigned(value)))
+    fn visit_u64<E>(self, value: u64) -> Result<(), E> {
+        *self.value = Value::Number(Number::Unsigned(value));
+        Ok(())
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<Value<'de>, E> {
-        Ok(Value::Number(u64::try_from(value).map_or(Number::Negative(value), Number::Unsigned)))
+    fn visit_i64<E>(self, value: i64) -> Result<(), E> {
+        *self.value = Value::Number(u64::try_from(value).map_or(Number::Negative(value), Number::Unsigned));
+        Ok(())
     }
 
-    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value<'de>, E> {
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<(), E> {
         if !value.is_finite() {
             return Err(E::custom("number out of range"));
         }
-        Ok(Value::Number(Number::Float(value)))
+        *self.value = Value::Number(Number::Float(value));
+        Ok(())
     }
 
-    fn visit_borrowed_str<E: serde::de::Error>(self, text: &'de str) -> Result<Value<'de>, E> {
-        without_nul(Cow::Borrowed(text)).map(Value::String)
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<(), E> {
+        *self.value = Value::String(Cow::Borrowed(text));
+        Ok(())
     }
 
-    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Value<'de>, E> {
-        without_nul(Cow::Owned(text.to_owned())).map(Value::String)
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<(), E> {
+        *self.value = Value::String(without_nul(text)?);
+        Ok(())
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value<'de>, A::Error> {
-        let below = self.below()?;
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        let (reading, depth) = self.below()?;
         let mut array = Vec::new();
-        while let Some(item) = items.next_element_seed(below)? {
-            array.push(item);
+        loop {
+            let mut value = Value::Null;
+            if items.next_element_seed(Place { reading, depth, value: &mut value })?.is_none() {
+                break;
+            }
+            array.push(value);
         }
-        Ok(Value::Array(array))
+        *self.value = Value::Array(array);
+        Ok(())
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value<'de>, A::Error> {
-        let below = self.below()?;
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
+        let (reading, depth) = self.below()?;
         let mut object = Object(Vec::new());
-        while let Some(name) = members.next_key_seed(Name(self.reading))? {
-            // Only where there is a member, whose number is bounded: `[{},{},…]` would take two hundred times its text.
-            if object.0.is_empty() {
-                object.0.reserve(8);
-            }
-            object.0.push((name, members.next_value_seed(below)?));
+        while members.next_key_seed(Name { reading, members: &mut object.0 })?.is_some() {
+            let Some((_, value)) = object.0.last_mut() else { break };
+            members.next_value_seed(Place { reading, depth, value })?;
         }
         if object.has_duplicates() {
             return Err(A::Error::custom("a member stands there twice"));
         }
-        Ok(Value::Object(object))
+        *self.value = Value::Object(object);
+        Ok(())
     }
 }
 
-/// A member's name.
-struct Name<'r>(&'r Reading);
+/// Where a member is to be added: its name, with no value yet.
+struct Name<'r, 'p, 'a> {
+    reading: &'r Reading,
+    members: &'p mut Vec<(Cow<'a, str>, Value<'a>)>,
+}
 
-impl Name<'_> {
-    fn check<'de, E: serde::de::Error>(&self, name: Cow<'de, str>) -> Result<Cow<'de, str>, E> {
-        let members = self.0.members.get() + 1;
-        self.0.members.set(members);
-        if members > self.0.bounds.members || name.len() > self.0.bounds.name_bytes {
-            self.0.too_large.set(true);
+impl<'a> Name<'_, '_, 'a> {
+    fn check<E: serde::de::Error>(&self, name: &str) -> Result<(), E> {
+        let members = self.reading.members.get() + 1;
+        self.reading.members.set(members);
+        if members > self.reading.bounds.members || name.len() > self.reading.bounds.name_bytes {
+            self.reading.too_large.set(true);
             return Err(E::custom("too many members, or too long a name"));
         }
-        without_nul(name)
+        Ok(())
+    }
+
+    #[inline]
+    fn add(self, name: Cow<'a, str>) {
+        // Only where there is a member, whose number is bounded: `[{},{},…]` would take two hundred times its text.
+        if self.members.is_empty() {
+            self.members.reserve(8);
+        }
+        self.members.push((name, Value::Null));
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Name<'_> {
-    type Value = Cow<'de, str>;
+impl<'de> DeserializeSeed<'de> for Name<'_, '_, 'de> {
+    type Value = ();
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Cow<'de, str>, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         deserializer.deserialize_str(self)
     }
 }
 
-impl<'de> Visitor<'de> for Name<'_> {
-    type Value = Cow<'de, str>;
+impl<'de> Visitor<'de> for Name<'_, '_, 'de> {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a member's name")
     }
 
-    fn visit_borrowed_str<E: serde::de::Error>(self, name: &'de str) -> Result<Cow<'de, str>, E> {
-        self.check(Cow::Borrowed(name))
+    fn visit_borrowed_str<E: serde::de::Error>(self, name: &'de str) -> Result<(), E> {
+        self.check(name)?;
+        self.add(Cow::Borrowed(name));
+        Ok(())
     }
 
-    fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Cow<'de, str>, E> {
-        self.check(Cow::Owned(name.to_owned()))
+    fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<(), E> {
+        self.check(name)?;
+        self.add(without_nul(name)?);
+        Ok(())
     }
 }
 
-/// NUL would cut strings short in whatever is written in C, and break log lines.
-fn without_nul<E: serde::de::Error>(text: Cow<'_, str>) -> Result<Cow<'_, str>, E> {
+/// NUL would cut strings short in whatever is written in C, and break log lines. Only a string with escapes can hold one:
+/// bare, it is no JSON (RFC 8259 §7).
+fn without_nul<'a, E: serde::de::Error>(text: &str) -> Result<Cow<'a, str>, E> {
     if text.as_bytes().contains(&0) {
         return Err(E::custom("holds a NUL"));
     }
-    Ok(text)
+    Ok(Cow::Owned(text.to_owned()))
 }
 
 #[cfg(test)]
@@ -327,6 +378,8 @@ mod tests {
             "{\"a\":\"\\udc00\\ud800\"}",
             "{\"a\":\"\\u0000\"}",
             "{\"\\u0000\":1}",
+            "{\"a\":\"\0\"}",
+            "{\"\0\":1}",
             "{\"a\":\"\n\"}",
         ] {
             assert_eq!(flaw(text), Some(Flaw::Malformed), "{text:?}");

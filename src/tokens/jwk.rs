@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use aws_lc_rs::digest::{SHA256, SHA384, SHA512};
 use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256,
@@ -40,7 +41,10 @@ pub(super) struct Key {
 
 /// A key, ready to check one algorithm's signatures.
 pub(super) enum Check {
+    /// Signatures are of the message itself.
     Public(ParsedPublicKey),
+    /// Signatures are of the message's hash. It is made here: asked to do both, the library copies its state in between.
+    Hashed(&'static digest::Algorithm, ParsedPublicKey),
     Shared(Box<hmac::Key>),
 }
 
@@ -49,6 +53,7 @@ impl Check {
     pub(super) fn verify_sig(&self, message: &[u8], signature: &[u8]) -> Result<(), Unspecified> {
         match self {
             Self::Public(key) => key.verify_sig(message, signature),
+            Self::Hashed(hash, key) => key.verify_digest_sig(&digest::digest(hash, message), signature),
             Self::Shared(key) => hmac::verify(key, message, signature),
         }
     }
@@ -213,8 +218,9 @@ fn rsa(jwk: &Object<'_>, algorithm: Option<Algorithm>) -> Result<Material, Skip>
     };
     let key = RsaPublicKeyComponents { n: modulus, e: exponent };
     let checks = algorithms.iter().map(|&algorithm| {
-        let parameters = rsa_parameters(algorithm).ok_or(Skip::WrongUse)?;
-        Ok((algorithm, Check::Public(key.to_parsed_public_key(parameters).map_err(|_| Skip::Invalid)?)))
+        let (hash, parameters) = rsa_parameters(algorithm).ok_or(Skip::WrongUse)?;
+        let key = key.to_parsed_public_key(parameters).map_err(|_| Skip::Invalid)?;
+        Ok((algorithm, Check::Hashed(hash, key)))
     });
     let canonical = format!(
         r#"{{"e":"{}","kty":"RSA","n":"{}"}}"#,
@@ -228,14 +234,14 @@ fn rsa(jwk: &Object<'_>, algorithm: Option<Algorithm>) -> Result<Material, Skip>
 const RSA_ALGORITHMS: [Algorithm; 6] =
     [Algorithm::RS256, Algorithm::RS384, Algorithm::RS512, Algorithm::PS256, Algorithm::PS384, Algorithm::PS512];
 
-const fn rsa_parameters(algorithm: Algorithm) -> Option<&'static RsaParameters> {
+fn rsa_parameters(algorithm: Algorithm) -> Option<(&'static digest::Algorithm, &'static RsaParameters)> {
     match algorithm {
-        Algorithm::RS256 => Some(&RSA_PKCS1_2048_8192_SHA256),
-        Algorithm::RS384 => Some(&RSA_PKCS1_2048_8192_SHA384),
-        Algorithm::RS512 => Some(&RSA_PKCS1_2048_8192_SHA512),
-        Algorithm::PS256 => Some(&RSA_PSS_2048_8192_SHA256),
-        Algorithm::PS384 => Some(&RSA_PSS_2048_8192_SHA384),
-        Algorithm::PS512 => Some(&RSA_PSS_2048_8192_SHA512),
+        Algorithm::RS256 => Some((&SHA256, &RSA_PKCS1_2048_8192_SHA256)),
+        Algorithm::RS384 => Some((&SHA384, &RSA_PKCS1_2048_8192_SHA384)),
+        Algorithm::RS512 => Some((&SHA512, &RSA_PKCS1_2048_8192_SHA512)),
+        Algorithm::PS256 => Some((&SHA256, &RSA_PSS_2048_8192_SHA256)),
+        Algorithm::PS384 => Some((&SHA384, &RSA_PSS_2048_8192_SHA384)),
+        Algorithm::PS512 => Some((&SHA512, &RSA_PSS_2048_8192_SHA512)),
         Algorithm::ES256
         | Algorithm::ES384
         | Algorithm::EdDSA
@@ -248,9 +254,9 @@ const fn rsa_parameters(algorithm: Algorithm) -> Option<&'static RsaParameters> 
 /// RFC 7518 §6.2.1: coordinates have their full length; the curve settles the algorithm (RFC 7518 §3.4).
 fn elliptic(jwk: &Object<'_>, algorithm: Option<Algorithm>) -> Result<Material, Skip> {
     let curve = jwk.string("crv").map_err(|_| Skip::Malformed)?.ok_or(Skip::Malformed)?;
-    let (own, bytes, parameters) = match curve {
-        "P-256" => (Algorithm::ES256, 32, &ECDSA_P256_SHA256_FIXED),
-        "P-384" => (Algorithm::ES384, 48, &ECDSA_P384_SHA384_FIXED),
+    let (own, bytes, hash, parameters) = match curve {
+        "P-256" => (Algorithm::ES256, 32, &SHA256, &ECDSA_P256_SHA256_FIXED),
+        "P-384" => (Algorithm::ES384, 48, &SHA384, &ECDSA_P384_SHA384_FIXED),
         _ => return Err(Skip::Unsupported),
     };
     if algorithm.is_some_and(|algorithm| algorithm != own) {
@@ -268,7 +274,7 @@ fn elliptic(jwk: &Object<'_>, algorithm: Option<Algorithm>) -> Result<Material, 
         URL_SAFE_NO_PAD.encode(x),
         URL_SAFE_NO_PAD.encode(y)
     );
-    Ok((thumbprint(&canonical), Box::new([(own, Check::Public(key))])))
+    Ok((thumbprint(&canonical), Box::new([(own, Check::Hashed(hash, key))])))
 }
 
 /// RFC 8037 §2: Ed25519 only.
@@ -303,6 +309,6 @@ fn without_zeros(number: &[u8]) -> &[u8] {
 /// RFC 7638 §3: of the members that make the key, in order.
 fn thumbprint(canonical: &str) -> Thumbprint {
     let mut bytes = [0; 32];
-    bytes.copy_from_slice(digest::digest(&digest::SHA256, canonical.as_bytes()).as_ref());
+    bytes.copy_from_slice(digest::digest(&SHA256, canonical.as_bytes()).as_ref());
     bytes
 }

@@ -8,11 +8,12 @@
 //! comes from an access token (`jwk`, `jku`, `x5u` and `x5c` are not looked at; proofs are read in [`super::proof`]), and no algorithm that the issuer's
 //! configuration and the key do not both allow.
 
+use std::borrow::Cow;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::NO_PAD;
+use base64::{Engine as _, decoded_len_estimate};
 
 use super::claims;
 use super::json::{self, Bounds, Flaw, Object, Value};
@@ -28,6 +29,16 @@ pub(super) const TOKEN_BYTES_MAX: usize = 16 * 1024;
 const HEADER_BYTES_MAX: usize = 4 * 1024;
 
 const BOUNDS: Bounds = Bounds { depth: 32, members: 512, name_bytes: 1024 };
+
+/// As strict as the engine that everything else is decoded with, and several times as fast on what is as long as a token's
+/// parts are.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+static BASE64URL: LazyLock<base64::engine::simd::Simd> = LazyLock::new(|| base64::engine::simd::Simd::url_safe(NO_PAD));
+
+/// Elsewhere there is no faster one.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+static BASE64URL: LazyLock<base64::engine::GeneralPurpose> =
+    LazyLock::new(|| base64::engine::GeneralPurpose::new(&base64::alphabet::URL_SAFE, NO_PAD));
 
 /// Three parts with dots between. They may be anything.
 #[derive(Clone, Copy)]
@@ -48,17 +59,17 @@ pub(super) struct Decoded<'t> {
 }
 
 /// What the first part says. Good only for choosing a key and a way to check, within what is allowed.
-pub(super) struct Header {
+pub(super) struct Header<'d> {
     algorithm: Algorithm,
-    kid: Option<Box<str>>,
-    typ: Option<Box<str>>,
+    kid: Option<Cow<'d, str>>,
+    typ: Option<Cow<'d, str>>,
     /// Whether there is nothing else in it.
     is_bare: bool,
 }
 
 /// A well-formed token that anybody may have written.
 pub(super) struct Claimed<'d> {
-    header: Header,
+    header: Header<'d>,
     claims: Object<'d>,
     signature: &'d [u8],
     signing_input: &'d [u8],
@@ -67,7 +78,7 @@ pub(super) struct Claimed<'d> {
 /// A token whose issuer signed it.
 pub(super) struct Verified<'d> {
     /// `typ` of the header.
-    pub typ: Option<Box<str>>,
+    pub typ: Option<Cow<'d, str>>,
     /// Whether the header has nothing but `alg`, `kid` and `typ`.
     pub has_bare_header: bool,
     /// The payload.
@@ -112,10 +123,12 @@ impl<'t> Compact<'t> {
 
     /// Decodes the parts: base64url without padding and without stray bits (RFC 7515 §2, RFC 4648 §3.5).
     pub(super) fn decode(self) -> Result<Decoded<'t>, Reason> {
-        let mut bytes = Vec::with_capacity(self.signing_input.len());
+        let most = decoded_len_estimate(self.header.len() + self.payload.len() + self.signature.len());
+        // Each part may be estimated a little larger than it is.
+        let mut bytes = Vec::with_capacity(most + 6);
         let mut part = |text: &str| {
             let start = bytes.len();
-            URL_SAFE_NO_PAD.decode_vec(text, &mut bytes).map_err(|_| Reason::MalformedToken)?;
+            BASE64URL.decode_vec(text, &mut bytes).map_err(|_| Reason::MalformedToken)?;
             Ok::<_, Reason>(start..bytes.len())
         };
         let (header, payload, signature) = (part(self.header)?, part(self.payload)?, part(self.signature)?);
@@ -161,20 +174,21 @@ impl Decoded<'_> {
         self.signing_input.as_bytes()
     }
 
-    fn header(&self) -> Result<Header, Reason> {
-        let header = json::object(&self.bytes[self.header.clone()], BOUNDS)?;
+    fn header(&self) -> Result<Header<'_>, Reason> {
+        let mut header = json::object(&self.bytes[self.header.clone()], BOUNDS)?;
         check_critical(&header)?;
         let algorithm = match header.get("alg") {
             Some(Value::String(name)) if !name.is_empty() => Algorithm::from_name(name).ok_or(Reason::BadAlgorithm)?,
             _ => return Err(Reason::MalformedToken),
         };
-        let kid = header.string("kid")?;
-        if kid.is_some_and(|kid| kid.len() > KID_BYTES_MAX) {
+        let kid = header.take_string("kid")?;
+        if kid.as_ref().is_some_and(|kid| kid.len() > KID_BYTES_MAX) {
             return Err(Reason::MalformedToken);
         }
-        let typ = header.string("typ")?;
-        let is_bare = header.len() == 1 + usize::from(kid.is_some()) + usize::from(typ.is_some());
-        Ok(Header { algorithm, kid: kid.map(Into::into), typ: typ.map(Into::into), is_bare })
+        let typ = header.take_string("typ")?;
+        // All that is left is `alg`.
+        let is_bare = header.len() == 1;
+        Ok(Header { algorithm, kid, typ, is_bare })
     }
 }
 
@@ -222,7 +236,7 @@ impl<'d> Claimed<'d> {
     }
 }
 
-impl Header {
+impl Header<'_> {
     /// The key that made the signature.
     fn signer(
         &self,

@@ -128,6 +128,11 @@ impl TestLog {
         self.away.store(away, Ordering::SeqCst);
     }
 
+    /// Forgets all, as a real one does in time.
+    pub(super) fn forget(&self) {
+        self.used.lock().unwrap().clear();
+    }
+
     /// The proof that was remembered last.
     pub(super) fn latest(&self) -> ProofUse {
         *self.used.lock().unwrap().last().unwrap()

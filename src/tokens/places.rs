@@ -14,7 +14,9 @@ pub(super) fn scopes(claims: &Object<'_>, places: &[ClaimPath]) -> Result<Box<[B
             found = true;
             match value {
                 Value::String(text) => {
-                    scopes.extend(text.split(' ').filter(|scope| !scope.is_empty()).map(Into::into));
+                    let words = text.split(' ').filter(|scope| !scope.is_empty());
+                    scopes.reserve_exact(words.clone().count());
+                    scopes.extend(words.map(Into::into));
                     Ok(())
                 }
                 value => strings(value, &mut scopes),

@@ -11,6 +11,7 @@ use aws_lc_rs::digest;
 use metrics::{Counter, Gauge};
 use quick_cache::sync::Cache;
 use quick_cache::{Lifecycle, UnitWeighter};
+use smallvec::SmallVec;
 
 use super::jwk::Key;
 use crate::domain::identity::Identity;
@@ -115,16 +116,18 @@ impl Remembered {
         if !entry.holds(now) {
             return;
         }
-        let mut gone = Vec::new();
+        let mut gone = Gone::new();
         self.verdicts.insert_with_lifecycle(token, Arc::new(entry), &mut gone);
-        // Counted one by one: asking the cache how many there are would lock all of it, for each new token.
-        self.count.increment(1.0);
-        for (other, _) in gone {
-            self.count.decrement(1.0);
-            // Two that verify one token at a time both remember it.
-            if other != token {
-                self.evictions.increment(1);
-            }
+        // Counted one by one: asking the cache how many there are would lock all of it, for each new token. Where one came for
+        // one that went, as in a cache that is full, the number stays.
+        match gone.len() {
+            0 => self.count.increment(1.0),
+            more => (1..more).for_each(|_| self.count.decrement(1.0)),
+        }
+        // Two that verify one token at a time both remember it.
+        let others = gone.iter().filter(|(other, _)| *other != token).count();
+        if others > 0 {
+            self.evictions.increment(others as u64);
         }
     }
 }
@@ -178,12 +181,15 @@ impl Hasher for Same {
     }
 }
 
+/// What an insertion takes out: one verdict, mostly.
+type Gone = SmallVec<[(Fingerprint, Arc<Entry>); 1]>;
+
 /// Collects what an insertion takes out, so that it is dropped after the cache's lock was given back.
 #[derive(Clone)]
 struct MakeRoom;
 
 impl Lifecycle<Fingerprint, Arc<Entry>> for MakeRoom {
-    type RequestState = Vec<(Fingerprint, Arc<Entry>)>;
+    type RequestState = Gone;
 
     fn on_evict(&self, gone: &mut Self::RequestState, token: Fingerprint, entry: Arc<Entry>) {
         gone.push((token, entry));

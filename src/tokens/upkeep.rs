@@ -17,6 +17,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use self::liar::{Liar, Says};
+use super::fetch::Fetcher;
 use super::mint::{Bench, Signer, claims, claims_with, issuer, issuer_of, set};
 use super::{IssuerHealth, Tokens};
 use crate::decide::ports::{Answer, Shown, TokenInspector as _};
@@ -121,6 +122,101 @@ async fn a_token_signed_with_a_new_key_is_accepted_after_one_refresh() {
     assert_eq!(provider.asked(), 2);
     let (verdict, remembered) = bench.at_once(&old.token(&claims_with("jti", "another")));
     assert!(verdict.is_ok() && !remembered);
+}
+
+fn tagged(tag: &str, text: &str, headers: &str) -> Says {
+    Says::Tagged { tag: tag.to_owned(), text: text.to_owned(), headers: headers.to_owned() }
+}
+
+/// Fetches the keys once more: the text, or why there is none, and the seconds that it may be kept for.
+async fn fetched(fetcher: &Fetcher, provider: &Provider) -> Result<(String, Option<u64>), String> {
+    match fetcher.fetch(&provider.keys_url().parse().unwrap()).await {
+        Ok(document) => Ok((String::from_utf8(document.body).unwrap(), document.max_age.map(Micros::as_secs))),
+        Err(error) => Err(error.sentence),
+    }
+}
+
+#[tokio::test]
+async fn a_document_that_is_still_the_same_is_not_sent_again() {
+    for tag in ["\"1\"", "W/\"1\"", "\"\""] {
+        let provider = Provider::with(tagged(tag, "first", "Cache-Control: max-age=90\r\n")).await;
+        let fetcher = Fetcher::of(&issuer(provider.url())).unwrap();
+        assert_eq!(fetched(&fetcher, &provider).await, Ok(("first".to_owned(), Some(90))));
+        assert_eq!(provider.0.shown(KEYS), None);
+        // What stands there is not sent: the tag alone counts.
+        provider.says(tagged(tag, "unseen", "Cache-Control: max-age=70\r\n"));
+        assert_eq!(fetched(&fetcher, &provider).await, Ok(("first".to_owned(), Some(70))), "{tag}");
+        assert_eq!(provider.0.shown(KEYS).as_deref(), Some(tag));
+        provider.says(tagged(tag, "unseen", ""));
+        assert_eq!(fetched(&fetcher, &provider).await, Ok(("first".to_owned(), Some(70))), "as it said last");
+        provider.says(Says::Status(500));
+        assert!(fetched(&fetcher, &provider).await.is_err());
+        provider.says(tagged("\"2\"", "second", ""));
+        assert_eq!(fetched(&fetcher, &provider).await, Ok(("second".to_owned(), None)));
+        assert_eq!(provider.0.shown(KEYS).as_deref(), Some(tag), "a failure is no reason to forget");
+    }
+}
+
+#[tokio::test]
+async fn a_confirmation_of_what_was_never_sent_is_none() {
+    let provider = Provider::with(Says::Status(304)).await;
+    let fetcher = Fetcher::of(&issuer(provider.url())).unwrap();
+    let refused = async || fetched(&fetcher, &provider).await.unwrap_err().contains("304, and there is no document");
+    assert!(refused().await, "never");
+    provider.says(Says::Text("untagged".to_owned()));
+    fetched(&fetcher, &provider).await.unwrap();
+    provider.says(Says::Status(304));
+    assert!(refused().await, "without a tag");
+    for tag in ["1", "\"1", "1\"", "\"", "\"a\"b\"", "\"a b\"", "w/\"1\"", "*", &format!("\"{}\"", "x".repeat(255))] {
+        provider.says(tagged(tag, "badly tagged", ""));
+        fetched(&fetcher, &provider).await.unwrap();
+        provider.says(Says::Status(304));
+        assert!(refused().await, "{tag}");
+        assert_eq!(provider.0.shown(KEYS), None, "{tag}");
+    }
+    provider.says(tagged("\"1\"", "well tagged", ""));
+    fetched(&fetcher, &provider).await.unwrap();
+    provider.0.says("/others", Says::Status(304));
+    assert!(fetcher.fetch(&provider.0.url("/others").parse().unwrap()).await.is_err(), "of another place");
+}
+
+#[tokio::test]
+async fn a_document_cannot_be_confirmed_for_ever() {
+    let provider = Provider::with(tagged("\"1\"", "first", "")).await;
+    let fetcher = Fetcher::of(&issuer(provider.url())).unwrap();
+    let mut whole = 0;
+    for round in 0..23 {
+        assert_eq!(fetched(&fetcher, &provider).await, Ok(("first".to_owned(), None)), "{round}");
+        whole += usize::from(provider.0.shown(KEYS).is_none());
+    }
+    assert_eq!(whole, 3, "once in eleven times");
+    provider.says(Says::Status(304));
+    let confirmed = async || fetched(&fetcher, &provider).await.is_ok();
+    for _ in 0..10 {
+        assert!(confirmed().await);
+    }
+    for _ in 0..3 {
+        assert!(!confirmed().await, "nothing was asked that this could answer");
+    }
+}
+
+#[tokio::test]
+async fn keys_that_are_confirmed_are_as_fresh_as_if_they_had_been_sent_and_new_ones_are_taken() {
+    let (old, new) = (Signer::ec("old"), Signer::ec("new"));
+    let of = |signers: &[&Signer]| set(signers.iter().map(|signer| signer.jwk()));
+    let provider = Provider::with(tagged("\"1\"", &of(&[&old]), "")).await;
+    let bench = bench(issuer(provider.url())).await;
+    let token = old.token(&claims());
+    assert_eq!(bench.reason(&token), Allowed);
+    bench.clock.pass(Micros::from_secs(290));
+    assert_eq!(bench.reason_later(&Signer::ec("unknown").token(&claims())).await, UnknownKey);
+    assert_eq!(provider.0.shown(KEYS).as_deref(), Some("\"1\""), "they are confirmed");
+    assert_eq!((health(&bench).age, health(&bench).last_error), (Some(Micros::ZERO), None));
+    assert!(bench.at_once(&token).1, "verdicts that they made stay");
+    provider.says(tagged("\"2\"", &of(&[&old, &new]), ""));
+    bench.clock.pass(Micros::from_secs(30));
+    assert_eq!(bench.reason_later(&new.token(&claims())).await, Allowed);
+    assert_eq!((health(&bench).keys, provider.0.shown(KEYS).as_deref()), (2, Some("\"1\"")));
 }
 
 #[tokio::test]

@@ -1,19 +1,22 @@
 // A real OpenID provider on loopback, for the tests: client_credentials tokens as JWTs (RFC 9068), by oidc-provider.
 //
-//   node provider.mjs [--port PORT] [--keys FILE]
+//   node provider.mjs [--port PORT] [--keys FILE] [--tls FOLDER]
 //
 // When it listens it prints one line of JSON: {"issuer": …, "port": …}. It ends when its standard input does, so it
 // never outlives the test that started it.
 //
 // --port   where to listen on 127.0.0.1; 0, the default, takes a free port
 // --keys   where the signing keys are kept, so that a provider that is started again still has them
+// --tls    by https on localhost: server.pem and server.key show who it is, ca.pem who signs its clients' certificates.
+//          Then every token is bound to the certificate of whoever asks for it (RFC 8705 §3)
 //
 // Tokens are asked for with a resource indicator (RFC 8707), `https://NAME.example/ALG`: `aud` is then
 // `https://NAME.example`, and ALG, one of RS256, ES256 and EdDSA, signs; or they are opaque, where ALG is opaque. With a
 // DPoP proof they are bound to its key.
 //
-// The clients `tollgate-basic` and `tollgate-post` may ask about tokens (RFC 7662), each by its own authentication; any
-// client may take its own tokens back (RFC 7009).
+// The clients `tollgate-basic` and `tollgate-post` may ask about tokens (RFC 7662), each by its own authentication; with
+// --tls so may `tollgate-mtls`, by a certificate for `tollgate.example` (RFC 8705 §2.1). Any client may take its own tokens
+// back (RFC 7009).
 //
 // People log in at the client `shop` (any name, any password), and by an access token of theirs may ask for orders; the
 // client is there once it is said where their logouts are told.
@@ -27,6 +30,8 @@
 import { generateKeyPairSync, randomUUID } from 'node:crypto';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
+import { createServer as createSecureServer } from 'node:https';
+import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 
 import Provider, { errors } from 'oidc-provider';
@@ -44,6 +49,27 @@ const CLIENTS = {
 
 /** Who may only ask about tokens, and how each of them says who it is. */
 const ASKERS = { 'tollgate-basic': 'client_secret_basic', 'tollgate-post': 'client_secret_post' };
+
+/** Who asks by a certificate. */
+const SECURE_ASKER = {
+  client_id: 'tollgate-mtls',
+  grant_types: [],
+  redirect_uris: [],
+  response_types: [],
+  token_endpoint_auth_method: 'tls_client_auth',
+  tls_client_auth_san_dns: 'tollgate.example',
+};
+
+/** How certificates are read from the connections that show them. */
+const MTLS = {
+  enabled: true,
+  certificateBoundAccessTokens: true,
+  tlsClientAuth: true,
+  getCertificate: ({ socket }) => socket.getPeerX509Certificate(),
+  certificateAuthorized: ({ socket }) => socket.authorized,
+  certificateSubjectMatches: ({ socket }, property, expected) =>
+    property === 'tls_client_auth_san_dns' && socket.getPeerX509Certificate().subjectAltName === `DNS:${expected}`,
+};
 
 /** One new key per algorithm. */
 function newKeys() {
@@ -107,6 +133,7 @@ function providerOf(issuer, keys, state) {
       response_types: [],
       scope,
       token_endpoint_auth_method: 'client_secret_post',
+      ...(state.tls && { tls_client_certificate_bound_access_tokens: true }),
     })), ...Object.entries(ASKERS).map(([id, method]) => ({
       client_id: id,
       client_secret: `secret of ${id}`,
@@ -114,7 +141,8 @@ function providerOf(issuer, keys, state) {
       redirect_uris: [],
       response_types: [],
       token_endpoint_auth_method: method,
-    }))],
+    })), ...(state.tls ? [SECURE_ASKER] : [])],
+    clientAuthMethods: [...Object.values(ASKERS), ...(state.tls ? [SECURE_ASKER.token_endpoint_auth_method] : [])],
     cookies: { keys: [randomUUID()] },
     // Ahead of the keys that it keeps, a new one signs: the first that fits is taken.
     jwks: { keys },
@@ -129,6 +157,7 @@ function providerOf(issuer, keys, state) {
       devInteractions: { enabled: true },
       dPoP: { enabled: true },
       introspection: { enabled: true },
+      ...(state.tls && { mTLS: MTLS }),
       revocation: { enabled: true },
       resourceIndicators: {
         enabled: true,
@@ -140,9 +169,9 @@ function providerOf(issuer, keys, state) {
 }
 
 const { values: options } = parseArgs({
-  options: { port: { type: 'string', default: '0' }, keys: { type: 'string' } },
+  options: { port: { type: 'string', default: '0' }, keys: { type: 'string' }, tls: { type: 'string' } },
 });
-const state = { lifetime: 600, keys: oldKeys(options.keys) ?? newKeys() };
+const state = { lifetime: 600, keys: oldKeys(options.keys) ?? newKeys(), tls: options.tls !== undefined };
 keep(state.keys, options.keys);
 
 let issuer;
@@ -172,7 +201,7 @@ const control = {
   },
 };
 
-const server = createServer((request, response) => {
+function hear(request, response) {
   const { pathname, searchParams } = new URL(request.url, issuer);
   const command = control[pathname];
   if (command === undefined) {
@@ -189,7 +218,15 @@ const server = createServer((request, response) => {
   } catch (error) {
     response.writeHead(400, { 'content-type': 'text/plain' }).end(`${error.message}\n`);
   }
-});
+}
+
+/** A certificate need not be shown, nor be known: the provider looks at it where it counts. */
+function secureServer(folder) {
+  const [cert, key, ca] = ['server.pem', 'server.key', 'ca.pem'].map((name) => readFileSync(join(folder, name)));
+  return createSecureServer({ cert, key, ca, requestCert: true, rejectUnauthorized: false }, hear);
+}
+
+const server = state.tls ? secureServer(options.tls) : createServer(hear);
 
 server.on('error', (error) => {
   console.error(`cannot listen on ${ADDRESS}:${options.port}: ${error.message}`);
@@ -198,7 +235,7 @@ server.on('error', (error) => {
 
 server.listen({ host: ADDRESS, port: Number(options.port) }, () => {
   const { port } = server.address();
-  issuer = `http://${ADDRESS}:${port}`;
+  issuer = state.tls ? `https://localhost:${port}` : `http://${ADDRESS}:${port}`;
   publish(state.keys);
   console.log(JSON.stringify({ issuer, port }));
 });

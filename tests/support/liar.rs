@@ -23,6 +23,8 @@ const PATIENCE: Duration = Duration::from_mins(1);
 pub(crate) enum Says {
     /// 200, and that text.
     Text(String),
+    /// 200, and that text with its tag; 304 to whoever has it already (RFC 9110 §13.1.2). The other headers are sent either way.
+    Tagged { tag: String, text: String, headers: String },
     /// That status, and nothing else.
     Status(u16),
     /// See there.
@@ -53,6 +55,8 @@ struct Place {
     visits: usize,
     /// The body of the last request.
     heard: String,
+    /// What its last visitor had already (`If-None-Match`).
+    shown: Option<String>,
 }
 
 impl Drop for Liar {
@@ -86,8 +90,12 @@ impl Liar {
     /// Answers that from now on.
     pub(crate) fn says(&self, path: &str, says: Says) {
         let mut places = self.places.lock().expect("no test failed in between");
-        let place =
-            places.entry(path.to_owned()).or_insert(Place { says: says.clone(), visits: 0, heard: String::new() });
+        let place = places.entry(path.to_owned()).or_insert(Place {
+            says: says.clone(),
+            visits: 0,
+            heard: String::new(),
+            shown: None,
+        });
         place.says = says;
     }
 
@@ -96,6 +104,12 @@ impl Liar {
     pub(crate) fn heard(&self, path: &str) -> String {
         let places = self.places.lock().expect("no test failed in between");
         places.get(path).map(|place| place.heard.clone()).unwrap_or_default()
+    }
+
+    /// The tag that the last visitor of a place had already.
+    #[allow(dead_code, reason = "not every test that has this server asks")]
+    pub(crate) fn shown(&self, path: &str) -> Option<String> {
+        self.places.lock().expect("no test failed in between").get(path).and_then(|place| place.shown.clone())
     }
 
     /// How often a place was asked.
@@ -115,16 +129,19 @@ async fn answer(mut caller: TcpStream, places: &Places) -> io::Result<()> {
         }
     }
     let request = String::from_utf8_lossy(&request).into_owned();
-    // What is asked is not looked at, but whoever sends it wants to be heard to the end.
-    let lines = request.lines().filter_map(|line| line.split_once(": "));
-    let length =
-        lines.filter(|(name, _)| name.eq_ignore_ascii_case("content-length")).find_map(|(_, n)| n.parse().ok());
-    let mut body = vec![0; length.unwrap_or(0).min(REQUEST_BYTES_MAX)];
+    // What is sent is not looked at, but whoever sends it wants to be heard to the end.
+    let header = |wanted: &str| {
+        let mut headers = request.lines().filter_map(|line| line.split_once(": "));
+        headers.find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.to_owned())
+    };
+    let length = header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+    let mut body = vec![0; length.min(REQUEST_BYTES_MAX)];
     caller.read_exact(&mut body).await?;
     let path = request.split(' ').nth(1).unwrap_or_default();
     let mut says = places.lock().expect("no test failed in between").get_mut(path).map(|place| {
         place.visits += 1;
         place.heard = String::from_utf8_lossy(&body).into_owned();
+        place.shown = header("if-none-match");
         place.says.clone()
     });
     while matches!(says, Some(Says::Held)) {
@@ -135,6 +152,13 @@ async fn answer(mut caller: TcpStream, places: &Places) -> io::Result<()> {
     match says.unwrap_or(Says::Status(404)) {
         Says::Text(text) => {
             let head = head(200, &format!("Content-Type: application/json\r\nContent-Length: {}\r\n", text.len()));
+            caller.write_all((head + &text).as_bytes()).await?;
+        }
+        Says::Tagged { tag, headers, .. } if header("if-none-match").as_ref() == Some(&tag) => {
+            caller.write_all(head(304, &format!("ETag: {tag}\r\n{headers}")).as_bytes()).await?;
+        }
+        Says::Tagged { tag, text, headers } => {
+            let head = head(200, &format!("ETag: {tag}\r\n{headers}Content-Length: {}\r\n", text.len()));
             caller.write_all((head + &text).as_bytes()).await?;
         }
         Says::Status(status) => caller.write_all(head(status, "Content-Length: 0\r\n").as_bytes()).await?,

@@ -191,6 +191,33 @@ mod tests {
         assert!(!lives(id));
     }
 
+    /// What the next test starts, and kills.
+    #[test]
+    #[ignore = "it waits to be killed"]
+    fn a_test_with_a_redis_that_goes_on_for_ever() {
+        let server = redis::RedisServer::start().unwrap();
+        println!("\nport {}", server.port());
+        std::io::stdin().lines().for_each(drop);
+    }
+
+    #[tokio::test]
+    async fn a_redis_ends_when_its_test_is_killed() {
+        let Some(_redis) = redis::RedisServer::start() else { return };
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        let name = "support::tests::a_test_with_a_redis_that_goes_on_for_ever";
+        command.args(["--ignored", "--exact", name, "--nocapture"]);
+        let mut process = Process::start(command, "this program is a test");
+        let port: u16 = loop {
+            if let Some(port) = process.line(SOON).await.strip_prefix("port ") {
+                break port.parse().unwrap();
+            }
+        };
+        let answers = async || tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok();
+        assert!(answers().await);
+        drop(process);
+        poll(SOON, "the end of its Redis", async || (!answers().await).then_some(())).await;
+    }
+
     #[tokio::test]
     async fn a_process_that_stands_still_says_nothing_until_it_goes_on() {
         let mut process = shell("echo ready; read -r line; echo over");

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::env;
+use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use url::form_urlencoded::Serializer;
 
+use super::authority::{Authority, Holder};
 use super::{Process, Signal, root};
 
 /// How long the provider may take to start, on a machine that is busy with other tests.
@@ -88,8 +90,9 @@ pub(crate) struct Oidc {
     issuer: String,
     port: u16,
     http: reqwest::Client,
-    /// Holds the signing keys, so that they outlive a stop.
+    /// Holds the signing keys, so that they outlive a stop, and what it needs for TLS.
     folder: TempDir,
+    secured: bool,
 }
 
 impl Oidc {
@@ -97,12 +100,30 @@ impl Oidc {
     ///
     /// Fails the test when node or its packages are not installed.
     pub(crate) async fn start() -> Option<Self> {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        Self::start_in(folder, false, reqwest::Client::builder()).await
+    }
+
+    /// The same by https, with a certificate of `authority`, who signs its clients', too. Every token is bound to the
+    /// certificate of `holder`, who asks for them.
+    pub(crate) async fn start_secured(authority: &Authority, holder: &Holder) -> Option<Self> {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let own = authority.day(&["localhost"]);
+        for (name, text) in [("server.pem", &own.certificate), ("server.key", &own.key), ("ca.pem", &authority.pem())] {
+            fs::write(folder.path().join(name), text).expect("it is ours");
+        }
+        let known = reqwest::Certificate::from_pem(authority.pem().as_bytes()).expect("it is a certificate");
+        let shown = format!("{}{}", holder.certificate, holder.key);
+        let shown = reqwest::Identity::from_pem(shown.as_bytes()).expect("it is a certificate and its key");
+        Self::start_in(folder, true, reqwest::Client::builder().tls_certs_only([known]).identity(shown)).await
+    }
+
+    async fn start_in(folder: TempDir, secured: bool, http: reqwest::ClientBuilder) -> Option<Self> {
         if env::var_os(SKIP).is_some_and(|value| value == "1") {
             return None;
         }
-        let http = reqwest::Client::builder().no_proxy().timeout(ANSWER_MAX).build().expect("nothing can be amiss");
-        let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let mut provider = Self { process: None, issuer: String::new(), port: 0, http, folder };
+        let http = http.no_proxy().timeout(ANSWER_MAX).build().expect("nothing can be amiss");
+        let mut provider = Self { process: None, issuer: String::new(), port: 0, http, folder, secured };
         provider.restart().await;
         Some(provider)
     }
@@ -116,6 +137,9 @@ impl Oidc {
         command.arg(folder.join("provider.mjs"));
         command.arg("--port").arg(self.port.to_string());
         command.arg("--keys").arg(self.folder.path().join("keys.json"));
+        if self.secured {
+            command.arg("--tls").arg(self.folder.path());
+        }
         let mut process = Process::start(command, REMEDY);
         let ready = process.line(START_MAX).await;
         let ready: Value = serde_json::from_str(&ready).expect("its first line is JSON");
@@ -153,15 +177,16 @@ impl Oidc {
         self.asked_for(client, audience, signature.name(), scopes, None).await
     }
 
-    /// The same without scopes, bound to the key that made `proof` (RFC 9449 §5).
+    /// The same without scopes, bound to the key that made `proof` (RFC 9449 §5); without a signature one that only the
+    /// provider can read.
     pub(crate) async fn bound_token(
         &self,
         client: Client,
         audience: &str,
-        signature: Signature,
+        signature: Option<Signature>,
         proof: &str,
     ) -> String {
-        self.asked_for(client, audience, signature.name(), "", Some(proof)).await
+        self.asked_for(client, audience, signature.map_or("opaque", Signature::name), "", Some(proof)).await
     }
 
     /// An access token that only the provider can read.

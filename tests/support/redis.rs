@@ -1,4 +1,5 @@
-//! A real Redis for tests: a child process on a free port of the loopback, killed by its process id on drop.
+//! A real Redis for tests: a child process on a free port of the loopback, killed by its process id on drop, and when the
+//! test's own process is killed.
 //!
 //! Included by the library's own tests and by the end-to-end tests, so it depends on nothing but the standard library.
 #![allow(dead_code, reason = "each crate that includes this uses a part of it")]
@@ -30,10 +31,41 @@ const STARTS_MAX: usize = 5;
 
 /// A running (or stopped) Redis server.
 pub(crate) struct RedisServer {
-    child: Option<Child>,
+    child: Option<Watched>,
     port: u16,
     kind: Kind,
     folder: PathBuf,
+}
+
+/// A server's process, and one that ends it when nobody is there any more to do so.
+struct Watched {
+    server: Child,
+    watch: Child,
+}
+
+impl Watched {
+    /// The watch reads what it is never told: its standard input ends when this process does, in whatever way.
+    fn new(server: Child) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "read -r _; kill -KILL \"$1\"", "sh", &server.id().to_string()]);
+        let watch = shell.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        Self { server, watch }
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.server.try_wait().is_ok_and(|ended| ended.is_some())
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        // The watch first: once the server is waited for, its id may be another's. It works on a paused server, too, and
+        // there is nobody left to tell of an error.
+        for process in [&mut self.watch, &mut self.server] {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
 }
 
 /// What a process is told.
@@ -104,10 +136,7 @@ impl RedisServer {
 
     /// Kills it, as a crash does.
     pub(crate) fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
+        self.child = None;
     }
 
     /// Starts it again, empty, on the same port.
@@ -165,7 +194,7 @@ impl RedisServer {
             }
         }
         match command.stdin(Stdio::null()).stdout(Stdio::null()).spawn() {
-            Ok(child) => self.child = Some(child),
+            Ok(child) => self.child = Some(Watched::new(child)),
             Err(error) => panic!(
                 "redis-server cannot be started ({error}): install it (apt-get install redis-server), \
                  or set {SKIP}=1 to go without the tests that need it"
@@ -177,7 +206,7 @@ impl RedisServer {
     /// Waits until it answers; false when it ended instead.
     fn is_ready(&mut self) -> bool {
         for _ in 0..LOOKS_MAX {
-            if self.child.as_mut().is_none_or(|child| child.try_wait().is_ok_and(|ended| ended.is_some())) {
+            if self.child.as_mut().is_none_or(Watched::has_ended) {
                 self.child = None;
                 return false;
             }
@@ -192,18 +221,14 @@ impl RedisServer {
     }
 
     fn signal(&self, name: &str) {
-        let id = self.child.as_ref().map(Child::id).unwrap();
+        let id = self.child.as_ref().map(|child| child.server.id()).unwrap();
         assert!(Command::new("kill").args([&format!("-{name}"), &id.to_string()]).status().unwrap().success());
     }
 }
 
 impl Drop for RedisServer {
     fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            // Works on a paused process too. There is nobody left to tell of an error.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.child = None;
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }

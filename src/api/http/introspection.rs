@@ -129,7 +129,7 @@ mod tests {
             tenant: Some("acme".into()),
             actors: [actor("now"), actor("before")].into(),
             claims: [("active".into(), "no".into()), ("email".into(), "a@b".into())].into(),
-            binding: Binding { certificate: Some([0; 32]), key: Some([255; 32]) },
+            binding: Some(Box::new(Binding { certificate: Some([0; 32]), key: Some([255; 32]) })),
             expires_at: Some(Micros(3_999_999)),
             issued_at: Some(Micros(1_000_000)),
             not_before: Some(Micros(2_000_000)),

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::{Certificate, NAMES_MAX, Unreadable, bounded, dns_name, uri_name};
+use super::{Certificate, Names, Unreadable, bounded};
 use crate::domain::identity::Thumbprint;
 
 const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
@@ -72,7 +72,7 @@ struct Told {
     hash: Option<Thumbprint>,
     certificate: Option<Certificate<'static>>,
     chain: Option<Certificate<'static>>,
-    names: Vec<Cow<'static, str>>,
+    names: Names,
 }
 
 impl Told {
@@ -82,30 +82,32 @@ impl Told {
             "hash" => once(&mut self.hash, thumbprint_of(value)?),
             "cert" => once(&mut self.certificate, Certificate::from_pem(value)?),
             "chain" => once(&mut self.chain, leaf(value)?),
-            "uri" if !value.is_empty() => self.name(uri_name(value)?),
-            "dns" if !value.is_empty() => self.name(dns_name(value)?),
+            "uri" if !value.is_empty() => {
+                self.names.uri(value);
+                Ok(())
+            }
+            "dns" => {
+                self.names.dns(value);
+                Ok(())
+            }
             // Who was asked, what it is called for people, and what Envoy may come to say.
             _ => Ok(()),
         }
     }
 
-    fn name(&mut self, name: Cow<'static, str>) -> Result<(), Unreadable> {
-        self.names.push(name);
-        if self.names.len() > NAMES_MAX { Err(NOT_FORWARDED) } else { Ok(()) }
-    }
-
     fn certificate(self) -> Result<Certificate<'static>, Unreadable> {
         let Self { hash, certificate, chain, names } = self;
+        let Names { known, has_odd_uri } = names.bounded()?;
         let whole = match (certificate, chain) {
             (Some(certificate), Some(chain)) if certificate != chain => return Err(CONTRADICTS),
             (certificate, chain) => certificate.or(chain),
         };
         let Some(certificate) = whole else {
             let thumbprint = hash.ok_or(Unreadable("must have Hash or Cert in its last element"))?;
-            return Ok(Certificate { thumbprint, names, validity: None });
+            return Ok(Certificate { thumbprint, names: known, has_odd_uri, validity: None });
         };
-        let fits = hash.is_none_or(|hash| hash == certificate.thumbprint);
-        if fits && names.iter().all(|name| certificate.names.contains(name)) {
+        let fits = hash.is_none_or(|hash| hash == certificate.thumbprint) && has_odd_uri <= certificate.has_odd_uri;
+        if fits && known.iter().all(|name| certificate.names.contains(name)) {
             return Ok(certificate);
         }
         Err(CONTRADICTS)

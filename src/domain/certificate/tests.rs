@@ -132,9 +132,7 @@ fn elements_that_are_unclear_or_contradict_themselves_are_refused() {
         format!("Hash={other};Cert={cert}"),
         format!("Cert={cert};URI=spiffe://td/b"),
         format!("Cert={cert};Chain={}", encoded(&holder(&["b"]).1)),
-        format!("Hash={hash};URI=a b"),
-        format!("Hash={hash};URI=no-scheme"),
-        format!("Hash={hash};DNS=a:b"),
+        format!("Cert={cert};URI=a b"),
         format!("Hash={hash};Subject=\"CN=x"),
         format!("Hash={hash};Subject=\"CN=x\\\""),
         format!("Hash={hash};Subject=\"CN=x\"y"),
@@ -186,6 +184,45 @@ fn whoever_is_identified_as_nobody_has_no_name_for_a_rule_either() {
     {
         assert!(!has(names, "spiffe://td/x"), "{names:?}");
     }
+}
+
+#[test]
+fn a_name_that_is_not_well_formed_is_left_out_and_lets_nobody_pass() {
+    let odd_dns = holder(&["spiffe://td/x", "a b", "a.example"]).0;
+    let read = Certificate::from_der(&odd_dns).unwrap();
+    assert_eq!(
+        (read.names.as_slice(), read.thumbprint),
+        (&["spiffe://td/x".into(), "a.example".into()][..], thumbprint(&odd_dns))
+    );
+    assert!(read.has_name(&[NamePattern::parse("spiffe://td/x").unwrap()]));
+    // Not in ASCII: the reader itself takes these for invalid.
+    let latin = |name: &str| {
+        let mut der = holder(&[name, "a.example"]).0;
+        let at = der.windows(name.len()).position(|window| window == name.as_bytes()).unwrap();
+        der[at + name.len() - 1] = 0xe9;
+        Certificate::from_der(&der).unwrap()
+    };
+    let patterns = ["a.example", "urn:b", "spiffe://td/**"].map(|text| NamePattern::parse(text).unwrap());
+    let hash = "0".repeat(64);
+    let told = |names: &str| Certificate::from_forwarded(&format!("Hash={hash};{names}")).unwrap();
+    for good in [latin("b.example"), told("DNS=b:c;DNS=a.example"), told("DNS=;URI=;DNS=a.example")] {
+        assert_eq!(good.names, ["a.example"]);
+        assert!(good.has_name(&patterns) && good.identify(&patterns, NOW).is_ok(), "{good:?}");
+    }
+    for odd in [
+        latin("spiffe://td/x"),
+        latin("urn:x"),
+        Certificate::from_der(&holder(&["spiffe://td/x y", "a.example"]).0).unwrap(),
+        Certificate::from_der(&holder(&["urn:a b", "urn:b", "a.example"]).0).unwrap(),
+        Certificate::from_der(&holder(&["urn:a b", "spiffe://td/x"]).0).unwrap(),
+        told("URI=a b;DNS=a.example"),
+        told("URI=no-scheme;URI=spiffe://td/x"),
+    ] {
+        assert!(!odd.has_name(&patterns), "{odd:?}");
+        assert_eq!(odd.identify(&patterns, NOW), Err(Reason::UnknownIssuer), "{odd:?}");
+    }
+    let many: Vec<String> = (0..=NAMES_MAX).map(|number| format!("n{number}.example")).collect();
+    assert!(Certificate::from_der(&holder(&many.iter().map(String::as_str).collect::<Vec<_>>()).0).is_err());
 }
 
 #[test]

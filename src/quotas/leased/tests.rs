@@ -8,6 +8,7 @@ mod loss;
 mod reload;
 mod share;
 mod unheard;
+mod waiting;
 
 use std::collections::HashMap;
 use std::num::NonZeroU64;
@@ -25,6 +26,9 @@ use crate::domain::fixed::Grid;
 use crate::domain::limit::{Algorithm, WhenAway};
 use crate::domain::slots::Slots;
 use crate::domain::window::LeaseId;
+
+/// How long calls wait for each other, on a machine that is busy with other tests.
+const DEADLINE: Micros = Micros::from_secs(20);
 
 /// For how long the store takes a replica for being there.
 const SEEN_FOR: Micros = Micros::from_secs(5);
@@ -50,6 +54,8 @@ struct Core {
     /// A limit whose counters are on a node that is away.
     lost: Mutex<Option<Arc<Limit>>>,
     calls: AtomicUsize,
+    /// How long each call takes.
+    slowness: Mutex<Duration>,
     /// Goes up when all is lost.
     epoch: AtomicU64,
     /// The latest of each replica, and the epoch that it named.
@@ -66,6 +72,7 @@ impl Core {
             exit: Semaphore::new(1_000),
             lost: Mutex::default(),
             calls: AtomicUsize::new(0),
+            slowness: Mutex::default(),
             epoch: AtomicU64::new(1),
             pulses: Mutex::default(),
         })
@@ -90,6 +97,10 @@ impl Core {
     async fn enter(&self) -> Result<(), Away> {
         drop(self.door.acquire().await);
         self.calls.fetch_add(1, Ordering::Relaxed);
+        let slowness = *self.slowness.lock().unwrap();
+        if !slowness.is_zero() {
+            sleep(slowness).await;
+        }
         if self.away.load(Ordering::Relaxed) { Err(Away { because: AwayCause::Unreachable }) } else { Ok(()) }
     }
 }
@@ -227,7 +238,7 @@ impl World {
     /// One that has not reached it yet.
     fn before(core: Arc<Core>, clock: Arc<Hands>, holdings_max: usize) -> Self {
         let (store, local, hands) = (Arc::clone(&core) as _, Core::new(), Arc::clone(&clock) as _);
-        let desk = LeaseDesk::with_room_for(holdings_max, store, local, hands, &Telemetry::new().unwrap());
+        let desk = LeaseDesk::with_room_for(holdings_max, store, local, DEADLINE, hands, &Telemetry::new().unwrap());
         Self { core, clock, desk }
     }
 

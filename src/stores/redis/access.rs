@@ -8,8 +8,10 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
+use crate::stores::proofs::PROOFS_OF_A_KEY_MAX;
+
 /// How Redis is reached.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Settings {
     /// Which servers there are.
     pub reach: Reach,
@@ -21,6 +23,21 @@ pub struct Settings {
     pub ca: Option<PathBuf>,
     /// Whose time counts.
     pub time: TimeSource,
+    /// How many used proofs of one key are remembered at a time.
+    pub proofs_of_a_key_max: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            reach: Reach::default(),
+            username: None,
+            password: None,
+            ca: None,
+            time: TimeSource::default(),
+            proofs_of_a_key_max: PROOFS_OF_A_KEY_MAX,
+        }
+    }
 }
 
 /// Which servers there are. All URLs have the same scheme: `redis://`, or `rediss://` (TLS).
@@ -51,7 +68,7 @@ impl Default for Reach {
 /// Hides what may hold a secret.
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { reach: _, username, password: _, ca, time } = self;
+        let Self { reach: _, username, password: _, ca, time, proofs_of_a_key_max: _ } = self;
         f.debug_struct("Settings")
             .field("username", username)
             .field("ca", ca)

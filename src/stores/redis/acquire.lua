@@ -1,108 +1,120 @@
 -- Asks counters for units, all or none: the algorithms of domain/window.rs, bucket.rs, fixed.rs and slots.rs, word for word.
 --
--- KEYS[1..n]   the counters' states; after them one key for each reservation: for each counter that is asked for exactly so
---              much with a hold. Without those keys it is charged for as long, and cannot be settled.
+-- KEYS[1..n]   the counters' states; after them, where some is reserved, the key of the call's reservations. Without that
+--              key it is charged for as long, and cannot be settled.
 -- ARGV[1]      the time in microseconds, or empty: the server's own.
--- ARGV[2]      c to consume, p to peek.
--- ARGV[2 + i]  what is asked of counter i, packed: a letter for its algorithm, then integers of 8 bytes:
---              w  sliding window: width, parts, limit, at_least, at_most, hold; then, as text, for how many
---                 milliseconds such a charge counts at most, with some slack;
+-- ARGV[2]      c to consume, p to peek; then, without anything in between, what is asked of each counter: a letter for its
+--              algorithm, then doubles:
+--              w  sliding window: width, parts, limit, at_least, at_most, hold;
 --              b  token bucket: gain, unit, burst, at_least, hold;
 --              f  fixed window: length, limit, at_least, hold;
---              c  concurrency: limit, hold, at_least, then the lease's name (16 bytes).
+--              c  concurrency: limit, hold, at_least, then the lease's name (16 bytes);
+--              and where exactly so much is asked for with a hold, of w, b and f, the reservation's mark (8 bytes).
 --
--- A state is a string of integers of 8 bytes, or for concurrency of doubles, which are quicker:
---   sliding window  width, latest time, total, epoch, and the index of the oldest sub-window in use, if any; then index
---                   and units of each sub-window in use, newest first;
---   token bucket    gain, unit, burst, latest time, parts used, epoch, and, where it is known, a moment until which Redis
---                   keeps the key at least: beyond what is needed, so that few charges have to set it;
---   fixed window    length, latest time, units used, epoch;
+-- A state is a string of doubles. What changes with each charge comes first, so that it can be written in place:
+--   sliding window  latest time, total, units of the newest sub-window in use; its index, that of the oldest one in use,
+--                   epoch, width, where the oldest stands, and the moment until which Redis keeps the key at least; then
+--                   index and units of the sub-windows before the newest, oldest first. What stands before the oldest in
+--                   use counts no more;
+--   token bucket    latest time, parts used, epoch; gain, unit, burst, and, where it is known, until when it is kept;
+--   fixed window    latest time, units used, epoch; length;
 --   concurrency     80 bytes for each lease, in the order of expiries: its name (16 bytes), expiry, units, or 0 when it was
 --                   released, and what was so when it was written, of which the last is so now, hence one may just be
 --                   appended: latest time, units held, where the first that holds some begins, the length of all, the
---                   expiry of that first one, and the moment until which Redis keeps the key at least. Whatever lies
---                   before the first counts no more.
--- A reservation of the first three is a key of its own: units, expiry and epoch. A lease, which is asked for up to more than
--- is needed, is written nowhere: its holder is told as much, and tells it when it settles. The epoch changes when what was
--- taken so far outlives its charge. Numbers are exact below 2^53. A refusal and a peek write nothing.
+--                   expiry of that first one, and until when it is kept. Whatever lies before the first counts no more.
+-- A key is kept beyond what is needed, so that few charges have to set its life. A reservation of the first three is
+-- written down with others that are taken at about the same time for as long, 32 bytes for each counter: mark, units,
+-- expiry and epoch. A lease, which is asked for up to more than is needed, is written nowhere: its holder is told as much,
+-- and tells it when it settles. The epoch changes when what was taken so far outlives its charge. Numbers are exact below
+-- 2^53. A refusal and a peek write nothing.
 --
--- The answer is packed too, with seven integers a counter: 0, 1 or 2 for granted, short or never; units granted or the
--- time to wait; units left, and the time until some return, before the charge; that time after it; and of a lease its
--- expiry and epoch.
+-- The answer is packed too. For each counter one byte: 0, 1, 2 or 3 for granted, short, never or granted as a lease; then
+-- doubles: units granted or the time to wait; units left, and the time until some return, before the charge; that time
+-- after it; and of a lease its expiry and epoch.
 --
--- What costs is commands, strings that are made (long ones above all), and numbers that Redis has to write out. So
--- commands get numbers as text where they are known, a string is packed in one go, and functions are not made here.
+-- What costs is commands, each byte of each string that is made (Lua hashes them all), and numbers that Redis has to
+-- write out or functions to be called. So little is read and written, and in one go.
 local call, pack, unpack = redis.call, struct.pack, struct.unpack
-local byte, sub, floor, ceil, max, min = string.byte, string.sub, math.floor, math.ceil, math.max, math.min
-local ENTRY, THREE, FOUR = '<I8I8', '<I8I8I8', '<I8I8I8I8'
-local FIVE, SIX, SEVEN = '<I8I8I8I8I8', '<I8I8I8I8I8I8', '<I8I8I8I8I8I8I8'
-local HELD, HELD_ENTRY = '<dddddddd', '<dd'
-local SLACK_MS = 1000
+local byte, sub = string.byte, string.sub
+local ENTRY, THREE, FOUR, FIVE = '<dd', '<ddd', '<dddd', '<ddddd'
+local SIX, SEVEN, EIGHT, NINE = '<dddddd', '<ddddddd', '<dddddddd', '<ddddddddd'
+local SLACK_MS, TOGETHER_MS = 1000, 1000 -- GROUP_SPAN of domain/window.rs
 local WINDOW, BUCKET, FIXED = 119, 98, 102 -- w, b, f; else c
 
-local asked, consume, answer = #ARGV - 2, ARGV[2] == 'c', ''
--- What to write if all grant: key, text, life and place in turns. Without a life the text goes over what is there at its
--- place, or behind all where there is no place, and whatever else is there stays, its life too. A life goes by the clock,
--- which may have stepped back behind the counter's time. Room for four is made at once: a table that grows is copied
--- each time.
-local writes = {
-  false, false, false, false, false, false, false, false, false, false, false, false, false, false, false, false,
-}
-local written, record = 0, asked
+local asks, answer, records, recorded_for = ARGV[2], '', '', 0
+local consume, pos, asked = byte(asks) == 99, 2, 0
+-- What to write if all grant, for each counter: text, life, place and more. Without a life the text goes over what is
+-- there at its place, or nowhere without one; more is appended. Whatever else is there stays, its life too. A life goes
+-- by the clock, which may have stepped back behind the counter's time. Room for four is made at once: a table that
+-- grows is copied each time.
+local writes = #KEYS == 1 and { false, false, false, false }
+  or { false, false, false, false, false, false, false, false, false, false, false, false, false, false, false, false }
 
-for i = 1, asked do
-  local key, ask = KEYS[i], ARGV[i + 2]
-  local kind, raw = byte(ask), nil
+while pos <= #asks do
+  asked = asked + 1
+  local key, kind, raw = KEYS[asked], byte(asks, pos), nil
   -- This very call may have asked it already.
-  for n = 1, written, 4 do
-    if writes[n] == key then
-      raw = writes[n + 1]
-      if not writes[n + 2] then raw = raw .. sub(call('GET', key), #raw + 1) end
+  for other = 1, asked - 1 do
+    local n = 4 * other
+    if KEYS[other] == key and writes[n - 3] then
+      local text = writes[n - 3]
+      if not writes[n - 2] then text = text .. sub(raw or call('GET', key), #text + 1) end
+      raw = text .. (writes[n] or '')
     end
   end
   local latest, epoch = now, now
   local outcome, value, left, returns, after = 0, 0, 0, 0, 0
-  local hold, recorded, text, life, place = 0, true, nil, nil, '0'
+  local hold, leased, text, life, place, more = 0, false, nil, nil, '0', nil
 
   if kind == WINDOW then
     local width, parts, limit, at_least, at_most
-    width, parts, limit, at_least, at_most, hold = unpack(SIX, ask, 2)
-    recorded = at_most <= at_least
-    local cut, total, first, newest, charged = width, 0, 0, nil, nil
-    -- The newest sub-window is often all that one needs to know, and two of them often all that there are.
-    local whole, stop = raw, 0
-    raw = raw or call('GETRANGE', key, '0', '87')
+    width, parts, limit, at_least, at_most, hold = unpack(SIX, asks, pos + 1)
+    pos, leased = pos + 49, at_most > at_least and hold > 0
+    local total, charged, newest, first, cut, front, kept = 0, 0, 0, 0, width, 72, 0
+    -- The sub-windows before the newest, as far as they were read; from where on they are in use; whether there are more.
+    local log, here, unread, anew = '', 1, true, raw
+    raw = raw or call('GETRANGE', key, '0', '71')
     if raw ~= '' then
-      cut, latest, total, epoch, first = unpack(FIVE, raw)
+      latest, total, charged, newest, first, epoch, cut, front, kept = unpack(NINE, raw)
       if latest < now then latest = now end
-      if #raw > 40 then newest, charged = unpack(ENTRY, raw, 41) end
     end
-    local oldest, index = floor(latest / width) - parts, floor((latest + hold) / width)
-    local joins = newest == index and first >= oldest and cut == width and not whole
-    if raw ~= '' and not (joins and total + at_least <= limit) then
-      joins = false
-      if not whole and #raw >= 88 then raw = call('GET', key) end
+    if anew or cut ~= width then
+      log, unread, anew = sub(anew or call('GET', key), front + 1), false, true
       if cut ~= width then
         -- The same charges under another width, none of them earlier than it was.
         local body, last, sum = '', nil, 0
-        for pos = 41, #raw, 16 do
-          local at, units = unpack(ENTRY, raw, pos)
-          at = floor(((at + 1) * cut - 1) / width)
+        log = log .. pack(ENTRY, newest, charged)
+        for from = 1, #log, 16 do
+          local at, units = unpack(ENTRY, log, from)
+          at = ((at + 1) * cut - 1) / width
+          at = at - at % 1
+          if not last then first = at end
           if last and last ~= at then body, sum = body .. pack(ENTRY, last, sum), 0 end
           last, sum = at, sum + units
         end
-        if last then body = body .. pack(ENTRY, last, sum) end
-        epoch, raw = max(epoch + 1, latest), sub(raw, 1, 40) .. body
+        log, newest, charged, epoch = body, last, sum, math.max(epoch + 1, latest)
       end
-      -- Whatever lies before the oldest sub-window that counts is passed over.
-      stop, first = #raw, 0
-      while stop > 40 do
-        local at, units = unpack(ENTRY, raw, stop - 15)
-        if at >= oldest then
-          first = at
-          break
+    end
+    local oldest, index = (latest - latest % width) / width - parts, latest + hold
+    index = (index - index % width) / width
+    local passed = false
+    if newest < oldest then
+      total = 0
+    else
+      -- Whatever lies before the oldest sub-window that counts is passed over; often that is one, or two.
+      while first < oldest do
+        passed = true
+        if here > #log and unread then
+          unread = log == ''
+          log, here = call('GETRANGE', key, front, unread and front + 47 or '-1'), 1
+          unread = unread and #log == 48
         end
-        total, stop = total - units, stop - 16
+        if here > #log then
+          first = newest
+        else
+          local at, units = unpack(ENTRY, log, here)
+          if at < oldest then total, front, here = total - units, front + 16, here + 16 else first = at end
+        end
       end
     end
 
@@ -112,56 +124,80 @@ for i = 1, asked do
     if at_least > limit then
       outcome = 2
     elseif at_least > left then
-      local freed, pos, at, units = 0, stop, nil, nil
+      if unread and first ~= newest then log, here = call('GETRANGE', key, front, '-1'), 1 end
+      local freed, at, units = 0, nil, nil
       repeat
-        at, units = unpack(ENTRY, raw, pos - 15)
-        freed, pos = freed + units, pos - 16
-      until total - freed + at_least <= limit
+        if here > #log then at, units = newest, charged else at, units = unpack(ENTRY, log, here) end
+        freed, here = freed + units, here + 16
+      until total - freed + at_least <= limit or at == newest
       outcome, value = 1, (at + parts + 1) * width - now
     elseif at_least > 0 then
       -- Half of what is left at most: near its limit a counter is shared unit by unit.
-      value = floor(left / 2)
+      value = (left - left % 2) / 2
       if value > at_most then value = at_most end
       if value < at_least then value = at_least end
     end
 
     if consume and outcome == 0 and value > 0 then
-      if total == 0 or index < first then first = index end
-      after = (first + parts + 1) * width - now
-      total = total + value
-      if joins then
-        text = pack(SEVEN, width, latest, total, epoch, first, index, charged + value)
-      else
-        -- It goes before earlier sub-windows and after later ones, which only leases reach.
-        local pos, units, at, charged = 41, value, nil, nil
-        while pos < stop do
-          at, charged = unpack(ENTRY, raw, pos)
-          if at <= index then break end
-          pos = pos + 16
+      local ends, empty = (index + parts + 1) * width, total == 0
+      if empty or index < first then first = index end
+      after, total = (first + parts + 1) * width - now, total + value
+      if empty then
+        text = pack(NINE, latest, total, value, index, first, epoch, width, 72, ends)
+        life = ends - now
+      elseif index == newest and not anew then
+        charged = charged + value
+        if passed then
+          text = pack(NINE, latest, total, charged, newest, first, epoch, width, front, kept)
+        else
+          text = pack(THREE, latest, total, charged)
         end
-        local rest, last = pos, index
-        if pos > 41 then last = unpack(ENTRY, raw, 41) end
-        if pos < stop and at == index then units, rest = units + charged, pos + 16 end
-        text = pack('<I8I8I8I8I8c0I8I8c0', width, latest, total, epoch, first,
-          sub(raw, 41, pos - 1), index, units, sub(raw, rest, stop))
-        -- Told as text: for Redis to write out a number is dear.
-        life = sub(ask, 50)
-        if last > index or latest > now then life = ceil(((last + parts + 1) * width - now) / 1000) + SLACK_MS end
+      elseif index > newest and ends <= kept and not anew then
+        text = pack(NINE, latest, total, value, index, first, epoch, width, front, kept)
+        more = pack(ENTRY, newest, charged)
+      else
+        if unread then log, here = first ~= newest and call('GETRANGE', key, front, '-1') or '', 1 end
+        log = sub(log, here)
+        if index == newest then
+          charged = charged + value
+        elseif index > newest then
+          log, newest, charged = log .. pack(ENTRY, newest, charged), index, value
+        else
+          -- It goes behind earlier sub-windows and before later ones, which only leases reach.
+          local from, at, units = #log - 15, nil, nil
+          while from > 0 do
+            at, units = unpack(ENTRY, log, from)
+            if at <= index then break end
+            from = from - 16
+          end
+          local joins = from > 0 and at == index
+          log = sub(log, 1, joins and from - 1 or from + 15) .. pack(ENTRY, index, joins and units + value or value)
+            .. sub(log, from + 16)
+        end
+        -- As long again, for those that come later; not for one that is alone, which may stay so.
+        kept = (newest + 2 * parts + 1) * width
+        life = kept - now
+        text = pack('<dddddddddc0', latest, total, charged, newest, first, epoch, width, 72, kept, log)
       end
     end
 
   elseif kind == BUCKET then
+    local ceil = math.ceil
     local gain, unit, burst, units
-    gain, unit, burst, units, hold = unpack(FIVE, ask, 2)
-    local used, kept = 0, 0
+    gain, unit, burst, units, hold = unpack(FIVE, asks, pos + 1)
+    pos = pos + 41
+    local used, kept, same = 0, 0, false
     raw = raw or call('GET', key)
     if raw then
       local old_gain, old, old_burst
-      old_gain, old, old_burst, latest, used, epoch = unpack(SIX, raw)
-      if #raw > 48 then kept = unpack('<I8', raw, 49) end
+      latest, used, epoch, old_gain, old, old_burst = unpack(SIX, raw)
+      if #raw > 48 then kept = unpack('<d', raw, 49) end
+      same = old == unit and old_gain == gain and old_burst == burst
       if old ~= unit then
-        used = min(ceil(used / old), burst) * unit
-      elseif used > burst * unit and (old_gain ~= gain or old_burst ~= burst) then
+        used = ceil(used / old)
+        if used > burst then used = burst end
+        used = used * unit
+      elseif used > burst * unit and not same then
         used = burst * unit
       end
       if latest < now then
@@ -172,7 +208,7 @@ for i = 1, asked do
     end
     -- Less than nothing where more was used than the bucket holds.
     local free = burst * unit - used
-    if free > 0 then left = floor(free / unit) end
+    if free > 0 then left = (free - free % unit) / unit end
     after = latest + ceil(((left + 1) * unit - free) / gain) - now
     if used > 0 then returns = after end
     if units > burst then
@@ -181,29 +217,34 @@ for i = 1, asked do
       outcome, value = 1, latest + ceil((units * unit - free) / gain) - now
     elseif units > 0 then
       value = units
-      if used == 0 and raw then epoch = max(epoch + 1, latest) end
+      if used == 0 and raw then epoch = math.max(epoch + 1, latest) end
       used = used + units * unit
       local full = latest + ceil(used / gain)
       if full > kept then
         kept = full + ceil(burst * unit / gain)
-        life = ceil((kept - now) / 1000) + SLACK_MS
+        life = kept - now
       end
-      text = pack(SEVEN, gain, unit, burst, latest, used, epoch, kept)
+      if same and not life then
+        text = pack(THREE, latest, used, epoch)
+      else
+        text = pack(SEVEN, latest, used, epoch, gain, unit, burst, kept)
+      end
     end
 
   elseif kind == FIXED then
     local length, limit, units
-    length, limit, units, hold = unpack(FOUR, ask, 2)
+    length, limit, units, hold = unpack(FOUR, asks, pos + 1)
+    pos = pos + 33
     local used, cut = 0, nil
     raw = raw or call('GET', key)
     if raw then
-      cut, latest, used, epoch = unpack(FOUR, raw)
+      latest, used, epoch, cut = unpack(FOUR, raw)
       if latest < now then
-        if floor(latest / length) < floor(now / length) then used, epoch = 0, max(epoch + 1, now) end
+        if latest - latest % length < now - now % length then used, epoch = 0, math.max(epoch + 1, now) end
         latest = now
       end
     end
-    local ends = (floor(latest / length) + 1) * length
+    local ends = latest - latest % length + length
     left = limit - used
     if left < 0 then left = 0 end
     after = ends - now
@@ -214,32 +255,34 @@ for i = 1, asked do
       outcome, value = 1, after
     elseif units > 0 then
       value = units
-      text = pack(FOUR, length, latest, used + units, epoch)
-      -- Whoever charged to this window has set it.
-      if used == 0 or cut ~= length then life = ceil((ends - now) / 1000) + SLACK_MS end
+      if used == 0 or cut ~= length then
+        text = pack(FOUR, latest, used + units, epoch, length)
+        life = ends - now
+      else
+        -- Whoever charged to this window has set its life.
+        text = pack(THREE, latest, used + units, epoch)
+      end
     end
 
   else
-    local limit, slots_hold, units = unpack(THREE, ask, 2)
-    local last, held, front, size, first, kept, entry = 0, 0, 0, 0, 0, 0, nil
-    raw = call('GETRANGE', key, '-80', '-1')
+    local limit, slots_hold, units = unpack(THREE, asks, pos + 1)
+    pos = pos + 41
+    local last, held, front, size, first, kept = 0, 0, 0, 0, 0, 0
+    raw = call('GETRANGE', key, '-64', '-1')
     if raw ~= '' then
       local _
-      last, _, latest, held, front, size, first, kept = unpack(HELD, raw, 17)
+      last, _, latest, held, front, size, first, kept = unpack(EIGHT, raw)
       if latest < now then latest = now end
     end
     if last <= latest then held = 0 end
-    if held > 0 and (first <= latest or held + units > limit + 1) then
-      -- Expiry and units of the entry there; they are read some at a time.
-      local chunk, from = '', 0
-      function entry(pos)
-        if pos >= from + #chunk then chunk, from = call('GETRANGE', key, pos, pos + 1279), pos end
-        return unpack(HELD_ENTRY, chunk, pos - from + 17)
-      end
-    end
+    -- Expiry and units of entries from the first on: of two, which mostly suffice, then of some at a time.
+    local chunk, from, length = '', front, 96
     -- What has expired is passed over, and what was released.
     while held > 0 and first <= latest do
-      local expires, there = entry(front)
+      if front - from >= #chunk then
+        chunk, from, length = call('GETRANGE', key, front + 16, front + 15 + length), front, 1280
+      end
+      local expires, there = unpack(ENTRY, chunk, front - from + 1)
       if there > 0 and expires > latest then
         first = expires
       else
@@ -253,13 +296,16 @@ for i = 1, asked do
     if units > limit then
       outcome = 2
     elseif units > left then
-      local excess, pos, back = held + units - limit, front, first
+      local excess, at, back = held + units - limit, front, first
       -- The first holds one at least.
       if excess == 1 then excess = 0 end
       while excess > 0 do
-        local expires, there = entry(pos)
+        if at - from >= #chunk then
+          chunk, from = call('GETRANGE', key, at + 16, at + 1295), at
+        end
+        local expires, there = unpack(ENTRY, chunk, at - from + 1)
         if there > 0 then back = expires end
-        excess, pos = excess - there, pos + 80
+        excess, at = excess - there, at + 80
       end
       outcome, value = 1, back - now
     elseif units > 0 then
@@ -276,62 +322,72 @@ for i = 1, asked do
           live = call('GETRANGE', key, front, '-1')
         end
         if anew then
-          -- In runs of entries that hold some.
-          local runs, run = {}, 1
-          for pos = 1, #live, 80 do
-            local _, there = unpack(HELD_ENTRY, live, pos + 16)
-            if there == 0 then
-              runs[#runs + 1] = sub(live, run, pos - 1)
-              run = pos + 80
+          if #live > 80 * held then
+            -- Some were released: in runs of entries that hold some.
+            local runs, run = {}, 1
+            for at = 1, #live, 80 do
+              local _, there = unpack(ENTRY, live, at + 16)
+              if there == 0 then
+                runs[#runs + 1] = sub(live, run, at - 1)
+                run = at + 80
+              end
             end
+            if run > 1 then live = table.concat(runs) .. sub(live, run) end
           end
-          if run > 1 then live = table.concat(runs) .. sub(live, run) end
-          front, size, head, kept = 0, #live, live, max(expires, last) + slots_hold
-          life = ceil((kept - now) / 1000) + SLACK_MS
+          front, size, head, kept = 0, #live, live, math.max(expires, last) + slots_hold
+          life = kept - now
         end
         place = nil
         if expires < last then
           -- It goes before what was taken earlier, when holds were longer.
           local low, put = 0, #live
           while low < put do
-            local middle = floor((low + put) / 160) * 80
-            if unpack(HELD_ENTRY, live, middle + 17) > expires then put = middle else low = middle + 80 end
+            local middle = (low + put) / 160
+            middle = (middle - middle % 1) * 80
+            if unpack(ENTRY, live, middle + 17) > expires then put = middle else low = middle + 80 end
           end
           if put == 0 then first = expires end
           head, rest, place = anew and sub(live, 1, put) or '', sub(live, put + 1), front + put
         end
-        text = pack('<c0dddddddd', sub(ask, 26), expires, units, latest, held + units, front, size + 80, first, kept)
+        text = pack('<c0dddddddd', sub(asks, pos - 16, pos - 1), expires, units, latest, held + units, front, size + 80,
+          first, kept)
         if rest ~= '' then text = text .. sub(rest, 1, -49) .. sub(text, -48) end
-        if head ~= '' then text = head .. text end
+        if head ~= '' or not (life or place) then text, more = head, text end
       end
     end
   end
 
-  recorded = recorded and hold > 0
-  if recorded then record = record + 1 end
   if outcome > 0 then consume = false end
-  answer = pack('<c0I8I8I8I8I8I8I8', answer, outcome, value, left, returns, after, latest + hold, epoch)
-  if consume and text then
-    writes[written + 1], writes[written + 2], writes[written + 3], writes[written + 4] = key, text, life, place
-    written = written + 4
-    if recorded and KEYS[record] then
-      writes[written + 1], writes[written + 2] = KEYS[record], pack(THREE, value, latest + hold, epoch)
-      writes[written + 3] = ceil(hold / 1000) + SLACK_MS
-      written = written + 4
-    end
+  if leased and outcome == 0 then
+    answer = pack('<c0Bdddddd', answer, 3, value, left, returns, after, latest + hold, epoch)
+  else
+    answer = pack('<c0Bdddd', answer, outcome, value, left, returns, after)
   end
+  if hold > 0 and not leased then
+    if text then
+      records = pack('<c0c0ddd', records, sub(asks, pos, pos + 7), value, latest + hold, epoch)
+      if hold > recorded_for then recorded_for = hold end
+    end
+    pos = pos + 8
+  end
+  local n = 4 * asked
+  writes[n - 3], writes[n - 2], writes[n - 1], writes[n] = consume and text or false, life or false, place, more or false
 end
 
 if consume then
-  for n = 1, written, 4 do
-    local key, text, life, place = writes[n], writes[n + 1], writes[n + 2], writes[n + 3]
+  for i = 1, asked do
+    local key, n = KEYS[i], 4 * i
+    local text, life, place, more = writes[n - 3], writes[n - 2], writes[n - 1], writes[n]
     if life then
-      call('SET', key, text, 'PX', life)
-    elseif place then
+      call('SET', key, text, 'PX', (life - life % 1000) / 1000 + SLACK_MS)
+    elseif text and place then
       call('SETRANGE', key, place, text)
-    else
-      call('APPEND', key, text)
     end
+    if more then call('APPEND', key, more) end
+  end
+  local key = KEYS[asked + 1]
+  if key and records ~= '' and call('APPEND', key, records) == #records then
+    call('SET', key, records, 'PX', (recorded_for - recorded_for % 1000) / 1000 + TOGETHER_MS + SLACK_MS)
   end
 end
 return answer

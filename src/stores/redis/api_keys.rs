@@ -103,7 +103,7 @@ impl RedisStore {
 
     /// Runs the script of API keys for one Redis key.
     async fn keyed<T>(&self, key: Vec<u8>, args: Vec<Vec<u8>>, read: impl Fn(&[u8]) -> Option<T>) -> Result<T, Away> {
-        let call = |_: &[()]| Call { keys: vec![key.clone()], args: args.clone(), ..Call::default() };
+        let call = |_: &[()], _| Call { keys: vec![key.clone()], args: args.clone(), ..Call::default() };
         let read = |answer: &[u8], _| Some([Ok(read(answer)?)].into_iter().collect());
         let (answers, _) = self.0.ask(&self.0.api_key, &[()], call, read).await;
         answers.into_iter().next().unwrap_or(Err(Away { because: AwayCause::Garbled }))

@@ -9,7 +9,7 @@
 -- ARGV[6]  the most replicas that are counted.
 --
 -- The replicas are a string: for each its name, the moment of its latest pulse and the epoch that it named, the latest pulse
--- first. The answer is the epoch, and for each replica its name and t when it named this epoch, else o.
+-- first. The answer is the epoch, the time in 8 bytes, and for each replica its name and t when it named this epoch, else o.
 local call, pack, unpack, sub = redis.call, struct.pack, struct.unpack, string.sub
 
 local epoch = call('GET', KEYS[2])
@@ -36,4 +36,4 @@ for pos = 1, #raw - size + 1, size do
   end
 end
 call('SET', KEYS[1], table.concat(there), 'PX', math.ceil(life / 1000))
-return epoch .. table.concat(heard)
+return epoch .. pack('<I8', now) .. table.concat(heard)

@@ -63,6 +63,11 @@ impl Gates {
         self.bounds.deadline
     }
 
+    /// What times the rests, and where all is counted.
+    pub(super) fn clock_and_telemetry(&self) -> (Arc<dyn Clock>, &Telemetry) {
+        (Arc::clone(&self.clock), &self.telemetry)
+    }
+
     /// Counts a call that found no node to ask.
     pub(super) fn count_lost(&self, away: Away) {
         self.metrics.count::<()>(&Err(away));

@@ -1,17 +1,19 @@
 //! The connection to Redis: kept by a task of its own that connects, watches and connects again.
 //!
 //! Callers never connect. While the first attempt after a loss is under way they wait for it, within their deadline;
-//! once it has failed they are told so at once, until a later attempt succeeds.
+//! once it has failed they are told so at once, until a later attempt succeeds. A server that may drop counters to make room
+//! is warned of.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
+use ::redis::cmd;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::cause_of;
 use super::pulse::Trust;
@@ -55,11 +57,11 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Begins to connect, and goes on until it is dropped. To be called within a Tokio runtime.
-    pub(super) fn open(way: Way, trust: Arc<Trust>) -> Self {
+    /// Begins to connect to `node`, and goes on until it is dropped. To be called within a Tokio runtime.
+    pub(super) fn open(node: String, way: Way, trust: Arc<Trust>) -> Self {
         let (publish, state) = watch::channel(State::Connecting);
         let (useless, reports) = watch::channel(Useless { generation: 0, because: AwayCause::Unreachable });
-        let keeper = tokio::spawn(keep(way, trust, publish, reports)).abort_handle();
+        let keeper = tokio::spawn(keep(node, way, trust, publish, reports)).abort_handle();
         Self { state, useless, keeper }
     }
 
@@ -94,13 +96,30 @@ impl Drop for Link {
     }
 }
 
-async fn keep(mut way: Way, trust: Arc<Trust>, publish: watch::Sender<State>, mut reports: watch::Receiver<Useless>) {
-    let mut pause = PAUSE_MIN;
+async fn keep(
+    node: String,
+    mut way: Way,
+    trust: Arc<Trust>,
+    publish: watch::Sender<State>,
+    mut reports: watch::Receiver<Useless>,
+) {
+    let (mut pause, mut warned_of) = (PAUSE_MIN, None);
     for generation in 1.. {
         match connect(&mut way, &trust).await {
             Ok(connection) => {
-                let line = Line { connection, generation };
+                let mut line = Line { connection, generation };
                 publish.send_replace(State::Up(line.clone()));
+                // Nobody waits for it, and it is said once.
+                let policy = evicts(&mut line.connection).await;
+                if let Some(policy) = policy.as_ref().filter(|_| policy != warned_of) {
+                    warn!(
+                        node,
+                        policy,
+                        "Redis may drop counters in use to make room, and the limits with them; set its \
+                         maxmemory-policy to noeviction"
+                    );
+                }
+                warned_of = policy;
                 match until_useless(&way, line, &mut reports).await {
                     (Lived::Long, _) => {
                         pause = PAUSE_MIN;
@@ -128,6 +147,15 @@ async fn connect(way: &mut Way, trust: &Trust) -> Result<MultiplexedConnection, 
     let mut connection = way.connect().await?;
     trust.look(&mut connection).await.map_err(|error| cause_of(&error))?;
     Ok(connection)
+}
+
+/// The policy by which the server drops keys when its memory is full, if it does. Whoever may not know is not told.
+pub(in crate::stores) async fn evicts(connection: &mut MultiplexedConnection) -> Option<String> {
+    let told: String = cmd("INFO").arg("memory").query_async(connection).await.ok()?;
+    let value = |key: &str| told.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).map(str::trim);
+    let policy = value("maxmemory_policy").filter(|policy| *policy != "noeviction")?;
+    // Without a bound it is never full.
+    (value("maxmemory") != Some("0")).then(|| policy.to_owned())
 }
 
 /// Whether a connection proved itself. One that breaks as soon as it is made is no better than none.

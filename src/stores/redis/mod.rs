@@ -2,9 +2,11 @@
 //!
 //! One script call for each acquisition, whatever the number of counters; all keys are declared. Time is the server's
 //! own, in microseconds, and never steps back for a counter. Commands of Redis 6.2 suffice. A counter's keys share a
-//! hash tag, clean themselves up, and can be read: `tollgate:{per-client 5:alice}`.
+//! hash tag, clean themselves up, and can be read: `tollgate:{per-client 5:alice}`. Reservations are written down together
+//! where one server has all, else beside their counters.
 
 mod access;
+mod answer;
 mod api_keys;
 mod gate;
 mod leases;
@@ -16,23 +18,29 @@ mod pulse;
 mod revocations;
 mod script;
 mod slots;
+mod steps;
 mod survey;
 mod way;
 
 use std::sync::Arc;
 
 use ::redis::{ErrorKind, RedisError, ServerErrorKind};
+use aws_lc_rs::digest::{SHA256, digest};
 use futures_util::future::join_all;
 use smallvec::SmallVec;
 use tokio::sync::Semaphore;
 
 pub use self::access::{ConnectProblem, Reach, Settings, TimeSource};
+use self::answer::{grants, refunds};
 pub use self::gate::{Bounds, Gates};
 use self::leases::{Leases, Told};
+#[cfg(test)]
+pub(super) use self::link::evicts;
 pub use self::nodes::NodeHealth;
 use self::nodes::{Nodes, Outcome as Sent};
-use self::pulse::Trust;
+use self::pulse::{PLACES, Trust};
 use self::script::{Call, Code};
+use self::steps::Steps;
 use crate::decide::ports::{
     Answer, Away, AwayCause, Beat, Charge, Charges, Grants, Pulse, QuotaStore, Refunds, Request, Requests, Settlement,
     Settlements,
@@ -54,6 +62,7 @@ pub struct RedisStore(Arc<Inner>);
 struct Inner {
     nodes: Nodes,
     trust: Arc<Trust>,
+    steps: Steps<PLACES>,
     time: TimeSource,
     acquire: Code,
     settle: Code,
@@ -62,6 +71,7 @@ struct Inner {
     assert: Code,
     beat: Code,
     first_use: Code,
+    proofs_of_a_key_max: usize,
     api_key: Code,
     revocation: Code,
     revocation_bounds: RevocationBounds,
@@ -79,10 +89,11 @@ impl RedisStore {
     ///
     /// To be called within a Tokio runtime. `rediss://` uses rustls's process-wide provider.
     pub fn connect(settings: &Settings, gates: Gates) -> Result<Self, ConnectProblem> {
-        let trust = Arc::new(Trust::new());
+        let (trust, steps) = (Arc::new(Trust::new()), Steps::new(&gates));
         Ok(Self(Arc::new(Inner {
             nodes: Nodes::open(settings, gates, &trust)?,
             trust,
+            steps,
             time: settings.time,
             acquire: Code::new(concat!(include_str!("now.lua"), include_str!("acquire.lua"))),
             settle: Code::new(concat!(include_str!("now.lua"), include_str!("levels.lua"), include_str!("settle.lua"))),
@@ -94,7 +105,8 @@ impl RedisStore {
                 include_str!("assert.lua")
             )),
             beat: Code::telling(concat!(include_str!("now.lua"), include_str!("beat.lua"))),
-            first_use: Code::new(include_str!("first_use.lua")),
+            first_use: Code::new(concat!(include_str!("now.lua"), include_str!("first_use.lua"))),
+            proofs_of_a_key_max: settings.proofs_of_a_key_max,
             // What was charged is nothing to API keys.
             api_key: Code::telling(include_str!("api_key.lua")),
             // Neither is it to what was taken back.
@@ -164,12 +176,12 @@ impl QuotaStore for RedisStore {
 
 impl Inner {
     async fn acquire_later(self: &Arc<Self>, requests: &Requests, mode: Mode, now: Moment) -> Grants {
-        let call = |requests: &[Request]| self.acquisition(requests, mode, now);
+        let call = |requests: &[Request], spread| self.acquisition(requests, spread, mode, now);
         let read = |answer: &[u8], count| grants(answer, count, mode);
         let (answers, alone) = self.ask(&self.acquire, requests, call, read).await;
         let heard = |(request, answer): (&Request, Result<(Grant, Option<Told>), Away>)| {
             let (grant, told) = answer?;
-            if let Some(told) = told.filter(|_| holds(request) == Holds::Lease) {
+            if let Some(told) = told {
                 self.leases.keep(request.terms.lease, &request.key, told);
             }
             Ok(grant)
@@ -181,19 +193,25 @@ impl Inner {
         grants
     }
 
-    fn acquisition(&self, requests: &[Request], mode: Mode, now: Moment) -> Call {
+    fn acquisition(&self, requests: &[Request], spread: bool, mode: Mode, now: Moment) -> Call {
         let mut call = Call::default();
         call.keys.extend(requests.iter().map(|request| state_key(&request.key, request.limit.algorithm)));
-        let reserved = requests.iter().filter(|request| holds(request) == Holds::Reservation);
-        call.keys.extend(reserved.map(|Request { limit, key, terms }| lease_key(key, limit.algorithm, terms.lease)));
-        // Without them units are charged as long, and cannot be given back.
+        let reserved = requests.iter().find(|request| holds(request) == Holds::Reservation);
+        // Without it units are charged as long, and cannot be given back.
+        call.keys
+            .extend(reserved.map(|Request { key, terms, .. }| reservations_key(terms.lease, spread.then_some(key))));
         call.spare = call.keys.len() - requests.len();
-        call.args.push(self.time_argument(now));
-        call.args.push(match mode {
-            Mode::Consume => b"c".into(),
-            Mode::Peek => b"p".into(),
-        });
-        call.args.extend(requests.iter().map(packed));
+        let mut asked = match mode {
+            Mode::Consume => b"c".to_vec(),
+            Mode::Peek => b"p".to_vec(),
+        };
+        for (request, state) in requests.iter().zip(&call.keys) {
+            asked.extend(packed(request));
+            if holds(request) == Holds::Reservation {
+                asked.extend(mark(request.terms.lease, state));
+            }
+        }
+        call.args = vec![self.time_argument(now), asked];
         call
     }
 
@@ -204,22 +222,24 @@ impl Inner {
         };
         let owed: SmallVec<[(&Settlement, Option<Told>); 4]> =
             settlements.iter().map(|settlement| (settlement, told(settlement))).collect();
-        let call = |owed: &[(&Settlement, Option<Told>)]| {
+        let call = |owed: &[(&Settlement, Option<Told>)], spread: bool| {
             let mut call = Call::default();
             call.args.push(self.time_argument(now));
             for (settlement, told) in owed {
                 let Settlement { limit, key, lease, .. } = settlement;
                 let state = state_key(key, limit.algorithm);
+                let mut packed = packed_settlement(settlement, *told);
                 let holder = match limit.algorithm {
                     // It stands in the state. A key that is never there would keep a slot that moves from being served.
                     Algorithm::Concurrency(_) => state.clone(),
                     _ if told.is_some() => state.clone(),
                     Algorithm::SlidingWindow { .. } | Algorithm::TokenBucket(_) | Algorithm::FixedWindow(_) => {
-                        lease_key(key, limit.algorithm, *lease)
+                        packed.extend(mark(*lease, &state));
+                        reservations_key(*lease, spread.then_some(key))
                     }
                 };
                 call.keys.extend([state, holder]);
-                call.args.push(packed_settlement(settlement, *told));
+                call.args.push(packed);
             }
             call
         };
@@ -235,7 +255,7 @@ impl Inner {
     }
 
     async fn refund_later(&self, charges: &[Charge], now: Moment) -> Answers<u64> {
-        let call = |charges: &[Charge]| {
+        let call = |charges: &[Charge], _| {
             let mut call = Call::default();
             call.keys.extend(charges.iter().map(|charge| state_key(&charge.key, charge.limit.algorithm)));
             call.args.push(self.time_argument(now));
@@ -247,7 +267,7 @@ impl Inner {
     }
 
     async fn reset_later(&self, limit: &Limit, key: &CounterKey) -> Result<(), Away> {
-        let call = |_: &[()]| Call {
+        let call = |_: &[()], _| Call {
             keys: vec![state_key(key, limit.algorithm)],
             args: vec![kind(limit.algorithm).into()],
             ..Call::default()
@@ -257,12 +277,12 @@ impl Inner {
     }
 
     /// Runs a script for all `items`: in one call where one server has all the counters, else each in a call of its own,
-    /// all at the same time. One answer for each, in order; and whether they were asked each alone.
+    /// all at the same time; `call` is told which. One answer for each, in order; and whether they were asked each alone.
     async fn ask<I, T>(
         &self,
         code: &Code,
         items: &[I],
-        call: impl Fn(&[I]) -> Call,
+        call: impl Fn(&[I], bool) -> Call,
         read: impl Fn(&[u8], usize) -> Option<Answers<T>>,
     ) -> (Answers<T>, bool) {
         let heard = |answer: Result<Sent, Away>, count| match answer {
@@ -272,12 +292,12 @@ impl Inner {
             Err(Away { because }) => each_away(count, because),
         };
         if self.nodes.are_one() {
-            let answer = self.nodes.run(code, &call(items)).await;
+            let answer = self.nodes.run(code, &call(items, false)).await;
             if !matches!(answer, Ok(Sent::Spread)) {
                 return (heard(answer, items.len()), false);
             }
         }
-        let calls: SmallVec<[Call; 4]> = items.chunks(1).map(call).collect();
+        let calls: SmallVec<[Call; 4]> = items.chunks(1).map(|item| call(item, true)).collect();
         let answers = join_all(calls.iter().map(|call| self.nodes.run(code, call))).await;
         (answers.into_iter().flat_map(|answer| heard(answer, 1)).collect(), true)
     }
@@ -388,14 +408,24 @@ const fn kind(algorithm: Algorithm) -> &'static [u8] {
     }
 }
 
-fn lease_key(key: &CounterKey, algorithm: Algorithm, lease: LeaseId) -> Vec<u8> {
-    let mut name = state_key(key, algorithm);
-    name.extend_from_slice(format!(":lease:{:016x}-{:x}", lease.replica, lease.serial).as_bytes());
-    name
+/// Where a reservation is written down, with others of the same group: where counters are spread, beside its own. No limit
+/// has a name that begins with a space.
+fn reservations_key(lease: LeaseId, beside: Option<&CounterKey>) -> Vec<u8> {
+    let tag = beside.map_or_else(|| b"tollgate:{ reservations}".to_vec(), tag);
+    [&tag, format!(":reserved:{:016x}", lease.replica).as_bytes()].concat()
 }
 
-/// How much longer than it counts a state is kept, in milliseconds; the scripts have the same.
-const SLACK_MS: u64 = 1_000;
+/// How a reservation of one counter is known among those that are written down together. Whoever knows the name of a
+/// reservation can settle no other counter by it.
+fn mark(lease: LeaseId, state: &[u8]) -> [u8; MARK_BYTES] {
+    let name = [&lease.replica.to_le_bytes(), &lease.serial.to_le_bytes(), state].concat();
+    let mut mark = [0; MARK_BYTES];
+    mark.iter_mut().zip(digest(&SHA256, &name).as_ref()).for_each(|(byte, sum)| *byte = *sum);
+    mark
+}
+
+/// So many of a hash that nobody finds another counter with the same.
+const MARK_BYTES: usize = 8;
 
 /// What is asked of one counter, as the script reads it. Nothing in it reaches 2^53, where doubles stop being exact.
 fn packed(request: &Request) -> Vec<u8> {
@@ -405,16 +435,14 @@ fn packed(request: &Request) -> Vec<u8> {
     let hold = terms.hold.min(WINDOW_MAX).0;
     let mut packed = packed_shape(algorithm);
     match algorithm {
-        Algorithm::SlidingWindow { units, window } => {
+        Algorithm::SlidingWindow { units, window: _ } => {
             push(&mut packed, &[units, at_least, terms.at_most.min(units), hold]);
-            let Frame { units: _, width, parts } = Frame::new(units, window);
-            let life = (width.0 * (parts + 1) + hold).div_ceil(1_000) + SLACK_MS;
-            packed.extend_from_slice(life.to_string().as_bytes());
         }
         Algorithm::TokenBucket(_) => push(&mut packed, &[at_least, hold]),
         Algorithm::FixedWindow(grid) => push(&mut packed, &[grid.units, at_least, hold]),
         Algorithm::Concurrency(slots) => {
-            push(&mut packed, &[slots.units, slots.hold.0, at_least, terms.lease.replica, terms.lease.serial]);
+            push(&mut packed, &[slots.units, slots.hold.0, at_least]);
+            push_name(&mut packed, terms.lease);
         }
     }
     packed
@@ -446,7 +474,7 @@ fn packed_units(algorithm: Algorithm, units: u64) -> Vec<u8> {
 fn packed_settlement(Settlement { limit, key: _, lease, used }: &Settlement, told: Option<Told>) -> Vec<u8> {
     if matches!(limit.algorithm, Algorithm::Concurrency(_)) {
         let mut packed = packed_shape(limit.algorithm);
-        push(&mut packed, &[lease.replica, lease.serial]);
+        push_name(&mut packed, *lease);
         return packed;
     }
     let mut packed = packed_units(limit.algorithm, *used);
@@ -456,47 +484,14 @@ fn packed_settlement(Settlement { limit, key: _, lease, used }: &Settlement, tol
     packed
 }
 
+/// Doubles are what scripts count in, and are read quicker than integers.
+#[expect(clippy::cast_precision_loss, reason = "below 2^53")]
 fn push(packed: &mut Vec<u8>, numbers: &[u64]) {
-    packed.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+    packed.extend(numbers.iter().flat_map(|number| (*number as f64).to_le_bytes()));
 }
 
-/// One number for each counter; nothing where they make no sense.
-fn refunds(answer: &[u8], counters: usize) -> Option<Refunds> {
-    let (numbers, rest) = answer.as_chunks::<8>();
-    let sound = numbers.len() == counters && rest.is_empty();
-    sound.then(|| numbers.iter().map(|&number| u64::from_le_bytes(number)).collect())
-}
-
-/// Seven numbers for each counter; nothing where they make no sense. They tell of before the charge and of after it,
-/// because the script does not know at the first counter what the last one says. With each grant that was charged, what is
-/// told of a lease.
-fn grants(answer: &[u8], counters: usize, mode: Mode) -> Option<Answers<(Grant, Option<Told>)>> {
-    let (numbers, rest) = answer.as_chunks::<8>();
-    let (sevens, odd) = numbers.as_chunks::<7>();
-    if sevens.len() != counters || !odd.is_empty() || !rest.is_empty() {
-        return None;
-    }
-    let charged = mode == Mode::Consume && sevens.iter().all(|[outcome, ..]| u64::from_le_bytes(*outcome) == 0);
-    sevens.iter().map(|seven| grant(seven.map(u64::from_le_bytes), charged).map(Ok)).collect()
-}
-
-fn grant(
-    [outcome, value, left, returns, returns_then, expires, epoch]: [u64; 7],
-    charged: bool,
-) -> Option<(Grant, Option<Told>)> {
-    let outcome = match outcome {
-        0 => Outcome::Granted { units: value },
-        1 => Outcome::Short { retry_after: Micros(value) },
-        2 => Outcome::Never,
-        _ => return None,
-    };
-    let (remaining, reset_after, told) = match outcome {
-        Outcome::Granted { units: units @ 1.. } if charged => {
-            (left.checked_sub(units)?, returns_then, Some(Told { units, expires, epoch }))
-        }
-        Outcome::Granted { .. } | Outcome::Short { .. } | Outcome::Never => (left, returns, None),
-    };
-    Some((Grant { outcome, remaining, reset_after: Micros(reset_after) }, told))
+fn push_name(packed: &mut Vec<u8>, lease: LeaseId) {
+    packed.extend([lease.replica, lease.serial].into_iter().flat_map(u64::to_le_bytes));
 }
 
 /// What an error means to whoever asked. The error itself is not passed on: it may quote what was sent.
@@ -565,11 +560,11 @@ mod tests {
     #[test]
     fn a_counters_keys_share_a_hash_tag_whatever_its_values_hold() {
         let lease = LeaseId { replica: u64::MAX, serial: 255 };
-        for value in ["alice", "a}b", "}", "{", "}{", "{}", "\u{0}\r\n", "x}:lease:0000000000000001-1"] {
+        for value in ["alice", "a}b", "}", "{", "}{", "{}", "\u{0}\r\n", "x}:reserved:0000000000000001"] {
             let mut key = CounterKey::new("per-client");
             key.push(value);
             for (algorithm, ending) in [(WINDOW, "}"), (bucket(), "}:bucket"), (FIXED, "}:fixed"), (SLOTS, "}:held")] {
-                let lease = lease_key(&key, algorithm, lease);
+                let lease = reservations_key(lease, Some(&key));
                 let state = state_key(&key, algorithm);
                 assert_eq!(hash_tag(&state), hash_tag(&lease), "{value:?}");
                 assert!(hash_tag(&state).is_some_and(|tag| tag.starts_with(b"per-client")), "{value:?}");
@@ -582,42 +577,28 @@ mod tests {
         assert_eq!(state_key(&key, bucket()), b"tollgate:{per-client 5:alice}:bucket");
         assert_eq!(state_key(&key, FIXED), b"tollgate:{per-client 5:alice}:fixed");
         assert_eq!(state_key(&key, SLOTS), b"tollgate:{per-client 5:alice}:held");
-        assert_eq!(lease_key(&key, WINDOW, lease), b"tollgate:{per-client 5:alice}:lease:ffffffffffffffff-ff");
-        assert_eq!(lease_key(&key, FIXED, lease), b"tollgate:{per-client 5:alice}:fixed:lease:ffffffffffffffff-ff");
+        assert_eq!(reservations_key(lease, Some(&key)), b"tollgate:{per-client 5:alice}:reserved:ffffffffffffffff");
+        assert_eq!(reservations_key(lease, None), b"tollgate:{ reservations}:reserved:ffffffffffffffff");
+    }
+
+    #[test]
+    fn a_mark_stands_for_one_reservation_of_one_counter() {
+        let lease = LeaseId { replica: 1, serial: 2 };
+        let marks = [
+            mark(lease, b"a"),
+            mark(lease, b"b"),
+            mark(LeaseId { serial: 3, ..lease }, b"a"),
+            mark(LeaseId { replica: 3, ..lease }, b"a"),
+        ];
+        let twice = |(index, one): (usize, &[u8; MARK_BYTES])| marks[..index].contains(one);
+        assert!(!marks.iter().enumerate().any(twice));
+        assert_eq!(mark(lease, b"a"), marks[0]);
     }
 
     /// The part of a key that selects the slot, as the Redis Cluster specification has it.
     fn hash_tag(key: &[u8]) -> Option<&[u8]> {
         let rest = &key[key.iter().position(|&byte| byte == b'{')? + 1..];
         rest.get(..rest.iter().position(|&byte| byte == b'}')?).filter(|tag| !tag.is_empty())
-    }
-
-    #[test]
-    fn an_answer_that_makes_no_sense_is_not_taken_for_one() {
-        let answer = |numbers: &[u64]| numbers.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<u8>>();
-        let short = Grant { outcome: Outcome::Short { retry_after: Micros(7) }, remaining: 0, reset_after: Micros(3) };
-        let read = |numbers: &[u64], counters| grants(&answer(numbers), counters, Mode::Consume);
-        assert_eq!(read(&[1, 7, 0, 3, 0, 8, 9], 1).as_deref(), Some(&[Ok((short, None))][..]));
-        assert_eq!(read(&[3, 7, 0, 3, 0, 8, 9], 1), None);
-        assert_eq!(read(&[0, 2, 1, 3, 4, 8, 9], 1), None);
-        assert_eq!(read(&[0, 1, 2, 3, 4, 8, 9], 2), None);
-        assert_eq!(read(&[0, 1, 2, 3, 4, 8, 9, 0, 1, 2, 3, 8, 9], 1), None);
-        assert_eq!(grants(&answer(&[0, 1, 2, 3, 4, 8, 9])[1..], 1, Mode::Consume), None);
-        assert_eq!(grants(&[&answer(&[0, 1, 2, 3, 4, 8, 9])[..], b"x"].concat(), 1, Mode::Consume), None);
-    }
-
-    #[test]
-    fn what_is_left_is_told_as_of_after_the_charges_only_if_all_granted() {
-        let told = |numbers: &[u64], mode| {
-            let answer: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
-            let grants = grants(&answer, numbers.len() / 7, mode).into_iter().flatten().flatten();
-            grants.map(|(grant, told)| (grant.remaining, grant.reset_after.0, told)).collect::<Vec<_>>()
-        };
-        let granted = [0, 2, 9, 5, 4, 8, 6];
-        assert_eq!(told(&granted, Mode::Consume), [(7, 4, Some(Told { units: 2, expires: 8, epoch: 6 }))]);
-        assert_eq!(told(&granted, Mode::Peek), [(9, 5, None)]);
-        let refused = [1, 7, 0, 3, 0, 8, 6];
-        assert_eq!(told(&[&granted[..], &refused].concat(), Mode::Consume), [(9, 5, None), (0, 3, None)]);
     }
 
     #[test]

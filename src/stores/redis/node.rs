@@ -41,7 +41,7 @@ pub(super) enum Reply {
 impl Node {
     /// The node behind `way`; begins to connect to it.
     pub(super) fn new(address: Address, gate: Gate, way: Way, trust: &Arc<Trust>) -> Self {
-        let (link, trust) = (Link::open(way, Arc::clone(trust)), Arc::clone(trust));
+        let (link, trust) = (Link::open(gate.node().to_owned(), way, Arc::clone(trust)), Arc::clone(trust));
         Self { address, gate, link, trust, visited: AtomicBool::new(false) }
     }
 

@@ -63,7 +63,7 @@ pub type NodeHealth = (String, Result<(), Away>);
 
 impl Nodes {
     pub(super) fn open(settings: &Settings, gates: Gates, trust: &Arc<Trust>) -> Result<Self, ConnectProblem> {
-        let Settings { reach, username, password, ca, time: _ } = settings;
+        let Settings { reach, username, password, ca, time: _, proofs_of_a_key_max: _ } = settings;
         let (username, password, ca) = (username.as_deref(), password.as_deref(), ca.as_deref());
         let wanted = Arc::new(Notify::new());
         match reach {
@@ -113,6 +113,12 @@ impl Nodes {
                 slots.nodes().iter().map(|node| (node.gate.node().to_owned(), node.gate.health())).collect()
             }
         }
+    }
+
+    /// The name of the node that has the key, as far as is known.
+    pub(super) fn name_of(&self, key: &[u8]) -> String {
+        let owner = self.map.borrow().owner(slot_of(key)).and_then(Result::ok);
+        owner.map_or_else(|| "unknown".to_owned(), |node| node.gate.node().to_owned())
     }
 
     /// Runs a script where the call's keys are, within the deadline.

@@ -1,30 +1,37 @@
-//! Proofs of possession that were used, shared by all replicas: a key of its own for each, spread over the slots, that ends
-//! when the proof is no longer good.
+//! Proofs of possession that were used, shared by all replicas: for each key that made some a sorted set, so that all of
+//! them are at one node and can be counted. It ends with the last of them.
 
 use super::nodes::Outcome as Sent;
 use super::script::Call;
 use super::{Inner, RedisStore};
 use crate::decide::ports::{Answer, Away, AwayCause, ProofLog, ProofUse};
+use crate::domain::identity::Thumbprint;
 use crate::domain::question::Mode;
 use crate::domain::time::Moment;
 
 impl ProofLog for RedisStore {
-    fn first_use(&self, proof: ProofUse, mode: Mode, _: Moment) -> Answer<'_, Result<bool, Away>> {
-        Answer::later(async move { self.0.first_use_later(proof, mode).await })
+    fn first_use(&self, proof: ProofUse, mode: Mode, now: Moment) -> Answer<'_, Result<bool, Away>> {
+        Answer::later(async move { self.0.first_use_later(proof, mode, now).await })
     }
 }
 
 impl Inner {
-    async fn first_use_later(&self, ProofUse { key: _, name, keep }: ProofUse, mode: Mode) -> Result<bool, Away> {
+    async fn first_use_later(&self, proof: ProofUse, mode: Mode, now: Moment) -> Result<bool, Away> {
+        let ProofUse { key, name, keep } = proof;
         let mode: &[u8] = match mode {
             Mode::Consume => b"c",
             Mode::Peek => b"p",
         };
-        // Rounded up: it must not end before the proof does.
-        let millis = keep.0.div_ceil(1_000).max(1);
         let call = Call {
-            keys: vec![proof_key(&name)],
-            args: vec![millis.to_string().into_bytes(), mode.into()],
+            keys: vec![used_by(&key)],
+            args: vec![
+                self.time_argument(now),
+                // Of a hash half is enough: nobody finds two alike.
+                name[..16].into(),
+                keep.0.to_string().into_bytes(),
+                mode.into(),
+                self.proofs_of_a_key_max.to_string().into_bytes(),
+            ],
             ..Call::default()
         };
         let mut sent = self.nodes.run(&self.first_use, &call).await?;
@@ -35,16 +42,17 @@ impl Inner {
         match sent {
             Sent::Done(bytes) if bytes == b"1" => Ok(true),
             Sent::Done(bytes) if bytes == b"0" => Ok(false),
+            Sent::Done(bytes) if bytes == b"f" => Err(Away { because: AwayCause::Full }),
             Sent::Done(_) | Sent::Spread => Err(Away { because: AwayCause::Garbled }),
         }
     }
 }
 
 /// No counter's: their names stand in braces. A hash has no braces, so all of it selects the slot.
-fn proof_key(name: &[u8; 32]) -> Vec<u8> {
-    let mut key = b"tollgate:proof:".to_vec();
-    key.extend(name.iter().flat_map(|byte| [hex(byte >> 4), hex(byte & 15)]));
-    key
+fn used_by(key: &Thumbprint) -> Vec<u8> {
+    let mut name = b"tollgate:proofs:".to_vec();
+    name.extend(key.iter().flat_map(|byte| [hex(byte >> 4), hex(byte & 15)]));
+    name
 }
 
 const fn hex(digit: u8) -> u8 {

@@ -18,6 +18,7 @@ use futures_util::future::join_all;
 use super::nodes::Outcome;
 use super::script::Call;
 use super::slots::{SLOTS, slot_of};
+use super::steps::Said;
 use super::{Inner, nothing, packed, state_key, tag};
 use crate::decide::ports::{Away, AwayCause, Beat, Charge, Charges, Epoch, Peer, Pulse, Request, Word};
 use crate::domain::limit::{Algorithm, CounterKey};
@@ -26,7 +27,7 @@ use crate::domain::window::{LeaseId, Terms};
 
 /// How many places a cluster has: the loss of a node that has so large a part of the slots is missed. One server has
 /// the first place only.
-const PLACES: usize = 32;
+pub(super) const PLACES: usize = 32;
 
 /// How many names are tried for each place: a thirty-second of them falls on it.
 const NAMES_MAX: u32 = 4_096;
@@ -176,19 +177,26 @@ impl Inner {
         let (named, look) = (self.trust.named(pulse.epoch), self.trust.set_out());
         let places = if self.nodes.are_one() { 1 } else { PLACES };
         let calls: Vec<Call> = (0..places).map(|place| self.beat_call(place, pulse, named.as_ref(), now)).collect();
-        let answers = join_all(calls.iter().map(|call| self.nodes.run(&self.beat, call))).await;
-        let mut beats: Vec<(usize, Beat)> = Vec::new();
+        let ask = async |call| {
+            let (sent, answer) = (self.steps.now(), self.nodes.run(&self.beat, call).await);
+            (answer, sent, self.steps.now())
+        };
+        let answers = join_all(calls.iter().map(ask)).await;
+        let (mut beats, mut said): (Vec<(usize, Beat)>, Vec<Said>) = (Vec::new(), Vec::new());
         let mut away = Away { because: AwayCause::Unreachable };
-        for (place, answer) in answers.into_iter().enumerate() {
+        for (place, (answer, sent, received)) in answers.into_iter().enumerate() {
             match answer {
                 Ok(Outcome::Done(bytes)) => {
-                    beats.push((place, beat(&bytes).ok_or(Away { because: AwayCause::Garbled })?));
+                    let (beat, told) = beat(&bytes).ok_or(Away { because: AwayCause::Garbled })?;
+                    beats.push((place, beat));
+                    said.push(Said { place, told, sent, received });
                 }
                 // It has just turned out to be a cluster.
                 Ok(Outcome::Spread) => {}
                 Err(because) => away = because,
             }
         }
+        self.steps.hear(&said, |place| self.nodes.name_of(&self.trust.places[place].epoch_key()));
         // A node that is away has nothing to say; the others' word counts.
         let epoch = self.trust.find(&beats, pulse.epoch.is_none(), look).filter(|_| !beats.is_empty()).ok_or(away)?;
         Ok(Beat { epoch, there: all_there(&beats) })
@@ -223,7 +231,7 @@ impl Inner {
         if told.is_empty() {
             return Ok(());
         }
-        let call = |charges: &[Charge]| {
+        let call = |charges: &[Charge], _| {
             let mut call = Call::default();
             call.args.push(self.time_argument(now));
             for Charge { limit, key, units } in charges.iter().cloned() {
@@ -285,9 +293,10 @@ fn all_there(beats: &[(usize, Beat)]) -> Vec<Peer> {
     there.into_iter().map(|(replica, heard)| Peer { replica, word: word(heard) }).collect()
 }
 
-/// An epoch and some replicas; nothing where they make no sense.
-fn beat(answer: &[u8]) -> Option<Beat> {
-    let (epoch, there) = answer.split_at_checked(EPOCH_DIGITS)?;
+/// An epoch, the server's time and some replicas; nothing where they make no sense.
+fn beat(answer: &[u8]) -> Option<(Beat, Micros)> {
+    let (epoch, rest) = answer.split_at_checked(EPOCH_DIGITS)?;
+    let (time, there) = rest.split_first_chunk::<8>()?;
     let (there, rest) = there.as_chunks::<9>();
     let peer = |&[a, b, c, d, e, f, g, h, word]: &[u8; 9]| {
         let replica = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
@@ -299,7 +308,7 @@ fn beat(answer: &[u8]) -> Option<Beat> {
     };
     let there: Vec<Peer> = there.iter().map(peer).collect::<Option<_>>()?;
     let sound = rest.is_empty() && !there.is_empty();
-    sound.then_some(Beat { epoch: read(epoch)?, there })
+    sound.then_some((Beat { epoch: read(epoch)?, there }, Micros(u64::from_le_bytes(*time))))
 }
 
 #[cfg(test)]
@@ -313,10 +322,10 @@ mod tests {
     #[test]
     fn a_beat_that_makes_no_sense_is_not_taken_for_one() {
         let good = b"00000000000000ff";
-        let answer = |epoch: &[u8], there: &[&[u8]]| [epoch, &there.concat()].concat();
+        let answer = |epoch: &[u8], there: &[&[u8]]| [epoch, b"\x07\0\0\0\0\0\0\0", &there.concat()].concat();
         let (first, second): (&[u8], &[u8]) = (b"\x01\0\0\0\0\0\0\0t", b"\x02\0\0\0\0\0\0\0o");
         let there = vec![peer(1, Word::Told), peer(2, Word::Owes)];
-        let heard = NonZeroU64::new(255).map(|epoch| Beat { epoch: Epoch(epoch), there });
+        let heard = NonZeroU64::new(255).map(|epoch| (Beat { epoch: Epoch(epoch), there }, Micros(7)));
         assert_eq!(beat(&answer(good, &[first, second])), heard);
         let garbled: &[u8] = b"\x01\0\0\0\0\0\0\0x";
         for there in [&[][..], &[&first[1..]], &[first, &second[..4]], &[first, garbled]] {

@@ -9,17 +9,17 @@ local raw = call('GET', KEYS[1])
 if raw then
   local state
   if ARGV[1] == 'w' then
-    local width, latest, _, epoch = unpack('<I8I8I8I8', raw)
-    state = pack('<I8I8I8I8I8', width, latest, 0, math.max(epoch + 1, latest), 0)
+    local latest, _, _, _, _, epoch, width, _, kept = unpack('<ddddddddd', raw)
+    state = pack('<ddddddddd', latest, 0, 0, 0, 0, math.max(epoch + 1, latest), width, 72, kept)
   elseif ARGV[1] == 'b' then
-    local gain, unit, burst, latest, _, epoch = unpack('<I8I8I8I8I8I8', raw)
-    state = pack('<I8I8I8I8I8I8', gain, unit, burst, latest, 0, math.max(epoch + 1, latest))
+    local latest, _, epoch, gain, unit, burst = unpack('<dddddd', raw)
+    state = pack('<dddddd', latest, 0, math.max(epoch + 1, latest), gain, unit, burst)
   elseif ARGV[1] == 'c' then
     local latest = unpack('<d', raw, #raw - 47)
     state = pack('<dddddddddd', 0, 0, 0, 0, latest, 0, 80, 80, 0, 0)
   else
-    local length, latest, _, epoch = unpack('<I8I8I8I8', raw)
-    state = pack('<I8I8I8I8', length, latest, 0, math.max(epoch + 1, latest))
+    local latest, _, epoch, length = unpack('<dddd', raw)
+    state = pack('<dddd', latest, 0, math.max(epoch + 1, latest), length)
   end
   call('SET', KEYS[1], state, 'KEEPTTL')
 end

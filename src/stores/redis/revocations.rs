@@ -146,7 +146,7 @@ impl RedisStore {
             task.into(),
         ];
         let args = [&first[..], &args].concat();
-        let call = |_: &[()]| Call { keys: KEYS.map(Into::into).into(), args: args.clone(), ..Call::default() };
+        let call = |_: &[()], _| Call { keys: KEYS.map(Into::into).into(), args: args.clone(), ..Call::default() };
         let read = |answer: &[u8], _| Some([Ok(read(&Told::read(answer)?)?)].into_iter().collect());
         let (answers, _) = self.0.ask(&self.0.revocation, &[()], call, read).await;
         answers.into_iter().next().unwrap_or(Err(Away { because: AwayCause::Garbled }))

@@ -27,6 +27,11 @@ const BODY_BYTES_MAX: usize = 64 * 1024;
 
 const BOUNDS: Bounds = Bounds { depth: 32, members: 512, name_bytes: 1024 };
 
+/// What an answer may leave out (RFC 7662 §2.2); some servers write null instead. Not so what ties a token to a key or tells
+/// who acts: null there is as wrong as anything that cannot be read.
+const OPTIONAL: [&str; 11] =
+    ["scope", "client_id", "username", "token_type", "exp", "iat", "nbf", "sub", "aud", "iss", "jti"];
+
 /// `typ` and media type of a signed answer (RFC 9701 §5).
 const SIGNED: &str = "token-introspection+jwt";
 
@@ -110,7 +115,7 @@ pub(super) fn request<'u>(url: &'u Url, token: &str, settings: &Introspection) -
 /// Reads a plain answer.
 pub(super) fn read(body: &[u8], issuer: &Issuer, name: &Arc<str>, now: Micros) -> Result<Opinion, Failure> {
     let answer = json::object(body, BOUNDS).map_err(|_| unreadable(body))?;
-    opinion(&answer, None, issuer, name, now)
+    opinion(answer, None, issuer, name, now)
 }
 
 /// Reads a signed answer (RFC 9701 §5): a JWT of the issuer, for us, of just now.
@@ -151,7 +156,7 @@ pub(super) fn read_signed(
     let Some(Value::Object(answer)) = claims.get("token_introspection") else {
         return Err(broken("gave an answer without `token_introspection`"));
     };
-    opinion(answer, Some(Arc::clone(&verified.key)), issuer, name, now).map_err(Unread::Failed)
+    opinion(answer.clone(), Some(Arc::clone(&verified.key)), issuer, name, now).map_err(Unread::Failed)
 }
 
 /// What is JSON, if no strict one, may be so because of what whoever has this one token wrote into their profile.
@@ -180,7 +185,7 @@ fn is_of_now(claims: &Object<'_>, leeway: Micros, deadline: Micros, now: Micros)
 }
 
 fn opinion(
-    answer: &Object<'_>,
+    mut answer: Object<'_>,
     key: Option<Arc<Key>>,
     issuer: &Issuer,
     name: &Arc<str>,
@@ -191,7 +196,8 @@ fn opinion(
         Some(Value::Bool(false)) => return Ok(Opinion::Bad(Reason::InactiveToken)),
         Some(_) | None => return Err(Failure::broken("did not say whether the token is active, true or false")),
     }
-    match claims::judge_answer(answer, issuer, name, now) {
+    answer.drop_nulls(&OPTIONAL);
+    match claims::judge_answer(&answer, issuer, name, now) {
         Ok(accepted) => Ok(Opinion::Good(Box::new(accepted), key)),
         // Not the caller's fault, and not that of other tokens.
         Err(Reason::MalformedToken | Reason::TokenTooLarge) => {

@@ -32,7 +32,7 @@ use super::remembered::{Fingerprint, Good, Remembered};
 use crate::decide::ports::{Answer, Clock, Verdict};
 use crate::domain::decision::Reason;
 use crate::domain::identity::Identity;
-use crate::domain::introspection::Introspection;
+use crate::domain::introspection::{ClientAuth, Introspection};
 use crate::domain::issuer::Issuer;
 use crate::domain::time::{Micros, Moment};
 use crate::telemetry::{Telemetry, names};
@@ -150,7 +150,8 @@ impl Introspector {
         let place = if let Some(url) = &introspection.url {
             Place::Known(fetch::address(url, connection)?)
         } else {
-            let discovery = Discovery::of_endpoint("introspection_endpoint", &settings.issuer, connection)?;
+            let by_mtls = introspection.auth == ClientAuth::Mtls;
+            let discovery = Discovery::of_endpoint("introspection_endpoint", by_mtls, &settings.issuer, connection)?;
             Place::Discovered(Box::new(Turn::new(discovery)))
         };
         Ok(Some(Arc::new(Self {

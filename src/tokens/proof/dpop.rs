@@ -29,10 +29,10 @@ const ID_BYTES_MAX: usize = 256;
 const BOUNDS: Bounds = Bounds { depth: 8, members: 64, name_bytes: 256 };
 
 /// How far a client's clock may be off, in either direction.
-const WINDOW: Micros = Micros::from_secs(30);
+pub(super) const WINDOW: Micros = Micros::from_secs(30);
 
 /// For how much longer than the proof is good here it is remembered: another replica's clock may be behind.
-const CLOCKS_APART: Micros = Micros::from_secs(30);
+pub(super) const CLOCKS_APART: Micros = Micros::from_secs(30);
 
 /// Members of a JWK that only the holder of the private key has (RFC 7518 §6.2.2, §6.3.2, §6.4).
 const PRIVATE_MEMBERS: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
@@ -42,6 +42,8 @@ const PRIVATE_MEMBERS: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"]
 pub(super) struct Checked {
     /// Under which name it is remembered.
     pub used: ProofUse,
+    /// When it was made, by the client's clock.
+    pub issued_at: Micros,
     /// Whether the next proof should hold another nonce.
     pub nonce_ends: bool,
 }
@@ -173,7 +175,7 @@ pub(super) fn check(
     if !(1..=ID_BYTES_MAX).contains(&id.len()) {
         return Err(Flaw::Form);
     }
-    let good_for = dates(&claims, now)?;
+    let (issued_at, good_for) = dates(&claims, now)?;
     let nonce_ends = nonce_ends(&claims, nonces, now)?;
 
     let key = key(&header, algorithm)?;
@@ -183,7 +185,7 @@ pub(super) fn check(
     let check = key.check(algorithm).ok_or(Flaw::Key)?;
     check.verify_sig(decoded.signing_input(), decoded.signature()).map_err(|_| Flaw::Signature)?;
     let used = ProofUse { key: *bound, name: name_of(bound, id), keep: good_for + CLOCKS_APART };
-    Ok(Checked { used, nonce_ends })
+    Ok(Checked { used, issued_at, nonce_ends })
 }
 
 fn text<'o>(object: &'o Object<'_>, name: &str) -> Result<&'o str, Flaw> {
@@ -211,14 +213,14 @@ fn key(header: &Object<'_>, algorithm: Algorithm) -> Result<Key, Flaw> {
     jwk::read_for(jwk, algorithm).map_err(|_| Flaw::Key)
 }
 
-/// For how long the proof is good from now on. `exp` and `nbf` need not be there; where they are, they count (RFC 7519 §4.1).
-fn dates(claims: &Object<'_>, now: Micros) -> Result<Micros, Flaw> {
+/// When the proof was made, and for how long it is good from now on. `exp` and `nbf` need not be there; where they are, they count (RFC 7519 §4.1).
+fn dates(claims: &Object<'_>, now: Micros) -> Result<(Micros, Micros), Flaw> {
     let date = |name| claims.get(name).map(|value| numeric_date(value).map_err(|_| Flaw::Form)).transpose();
     let (issued_at, expires_at, not_before) = (date("iat")?.ok_or(Flaw::Form)?, date("exp")?, date("nbf")?);
     let fresh = issued_at.since(now) <= WINDOW && now.since(issued_at) <= WINDOW;
     let begun = not_before.is_none_or(|at| at.since(now) <= WINDOW);
     let ended = expires_at.is_some_and(|at| now >= at + WINDOW);
-    if fresh && begun && !ended { Ok((issued_at + WINDOW).since(now)) } else { Err(Flaw::Stale) }
+    if fresh && begun && !ended { Ok((issued_at, (issued_at + WINDOW).since(now))) } else { Err(Flaw::Stale) }
 }
 
 /// Whether the next proof should hold another nonce. One that nobody demanded does no harm.

@@ -80,7 +80,7 @@ impl Client {
     }
 
     fn identity(&self) -> Identity {
-        let binding = Binding { certificate: None, key: Some(self.key()) };
+        let binding = Some(Box::new(Binding { certificate: None, key: Some(self.key()) }));
         Identity { binding, ..Identity::vouched_by("https://i") }
     }
 
@@ -165,7 +165,8 @@ fn a_proof_with_anything_wrong_is_none() {
     let (good, header, claims) = (client.proof(), client.header.to_string(), client.claims.to_string());
     let jwk = &client.header["jwk"];
     let signed_by_another = other.signer.compact(&header, &claims);
-    let forged = format!("{}A{}", &good[..good.len() - 3], &good[good.len() - 2..]);
+    let (start, end) = good.split_at(good.len() - 3);
+    let forged = format!("{start}{}{}", if end.starts_with('A') { 'B' } else { 'A' }, &end[1..]);
     let unsigned = format!("{}.{}.", b64(changed(&client.header, "alg", json!("none")).to_string()), b64(&claims));
     let twice = |name: &str| client.signer.compact(&header, &format!("{{\"{name}\":\"x\",{}", &claims[1..]));
     let (mac, long) = (client.headed("alg", "HS256"), client.with("more", "x".repeat(8 * 1024)));
@@ -274,7 +275,8 @@ fn scheme_and_binding_go_together() {
 fn a_certificate_bound_token_comes_with_its_certificate() {
     let bench = bench();
     let client = Client::new(Signer::ec("a"));
-    let bound = |key| Identity { binding: Binding { certificate: Some([7; 32]), key }, ..Identity::vouched_by("i") };
+    let binding = |key| Some(Box::new(Binding { certificate: Some([7; 32]), key }));
+    let bound = |key| Identity { binding: binding(key), ..Identity::vouched_by("i") };
     let with = |thumbprint: Option<u8>, credential| {
         let certificate = thumbprint.map(|byte| Certificate { thumbprint: [byte; 32], ..Certificate::default() });
         Question { proofs: Proofs { certificate, ..Proofs::default() }, ..shown(credential, &[]) }
@@ -334,6 +336,38 @@ fn a_proof_is_remembered_until_no_replica_takes_it_any_more() {
         &changed(&changed(&client.claims, "iat", json!(NOW + 30)), "jti", json!("p-3")).to_string(),
     );
     assert_eq!(judge(&bench, &client.identity(), &stale), InvalidDpopProof);
+}
+
+#[test]
+fn a_wall_clock_that_is_set_back_makes_no_used_proof_new() {
+    let bench = bench();
+    let client = Client::new(Signer::ec("a"));
+    let proof = |jti: &str, iat: u64| {
+        let claims = changed(&changed(&client.claims, "jti", json!(jti)), "iat", json!(iat));
+        client.signer.compact(&client.header.to_string(), &claims.to_string())
+    };
+    let judge = |proof: &str| judge(&bench, &client.identity(), proof);
+    // Nobody came while it was ahead, so nothing is suspicious when it is not any more.
+    bench.clock.set_wall(NOW + 3_600);
+    assert_eq!(judge(&proof("early", NOW)), InvalidDpopProof);
+    bench.clock.set_wall(NOW);
+    let (used, ahead) = (proof("1", NOW), proof("2", NOW + 30));
+    assert_eq!((judge(&used), judge(&ahead)), (Allowed, Allowed));
+    let set_back_after = |secs: u64| {
+        bench.clock.pass(Micros::from_secs(secs));
+        bench.log.forget();
+        bench.clock.set_wall(NOW);
+    };
+    set_back_after(60);
+    assert_eq!(judge(&used), InvalidDpopProof, "a log may have forgotten it");
+    // Of this one every log still knows.
+    assert_eq!(judge(&proof("3", NOW + 1)), Allowed);
+    set_back_after(40);
+    assert_eq!(judge(&ahead), InvalidDpopProof);
+    assert_eq!(judge(&proof("3", NOW + 1)), InvalidDpopProof);
+    // By then no proof can have been accepted that is made now.
+    bench.clock.set_wall(NOW + 61);
+    assert_eq!(judge(&proof("4", NOW + 61)), Allowed);
 }
 
 #[test]
