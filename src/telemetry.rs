@@ -213,7 +213,7 @@ impl Telemetry {
                 names::INTROSPECTION_UP,
                 "Whether the issuer can be asked about its tokens; NaN once it is not to be asked.",
             ),
-            (names::EVENT_POLL_UP, "Whether the issuer's security events can be fetched."),
+            (names::EVENT_POLL_UP, "Whether the issuer's security events can be fetched; NaN once they are not to be."),
             (names::BUILD, "The version that runs."),
         ] {
             recorder.describe_gauge(KeyName::from_const_str(name), None, text.into());

@@ -1,31 +1,12 @@
 //! What identity providers tell, over HTTP: real logouts of a real provider, and what is no such thing.
 
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
-use tollgate::decide::ports::{
-    Answer, Away, AwayCause, Clock as _, Cursor, Listed, ListedRevocation, News, Place, RevocationLog, RevocationView,
-    Snapshot, Standing,
-};
-use tollgate::decide::{Decider, Hearing};
-use tollgate::domain::identity::Identity;
-use tollgate::domain::path::{Method, Target};
-use tollgate::domain::question::{Credential, Mode, Proofs, Question};
-use tollgate::domain::revocation::{Cutoff, Entry, Mark, MarkId, Revocation, Wish, target_of};
-use tollgate::domain::time::Moment;
-use tollgate::quotas::QuotaDesk;
-use tollgate::stores::memory::MemoryStore;
-use tollgate::stores::proofs::MemoryProofs;
-use tollgate::telemetry::{Facade, Telemetry};
-use tollgate::tokens::Tokens;
+use tollgate::decide::ports::Clock as _;
 
+use crate::support::liar::{Liar, Says};
 use crate::support::oidc::{Browser, Oidc, Signature};
 use crate::support::poll;
-use crate::support::server::{SOON, TestClock, configuration};
+use crate::support::server::{SOON, TestClock, Tollgate};
 use crate::support::signer::Signer;
 
 const ORDERS: &str = "https://orders.example";
@@ -33,103 +14,18 @@ const LOGOUT: &str = "http://schemas.openid.net/event/backchannel-logout";
 const FORM: &str = "application/x-www-form-urlencoded";
 const EVENT: &str = "application/secevent+jwt";
 
-/// Keeps what is taken back as it was written, and finds it by looking at all of it.
-#[derive(Default)]
-struct Notebook {
-    written: Mutex<Vec<Revocation>>,
-    away: AtomicBool,
-}
-
-const NOWHERE: Away = Away { because: AwayCause::Unreachable };
-
-impl RevocationView for Notebook {
-    fn standing<'a>(&'a self, identity: &Arc<Identity>, _: Moment) -> Answer<'a, Standing> {
-        let hits = |entry: &Revocation| {
-            let target = entry.target.borrowed();
-            target_of(identity, target.kind) == Some(target) && entry.cutoff.hits(identity.issued_at)
-        };
-        let is_hit = self.written.lock().unwrap().iter().any(hits);
-        Answer::Now(if is_hit { Standing::Revoked } else { Standing::Good })
-    }
-}
-
-impl RevocationLog for Notebook {
-    fn add(&self, wishes: Vec<Wish>, now: Moment) -> Answer<'_, Result<Vec<Revocation>, Away>> {
-        if self.away.load(Ordering::Relaxed) {
-            return Answer::Now(Err(NOWHERE));
-        }
-        let new: Vec<_> = wishes.into_iter().map(|wish| wish.written_at(now.wall)).collect();
-        self.written.lock().unwrap().extend(new.clone());
-        Answer::Now(Ok(new))
-    }
-
-    fn undo(&self, _: MarkId, _: Moment) -> Answer<'_, Result<Option<ListedRevocation>, Away>> {
-        Answer::Now(Err(NOWHERE))
-    }
-
-    fn find(&self, _: Vec<Mark>, _: Moment) -> Answer<'_, Result<Vec<Option<Cutoff>>, Away>> {
-        Answer::Now(Err(NOWHERE))
-    }
-
-    fn list(&self, _: Cursor, _: Moment) -> Answer<'_, Result<Listed, Away>> {
-        Answer::Now(Err(NOWHERE))
-    }
-
-    fn news(&self, _: Place, _: Moment) -> Answer<'_, Result<News, Away>> {
-        Answer::Now(Err(NOWHERE))
-    }
-
-    fn snapshot(&self, _: Cursor, _: Moment) -> Answer<'_, Result<Snapshot, Away>> {
-        Answer::Now(Err(NOWHERE))
-    }
-
-    fn restore(&self, _: Vec<Entry>, _: Moment) -> Answer<'_, Result<(), Away>> {
-        Answer::Now(Err(NOWHERE))
-    }
-}
-
-/// Everything but the store of revocations, as a server has it.
+/// A server, and who posts to it.
 struct Service {
-    decider: Arc<Decider>,
-    notebook: Arc<Notebook>,
-    clock: Arc<TestClock>,
-    http: SocketAddr,
+    tollgate: Tollgate,
     client: reqwest::Client,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
 }
 
 impl Service {
     async fn start(issuers: &Value) -> Self {
         let yaml = format!("issuers: {issuers}\nrules: [{{ match: {{ path: /me }} }}]");
-        let config = configuration(&yaml);
-        let telemetry = Arc::new(Telemetry::new().unwrap());
-        let (clock, notebook) = (TestClock::running(), Arc::<Notebook>::default());
-        let proofs = Arc::new(MemoryProofs::new(1_000, &telemetry));
-        let tokens = Tokens::new(Arc::clone(&clock) as _, Arc::clone(&telemetry), 1_000, proofs);
-        tokens.adopt(config.issuers).unwrap();
-        tokens.first_fetch().await;
-        let decider = Arc::new(Decider::new(
-            Arc::clone(&clock) as _,
-            Arc::clone(&tokens) as _,
-            Arc::clone(&notebook) as _,
-            Arc::clone(&notebook) as _,
-            Arc::new(QuotaDesk::new(Arc::new(MemoryStore::new(1_000, &telemetry)))),
-            Arc::clone(&telemetry),
-        ));
-        decider.adopt(config.policy);
-        let hearing = Hearing::new(Arc::clone(&decider), tokens, &telemetry);
-        let router = tollgate::api::http::router(Arc::clone(&decider), Arc::new(hearing));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let http = listener.local_addr().unwrap();
-        let task = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        let tollgate = Tollgate::start_with(&yaml, TestClock::running()).await;
         let client = reqwest::Client::builder().no_proxy().timeout(SOON).build().unwrap();
-        Self { decider, notebook, clock, http, client, task }
+        Self { tollgate, client }
     }
 
     /// One that believes the provider, and to which it tells logouts.
@@ -142,25 +38,11 @@ impl Service {
     }
 
     fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.http)
+        format!("http://{}{path}", self.tollgate.server.http)
     }
 
-    async fn verdict(&self, token: &str) -> &'static str {
-        let method = Method::parse("GET").unwrap();
-        let question = Question {
-            credential: Credential::Bearer(token),
-            proofs: Proofs::default(),
-            method,
-            target: Target::parse("/me", method, None).unwrap(),
-            host: None,
-            source: None,
-            resource: Vec::new(),
-            extra: Vec::new(),
-            units: 1,
-            mode: Mode::Consume,
-            explain: false,
-        };
-        self.decider.decide(&question, Facade::Unary).get().await.unwrap().reason.name()
+    async fn verdict(&self, token: &str) -> String {
+        self.tollgate.verdict("GET", "/me", Some(token)).await
     }
 
     async fn post(&self, path: &str, media_type: &str, body: String) -> (u16, Value) {
@@ -168,13 +50,21 @@ impl Service {
         let answer = request.send().await.unwrap();
         assert_eq!(answer.headers()["cache-control"], "no-store");
         let status = answer.status().as_u16();
-        let retry_after = answer.headers().get("retry-after").is_some();
-        assert_eq!(retry_after, status == 503);
+        assert_eq!(answer.headers().contains_key("retry-after"), status == 503);
         (status, serde_json::from_str(&answer.text().await.unwrap()).unwrap_or_default())
     }
 
-    fn taken_back(&self) -> usize {
-        self.notebook.written.lock().unwrap().len()
+    /// How many logouts and events have taken something back.
+    async fn taken_back(&self) -> String {
+        let counted = async |kind: &str| {
+            let series = format!("tollgate_provider_events_total{{kind=\"{kind}\",outcome=\"taken_back\"}}");
+            self.tollgate.metric(&series).await
+        };
+        (counted("logout").await + counted("event").await).to_string()
+    }
+
+    fn now(&self) -> u64 {
+        self.tollgate.clock.now().wall.as_secs()
     }
 }
 
@@ -185,13 +75,13 @@ async fn a_session_that_ends_at_the_provider_ends_its_tokens_and_no_others() {
     let (mut here, mut there) = (Browser::new(&provider), Browser::new(&provider));
     let token = here.log_in("ann", ORDERS, Signature::Es256).await;
     let other = there.log_in("ann", ORDERS, Signature::EdDsa).await;
-    assert_eq!((service.verdict(&token).await, service.verdict(&other).await), ("allowed", "allowed"));
+    assert_eq!([service.verdict(&token).await, service.verdict(&other).await], ["allow", "allow"]);
     here.log_out().await;
-    assert_eq!(service.verdict(&token).await, "revoked", "as soon as the provider has told it");
-    assert_eq!(service.verdict(&other).await, "allowed", "another session of the same user");
-    assert_eq!(service.taken_back(), 1);
+    assert_eq!(service.verdict(&token).await, "deny revoked", "as soon as the provider has told it");
+    assert_eq!(service.verdict(&other).await, "allow", "another session of the same user");
+    assert_eq!(service.taken_back().await, "1");
     let again = here.log_in("ann", ORDERS, Signature::Rs256).await;
-    assert_eq!(service.verdict(&again).await, "allowed", "a new session, in the same second or not");
+    assert_eq!(service.verdict(&again).await, "allow", "a new session, in the same second or not");
 }
 
 #[tokio::test]
@@ -203,24 +93,52 @@ async fn a_logout_without_a_session_ends_all_that_the_user_has() {
         (here.log_in("ann", ORDERS, Signature::Es256).await, there.log_in("ann", ORDERS, Signature::Es256).await);
     let bob = Browser::new(&provider).log_in("bob", ORDERS, Signature::Es256).await;
     here.log_out().await;
-    assert_eq!((service.verdict(&token).await, service.verdict(&other).await), ("revoked", "revoked"));
-    assert_eq!(service.verdict(&bob).await, "allowed");
+    assert_eq!([service.verdict(&token).await, service.verdict(&other).await], ["deny revoked", "deny revoked"]);
+    assert_eq!(service.verdict(&bob).await, "allow");
     // In the second of the logout nobody can tell before from after.
     poll(SOON, "a login afterwards counts", async || {
         let again = Browser::new(&provider).log_in("ann", ORDERS, Signature::Es256).await;
-        (service.verdict(&again).await == "allowed").then_some(())
+        (service.verdict(&again).await == "allow").then_some(())
     })
     .await;
 }
 
-/// A service with one issuer, whose key the test has.
+#[tokio::test]
+async fn events_that_are_not_pushed_are_fetched_and_acknowledged() {
+    let (liar, signer) = (Liar::start().await, Signer::ec("k"));
+    let issuer = json!({
+        "issuer": "https://i.example", "audiences": ["orders"], "jwks": {"keys": [signer.jwk()]},
+        "events": {"audiences": ["shop"], "poll": liar.url("/poll")},
+    });
+    liar.says("/poll", Says::Text(json!({"sets": {}}).to_string()));
+    let service = Service::start(&json!([issuer])).await;
+    let token = signed(&signer, "at+jwt", &access(&service));
+    assert_eq!(service.verdict(&token).await, "allow");
+    let told = signed(&signer, "secevent+jwt", &event(&service, "1"));
+    liar.says("/poll", Says::Text(json!({"sets": {"1": told}}).to_string()));
+    poll(SOON, "the event", async || (service.verdict(&token).await == "deny revoked").then_some(())).await;
+    poll(SOON, "the acknowledgement", async || liar.heard("/poll").contains(r#""ack":["1"]"#).then_some(())).await;
+    assert_eq!(service.taken_back().await, "1");
+}
+
+/// A service with an issuer whose key the test has, and one whose keys nobody can have.
 async fn own() -> (Service, Signer) {
     let signer = Signer::ec("k");
     let issuer = json!({
         "issuer": "https://i.example", "audiences": ["orders"], "jwks": {"keys": [signer.jwk()]},
         "events": {"audiences": ["shop"]},
     });
-    (Service::start(&json!([issuer])).await, signer)
+    let away = json!({
+        "issuer": "https://away.example", "audiences": ["orders"], "jwks": {"url": "http://127.0.0.1:9/keys"},
+        "events": {"audiences": ["shop"]},
+    });
+    (Service::start(&json!([issuer, away])).await, signer)
+}
+
+/// The same, of the issuer whose keys nobody can have.
+fn of_one_away(mut claims: Value) -> Value {
+    claims["iss"] = json!("https://away.example");
+    claims
 }
 
 fn signed(signer: &Signer, typ: &str, claims: &Value) -> String {
@@ -232,19 +150,19 @@ fn form(token: &str) -> String {
 }
 
 fn logout(service: &Service, id: &str) -> Value {
-    let now = service.clock.now().wall.as_secs();
+    let now = service.now();
     json!({"iss": "https://i.example", "aud": "shop", "iat": now, "jti": id, "sid": "s", "events": {LOGOUT: {}}})
 }
 
 fn event(service: &Service, id: &str) -> Value {
-    let now = service.clock.now().wall.as_secs();
+    let now = service.now();
     let uri = "https://schemas.openid.net/secevent/risc/event-type/account-disabled";
     let subject = json!({"format": "iss_sub", "iss": "https://i.example", "sub": "ann"});
     json!({"iss": "https://i.example", "aud": "shop", "iat": now, "jti": id, "sub_id": subject, "events": {uri: {}}})
 }
 
 fn access(service: &Service) -> Value {
-    let now = service.clock.now().wall.as_secs();
+    let now = service.now();
     json!({
         "iss": "https://i.example", "aud": ["orders", "shop"], "sub": "ann", "sid": "s", "jti": "a", "iat": now,
         "exp": now + 300,
@@ -255,17 +173,16 @@ fn access(service: &Service) -> Value {
 async fn a_logout_token_is_answered_as_the_specification_says_and_a_replay_does_nothing() {
     let (service, signer) = own().await;
     let token = signed(&signer, "at+jwt", &access(&service));
-    assert_eq!(service.verdict(&token).await, "allowed");
+    assert_eq!(service.verdict(&token).await, "allow");
     let told = form(&signed(&signer, "logout+jwt", &logout(&service, "1")));
-    service.notebook.away.store(true, Ordering::Relaxed);
-    let (status, body) = service.post("/backchannel-logout", FORM, told.clone()).await;
+    let away = signed(&signer, "logout+jwt", &of_one_away(logout(&service, "1")));
+    let (status, body) = service.post("/backchannel-logout", FORM, form(&away)).await;
     assert_eq!((status, body["error"].as_str()), (503, Some("temporarily_unavailable")));
-    service.notebook.away.store(false, Ordering::Relaxed);
     for _ in 0..2 {
         assert_eq!(service.post("/backchannel-logout", FORM, told.clone()).await, (200, Value::Null));
-        assert_eq!(service.verdict(&token).await, "revoked");
+        assert_eq!(service.verdict(&token).await, "deny revoked");
     }
-    assert_eq!(service.taken_back(), 1);
+    assert_eq!(service.taken_back().await, "1");
     for (media_type, body, status) in [
         (FORM, String::new(), 400),
         (FORM, "logout_token=".to_owned(), 400),
@@ -282,23 +199,22 @@ async fn a_logout_token_is_answered_as_the_specification_says_and_a_replay_does_
     let (status, body) = service.post("/backchannel-logout", FORM, form(&signed(&signer, "JWT", &others))).await;
     assert_eq!((status, body["error"].as_str()), (400, Some("invalid_request")));
     assert!(body["error_description"].as_str().is_some_and(|text| text.contains("events.audiences")), "{body}");
-    assert_eq!(service.taken_back(), 1);
+    assert_eq!(service.taken_back().await, "1");
 }
 
 #[tokio::test]
 async fn a_pushed_event_is_answered_as_the_specification_says_and_a_replay_does_nothing() {
     let (service, signer) = own().await;
     let token = signed(&signer, "at+jwt", &access(&service));
-    assert_eq!(service.verdict(&token).await, "allowed");
+    assert_eq!(service.verdict(&token).await, "allow");
     let told = signed(&signer, "secevent+jwt", &event(&service, "1"));
-    service.notebook.away.store(true, Ordering::Relaxed);
-    assert_eq!(service.post("/events", EVENT, told.clone()).await.0, 503);
-    service.notebook.away.store(false, Ordering::Relaxed);
+    let away = signed(&signer, "secevent+jwt", &of_one_away(event(&service, "1")));
+    assert_eq!(service.post("/events", EVENT, away).await.0, 503);
     for _ in 0..2 {
         assert_eq!(service.post("/events", EVENT, told.clone()).await, (202, Value::Null));
-        assert_eq!(service.verdict(&token).await, "revoked");
+        assert_eq!(service.verdict(&token).await, "deny revoked");
     }
-    assert_eq!(service.taken_back(), 1);
+    assert_eq!(service.taken_back().await, "1");
     let changed = |name: &str, value: Value| {
         let mut claims = event(&service, "2");
         claims[name] = value;
@@ -318,7 +234,7 @@ async fn a_pushed_event_is_answered_as_the_specification_says_and_a_replay_does_
         assert_eq!((answered, body["err"].as_str()), (status, Some(err)), "{body}");
         assert!(body["description"].is_string());
     }
-    assert_eq!(service.taken_back(), 1);
+    assert_eq!(service.taken_back().await, "1");
 }
 
 #[tokio::test]
@@ -331,7 +247,7 @@ async fn an_access_token_sent_to_where_logouts_and_events_come_in_takes_nothing_
         let (status, body) = service.post("/events", EVENT, token).await;
         assert_eq!((status, body["err"].as_str()), (400, Some("invalid_request")), "{typ}");
     }
-    assert_eq!(service.taken_back(), 0);
+    assert_eq!(service.taken_back().await, "0");
     let token = signed(&signer, "at+jwt", &access(&service));
-    assert_eq!(service.verdict(&token).await, "allowed");
+    assert_eq!(service.verdict(&token).await, "allow");
 }

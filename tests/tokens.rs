@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+
+use crate::support::liar::{Liar, Says};
 use crate::support::oidc::{Client, Oidc, OldKeys, Signature};
 use crate::support::poll;
 use crate::support::server::{SOON, TestClock, Tollgate, question};
+use crate::support::signer::Signer;
 
 const AUDIENCE: &str = "https://orders.example";
 
@@ -177,4 +181,29 @@ async fn a_quota_is_used_up_and_regained() {
     assert_eq!(tollgate.verdict("GET", "/orders/1", Some(&token)).await, "deny quota_exceeded");
     tollgate.clock.advance(Duration::from_micros(1));
     assert_eq!(tollgate.verdict("GET", "/orders/1", Some(&token)).await, "allow", "whoever waits as told is served");
+}
+
+#[tokio::test]
+async fn a_token_is_good_only_while_its_status_list_says_so() {
+    let (liar, signer, now) = (Liar::start().await, Signer::ec("k"), 1_800_000_000);
+    let (iss, uri) = (liar.url("/realm"), liar.url("/lists/1"));
+    let issuers = json!([{"issuer": iss, "audiences": ["orders"], "jwks": {"keys": [signer.jwk()]}}]);
+    let yaml = format!("issuers: {issuers}\nrules: [{{ match: {{ path: /me }} }}]");
+    let tollgate = Tollgate::start_with(&yaml, TestClock::at(now)).await;
+    let token = |index: u32| {
+        signer.token(&json!({
+            "iss": iss, "aud": "orders", "sub": "ann", "iat": now, "exp": now + 3_600, "jti": index.to_string(),
+            "status": {"status_list": {"idx": index, "uri": uri}},
+        }))
+    };
+    let verdict = async |index: u32| tollgate.verdict("GET", "/me", Some(&token(index))).await;
+    assert_eq!(verdict(1).await, "deny revocations_away", "nobody knows");
+    // The example of one bit in §4.1 of the draft: 1, 0, 0, 1, ...
+    let list = json!({"sub": uri, "iat": now, "ttl": 60, "status_list": {"bits": 1, "lst": "eNrbuRgAAhcBXQ"}});
+    let header = json!({"alg": "ES256", "kid": "k", "typ": "statuslist+jwt"}).to_string();
+    liar.says("/lists/1", Says::Text(signer.compact(&header, &list.to_string())));
+    tollgate.clock.advance(Duration::from_secs(1));
+    assert_eq!([verdict(0).await, verdict(1).await, verdict(2).await], ["deny revoked", "allow", "allow"]);
+    assert_eq!([verdict(3).await, verdict(16).await], ["deny revoked", "deny revoked"], "the last is beyond its end");
+    assert_eq!(liar.visits("/lists/1"), 1, "once it was there");
 }

@@ -23,6 +23,9 @@ mod tests;
 /// The scope that taking back needs.
 pub const REVOKE_SCOPE: &str = "tollgate:revoke";
 
+/// The longest name of a caller that is noted, in characters: it is kept with each entry.
+const BY_CHARS_MAX: usize = 256;
+
 /// What somebody wants taken back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
@@ -462,11 +465,20 @@ fn own_target(revoker: &Revoker, identity: &Identity) -> Option<Target> {
 /// Who it is, for people. An issuer's name comes last: it is the configuration's, and no subject can feign another.
 fn described(identity: &Arc<Identity>) -> Box<str> {
     let name = |name: &Option<Box<str>>| name.as_deref().unwrap_or_default().to_owned();
-    let subject = identity.subject.as_ref().or(identity.client.as_ref()).map_or("", |name| name);
+    let subject: String = identity
+        .subject
+        .iter()
+        .chain(&identity.client)
+        .take(1)
+        .flat_map(|name| name.chars())
+        .take(BY_CHARS_MAX)
+        .collect();
     let described = match identity.kind {
         IdentityKind::Jwt | IdentityKind::Opaque => format!("{subject} of {}", identity.issuer),
         IdentityKind::ApiKey => format!("API key {} of {subject}", name(&identity.token_id)),
-        IdentityKind::Certificate => format!("certificate {}", identity.names.first().map_or(subject, |name| name)),
+        IdentityKind::Certificate => {
+            format!("certificate {}", identity.names.first().map_or(subject.as_str(), |name| name))
+        }
     };
     described.into()
 }

@@ -292,31 +292,47 @@ pub fn check(config: &Config) -> Result<Vec<String>, Vec<String>> {
     Ok(config.tls.iter().filter_map(|tls| tls::doubt(tls, now)).collect())
 }
 
+/// What the store of the configuration keeps.
+struct Keepers {
+    quotas: Arc<dyn Quotas>,
+    proofs: Arc<dyn ProofLog>,
+    log: Arc<dyn RevocationLog>,
+    shared: Option<Shared>,
+}
+
+impl Keepers {
+    fn of(config: &Config, clock: &Arc<dyn Clock>, telemetry: &Arc<Telemetry>) -> Result<Self, StartProblem> {
+        Ok(match &config.store {
+            Store::Memory => {
+                let store = MemoryStore::new(memory::COUNTERS_MAX, telemetry);
+                Self {
+                    quotas: Arc::new(QuotaDesk::new(Arc::new(store))),
+                    proofs: Arc::new(MemoryProofs::new(proofs::PROOFS_MAX, telemetry)),
+                    log: Arc::new(revocation_log(config.revocation.file.as_deref())?),
+                    shared: None,
+                }
+            }
+            Store::Redis(settings) => {
+                let store = Arc::new(redis_store(settings, clock, telemetry)?);
+                let local = Arc::new(MemoryStore::new(memory::COUNTERS_MAX, telemetry));
+                let desk = LeaseDesk::new(Arc::clone(&store) as _, local, Arc::clone(clock), telemetry);
+                let desk = Arc::new(desk);
+                Self {
+                    quotas: Arc::clone(&desk) as _,
+                    proofs: Arc::clone(&store) as _,
+                    log: Arc::clone(&store) as _,
+                    shared: Some(Shared { store, desk }),
+                }
+            }
+        })
+    }
+}
+
 impl Parts {
     fn build(config: Config, clock: &Arc<dyn Clock>, health: HealthReporter) -> Result<Self, StartProblem> {
         let telemetry = Telemetry::new().map_err(|error| StartProblem::Configuration(format!("metrics: {error}")))?;
         let telemetry = Arc::new(telemetry);
-        let (quotas, proofs, log, shared): (Arc<dyn Quotas>, Arc<dyn ProofLog>, Arc<dyn RevocationLog>, _) =
-            match &config.store {
-                Store::Memory => {
-                    let store = MemoryStore::new(memory::COUNTERS_MAX, &telemetry);
-                    let proofs = MemoryProofs::new(proofs::PROOFS_MAX, &telemetry);
-                    let log = revocation_log(config.revocation.file.as_deref())?;
-                    (Arc::new(QuotaDesk::new(Arc::new(store))), Arc::new(proofs), Arc::new(log), None)
-                }
-                Store::Redis(settings) => {
-                    let store = Arc::new(redis_store(settings, clock, &telemetry)?);
-                    let local = Arc::new(MemoryStore::new(memory::COUNTERS_MAX, &telemetry));
-                    let desk = LeaseDesk::new(Arc::clone(&store) as _, local, Arc::clone(clock), &telemetry);
-                    let desk = Arc::new(desk);
-                    (
-                        Arc::clone(&desk) as _,
-                        Arc::clone(&store) as _,
-                        Arc::clone(&store) as _,
-                        Some(Shared { store, desk }),
-                    )
-                }
-            };
+        let Keepers { quotas, proofs, log, shared } = Keepers::of(&config, clock, &telemetry)?;
         let tokens = Tokens::new(Arc::clone(clock), Arc::clone(&telemetry), VERDICTS_MAX_DEFAULT, proofs);
         tokens.demand_nonces(config.dpop.nonce_secret.as_ref().map(Secret::reveal));
         tokens.adopt(config.issuers.clone()).map_err(|problems| StartProblem::Configuration(problems.join("\n")))?;

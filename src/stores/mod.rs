@@ -32,6 +32,8 @@ mod redis_topologies;
 #[cfg(test)]
 mod reservations;
 #[cfg(test)]
+mod revocation_comparison;
+#[cfg(test)]
 mod revocation_suite;
 #[cfg(test)]
 mod suite;

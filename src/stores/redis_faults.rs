@@ -584,7 +584,7 @@ async fn cpu_budget_per_acquisition() {
 }
 
 /// Time that scripts took, and the server's whole CPU time.
-fn cpu_micros(server: &RedisServer) -> (f64, f64) {
+pub(super) fn cpu_micros(server: &RedisServer) -> (f64, f64) {
     let number = |section: &str, before: &str| {
         let info = server.command(&["INFO", section]);
         let value = info.split(before).nth(1).map_or("0", |rest| rest.split([',', '\r']).next().unwrap());

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::redis::{Reach, RedisStore, Settings};
-use super::redis_faults::{Guarded, clock, connect, gates, rights, rights_of_revocations, settings};
+use super::redis_faults::{Guarded, clock, connect, cpu_micros, gates, rights, rights_of_revocations, settings};
 use super::redis_server::{RedisCluster, RedisServer, Sentinels};
 use super::revocation_suite::{FEW, listed, loaded, news};
 use super::suite::{START, at, reached, redis};
@@ -53,8 +53,9 @@ async fn data_that_is_lost_makes_another_log_which_is_told_what_there_was() {
     for name in ["a", "b"] {
         add(log, name).await;
     }
-    let (entries, place, _) = loaded(log, START).await;
+    let entries = loaded(log, START).await.0;
     for lost in ["flushed", "restarted", "the entries deleted", "the changes deleted"] {
+        let place = loaded(log, START).await.1;
         match lost {
             "flushed" => drop(server.command(&["FLUSHALL"])),
             "restarted" => server.restart(),
@@ -174,6 +175,14 @@ async fn break_off(server: &RedisServer, log: &RedisStore, place: Place) {
     for name in ["a", "b"] {
         add(log, name).await;
     }
+    // One whose second half is too large, with one of ours behind it.
+    let (_, here, _) = loaded(log, START).await;
+    server.command(&["XADD", CHANGES, &format!("{}-9999999", (here.number >> 20) + 1), "x", "y"]);
+    server.command(&["XADD", CHANGES, &format!("{}-1", (here.number >> 20) + 2), "x", "y"]);
+    assert_ne!(news(log, here, START).await.unwrap_err().log, here.log);
+    for name in ["a", "b"] {
+        log.undo(Mark::of(session(name).borrowed()).id, at(START)).get().await.unwrap();
+    }
     let last = server.command(&["XREVRANGE", CHANGES, "+", "-", "COUNT", "2"]);
     let ids: Vec<&str> = last.lines().filter(|line| line.contains('-') && line.len() > 2).collect();
     server.command(&[&["XDEL", CHANGES][..], &ids].concat());
@@ -245,8 +254,8 @@ async fn the_rights_that_are_documented_suffice() {
     assert!(log.undo(entry.mark.id, at(START)).get().await.unwrap().is_some());
     assert_eq!(news(&log, place, START).await.unwrap().0, [Change::Undone(entry.mark)]);
     let none = wishes(["none".to_owned()]).remove(0);
-    let long = Wish { reason: "x".repeat(20_000).into(), ..none };
-    assert_eq!(log.add(vec![long], at(START)).get().await.unwrap().len(), 1);
+    let wordy = Wish { reason: "x".repeat(20_000).into(), ..none };
+    assert_eq!(log.add(vec![wordy], at(START)).get().await.unwrap().len(), 1);
     assert_ne!(
         news(&log, Place { number: place.number + (9 << 20), ..place }, START).await.unwrap_err().log,
         place.log
@@ -315,10 +324,10 @@ async fn a_slot_that_moves_loses_nothing() {
     log.add(wishes((0..1_000).map(|number| number.to_string())), at(START)).get().await.unwrap();
     log.add(wishes((1_000..2_000).map(|number| number.to_string())), at(START)).get().await.unwrap();
     let moving = Arc::new(AtomicBool::new(true));
-    let writes = Arc::clone(&moving);
+    let until = Arc::clone(&moving);
     let writer = tokio::spawn(async move {
         let mut number = 2_000;
-        while writes.load(Ordering::Relaxed) {
+        while until.load(Ordering::Relaxed) {
             add(&log, &number.to_string()).await;
             number += 1;
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -362,7 +371,7 @@ async fn a_master_that_dies_is_replaced_and_what_its_replica_had_is_there() {
     let Some(mut all) = Sentinels::start() else { return };
     let reach =
         Reach::Sentinels { urls: all.urls(), service: Sentinels::service().to_owned(), username: None, password: None };
-    let log = RedisStore::connect(&Settings { reach, ..Settings::default() }, gates(&clock(), Micros::from_secs(2)));
+    let log = RedisStore::connect(&Settings { reach, ..Settings::default() }, gates(&clock(), Micros::from_secs(10)));
     let log = log.unwrap();
     let wanted = wishes((0..1_000).map(|number| number.to_string()));
     log.add(wanted.clone(), at(START)).get().await.unwrap();
@@ -394,4 +403,67 @@ async fn a_master_that_dies_is_replaced_and_what_its_replica_had_is_there() {
     assert_eq!(entries.len(), 1_500);
     assert_eq!(news(&log, first.place, START).await, Ok((Vec::new(), first.place, 0)));
     assert_eq!(log.add(wanted, at(START)).get().await.unwrap().len(), 1_000);
+}
+
+/// What it costs Redis, for docs/revocation.md. It is a measurement, so it is run by hand on a quiet machine:
+/// `cargo test --lib cost_of_revocations -- --ignored --nocapture`.
+#[tokio::test]
+#[ignore = "a measurement"]
+#[expect(clippy::print_stdout, clippy::cast_precision_loss, reason = "the measurement's result")]
+async fn cost_of_revocations() {
+    const THOUSANDS: usize = 1_000;
+    let Some(server) = RedisServer::start() else { return };
+    let log = redis(&server);
+    let far = Micros::from_secs(86_400);
+    let wish = |name: String| Wish { keep: Keep::For(far), ..wishes([name]).remove(0) };
+    let place = loaded(&log, START).await.1;
+    let memory = || {
+        let info = server.command(&["INFO", "memory"]);
+        let bytes = info.split("used_memory:").nth(1).unwrap().lines().next().unwrap().trim().parse::<f64>();
+        bytes.unwrap()
+    };
+    let empty = memory();
+    let (mut least, mut most) = (f64::MAX, 0.0_f64);
+    let before = cpu_micros(&server);
+    for thousand in 0..THOUSANDS {
+        let wishes: Vec<Wish> =
+            (0..1_000).map(|number| wish(format!("0123456789abcdef {thousand} {number}"))).collect();
+        let before = cpu_micros(&server).1;
+        log.add(wishes, at(START)).get().await.unwrap();
+        let took = cpu_micros(&server).1 - before;
+        (least, most) = (least.min(took), most.max(took));
+    }
+    let per_call = (cpu_micros(&server).1 - before.1) / THOUSANDS as f64;
+    println!("add 1,000: {per_call:.0} µs of the server, between {least:.0} and {most:.0}");
+    println!("an entry: {:.0} bytes", (memory() - empty) / (1_000 * THOUSANDS) as f64);
+    for (what, calls) in [("idle news", 10_000), ("add 1", 10_000), ("find 5", 10_000)] {
+        let place = log.snapshot(Cursor::default(), at(START)).get().await.unwrap().place;
+        let marks: Vec<Mark> = (0..5).map(|name| Mark::of(session(&name.to_string()).borrowed())).collect();
+        let (mut script, mut cpu) = (f64::MAX, f64::MAX);
+        for round in 0..3 {
+            let before = cpu_micros(&server);
+            for call in 0..calls {
+                match what {
+                    "idle news" => drop(log.news(place, at(START)).get().await.unwrap()),
+                    "find 5" => drop(log.find(marks.clone(), at(START)).get().await.unwrap()),
+                    _ => drop(log.add(vec![wish(format!("one {round} {call}"))], at(START)).get().await.unwrap()),
+                }
+            }
+            let now = cpu_micros(&server);
+            script = script.min((now.0 - before.0) / f64::from(calls));
+            cpu = cpu.min((now.1 - before.1) / f64::from(calls));
+        }
+        println!("{what}: {script:.1} µs in the script, {cpu:.1} µs of the server");
+    }
+    assert!(news(&log, place, START).await.is_err(), "it was trimmed");
+    let (before, begin) = (cpu_micros(&server), clock());
+    let (entries, _, _) = loaded(&log, START).await;
+    let now = cpu_micros(&server);
+    println!(
+        "snapshot of {}: {:.0} ms in the script, {:.0} ms of the server, {} in all",
+        entries.len(),
+        (now.0 - before.0) / 1_000.0,
+        (now.1 - before.1) / 1_000.0,
+        begin.now().steady
+    );
 }

@@ -1,13 +1,9 @@
-//! One suite of behaviours for every log of what was taken back, and every log held to a plain list of entries by random
-//! calls. Redis is a real one, started for each test; time is passed in.
+//! One suite of behaviours for every log of what was taken back. Redis is a real one, started for each test; time is
+//! passed in.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
-
-use proptest::prelude::*;
-use proptest::strategy::ValueTree as _;
-use proptest::test_runner::TestRunner;
 
 use super::redis::RedisStore;
 use super::redis_server::{RedisCluster, RedisServer};
@@ -84,7 +80,7 @@ suite![
     nothing_at_all_is_written_at_once,
 ];
 
-fn wish(target: Target, which: Which, keep: Keep) -> Wish {
+pub(super) fn wish(target: Target, which: Which, keep: Keep) -> Wish {
     Wish { target, which, ahead: Micros::ZERO, keep, reason: "stolen".into(), by: "ann".into() }
 }
 
@@ -96,11 +92,11 @@ fn always(target: Target) -> Wish {
     wish(target, Which::All, Keep::Always)
 }
 
-fn mark(target: &Target) -> Mark {
+pub(super) fn mark(target: &Target) -> Mark {
     Mark::of(target.borrowed())
 }
 
-async fn add(log: &dyn RevocationLog, wishes: Vec<Wish>, now: Micros) -> Vec<Revocation> {
+pub(super) async fn add(log: &dyn RevocationLog, wishes: Vec<Wish>, now: Micros) -> Vec<Revocation> {
     log.add(wishes, at(now)).get().await.unwrap()
 }
 
@@ -157,7 +153,7 @@ pub(super) async fn news(
     panic!("there is always more");
 }
 
-fn applied(entries: &mut BTreeMap<MarkId, Entry>, changes: &[Change]) {
+pub(super) fn applied(entries: &mut BTreeMap<MarkId, Entry>, changes: &[Change]) {
     for change in changes {
         match change {
             Change::Revoked(entry) => entries.insert(entry.mark.id, *entry),
@@ -225,7 +221,14 @@ async fn entries_of_one_target_are_joined_and_who_asked_last_is_kept(
     let written = add(log, twice, secs(30)).await;
     assert_eq!(written.iter().map(|written| written.cutoff).collect::<Vec<_>>(), [Cutoff::ALWAYS; 2]);
     assert_eq!(found(other, &target, secs(10_000)).await, Some(Cutoff::ALWAYS));
-    assert_eq!(listed(log, secs(30)).await.len(), 1);
+    // Of the two the first changes nothing.
+    let target = session("twice");
+    let until = |end| wish(target.clone(), Which::All, Keep::Until(secs(end)));
+    add(log, vec![until(500)], secs(30)).await;
+    add(log, vec![until(400), until(600)], secs(30)).await;
+    assert_eq!(found(other, &target, secs(550)).await, Some(Cutoff { before: None, until: Some(secs(600)) }));
+    assert_eq!(loaded(log, secs(30)).await.0.len(), 2);
+    assert_eq!(listed(log, secs(30)).await.len(), 2);
 }
 
 async fn the_log_writes_by_its_own_clock(log: &dyn RevocationLog, _: &dyn RevocationLog) {
@@ -356,13 +359,13 @@ async fn a_full_load_of_wishes_is_written_and_told_in_order(log: &dyn Revocation
 
 async fn names_and_reasons_are_any_text_or_bytes(log: &dyn RevocationLog, _: &dyn RevocationLog) {
     let hash: Vec<u8> = (0..=255).collect();
-    let long = "x".repeat(20_000);
+    let huge = "x".repeat(20_000);
     let targets = [
         Target::token("", ""),
         Target::token("i\0ssuer}{", "\r\n\"\\}"),
         Target::unnamed_token("i", &[0xff; 32]),
         Target::new(TargetKind::Session, "ü", &hash),
-        Target::token("i", &long),
+        Target::token("i", &huge),
     ];
     let reason = "“why” \u{0}\n\\\"{}";
     let wishes = targets.iter().map(|target| Wish { reason: reason.into(), ..always(target.clone()) });
@@ -541,138 +544,6 @@ async fn what_is_over_is_forgotten_in_redis() {
     ] {
         assert_eq!(count(&words), 51, "{words:?}");
     }
-}
-
-/// A plain list of entries: what each log must answer.
-#[derive(Default)]
-struct Model(BTreeMap<MarkId, ListedRevocation>);
-
-impl Model {
-    fn standing(&mut self, now: Micros) -> &mut BTreeMap<MarkId, ListedRevocation> {
-        self.0.retain(|_, listed| listed.entry.cutoff.until.is_none_or(|until| until > now));
-        &mut self.0
-    }
-
-    fn put(&mut self, entry: Entry, written: Option<Revocation>, now: Micros) -> Option<Cutoff> {
-        if entry.cutoff.until.is_some_and(|until| until <= now) {
-            return None;
-        }
-        let old = self.standing(now).get(&entry.mark.id).cloned();
-        let cutoff = match &old {
-            Some(old) => {
-                let later = |one: Option<Micros>, other: Option<Micros>| Some(one?.max(other?));
-                let (one, other) = (entry.cutoff, old.entry.cutoff);
-                Cutoff { before: later(one.before, other.before), until: later(one.until, other.until) }
-            }
-            None => entry.cutoff,
-        };
-        let written = written.or(old.and_then(|old| old.written)).map(|written| Revocation { cutoff, ..written });
-        self.0.insert(entry.mark.id, ListedRevocation { entry: Entry { cutoff, ..entry }, written });
-        Some(cutoff)
-    }
-}
-
-#[derive(Clone, Debug)]
-enum Call {
-    Add(Vec<(u8, Which, Keep)>),
-    Undo(u8),
-    Restore(Vec<(u8, Cutoff)>),
-    Wait(u64),
-}
-
-/// With moments around that one.
-fn calls(around: Micros) -> impl Strategy<Value = Call> {
-    let near = move || (0_u64..200).prop_map(move |time| around + Micros(time) - Micros(60));
-    let which = prop_oneof![Just(Which::All), Just(Which::IssuedByNow), near().prop_map(Which::IssuedBy)];
-    let keep = prop_oneof![
-        1 => Just(Keep::Always),
-        4 => near().prop_map(Keep::Until),
-        4 => (0_u64..60).prop_map(|time| Keep::For(Micros(time))),
-    ];
-    let cutoff = (proptest::option::of(near()), proptest::option::weighted(0.9, near()));
-    let cutoff = cutoff.prop_map(|(before, until)| Cutoff { before, until });
-    prop_oneof![
-        5 => proptest::collection::vec((0_u8..24, which, keep), 1..5).prop_map(Call::Add),
-        3 => (0_u8..24).prop_map(Call::Undo),
-        2 => proptest::collection::vec((0_u8..24, cutoff), 1..5).prop_map(Call::Restore),
-        3 => (0_u64..4).prop_map(Call::Wait),
-    ]
-}
-
-fn one_of(number: u8) -> Target {
-    let name = number.to_string();
-    Target::new(TargetKind::ALL[usize::from(number) % TargetKind::ALL.len()], "i", name.as_bytes())
-}
-
-/// Plays calls, and a replica follows.
-async fn played(log: &dyn RevocationLog, other: &dyn RevocationLog, rounds: usize) {
-    let mut runner = TestRunner::default();
-    let (mut model, mut now) = (Model::default(), START);
-    let (mut follower, mut place, _) = loaded(other, now).await;
-    for round in 0..rounds {
-        let call = calls(now).new_tree(&mut runner).unwrap().current();
-        match call.clone() {
-            Call::Wait(time) => now = now + Micros(time),
-            Call::Undo(number) => {
-                let id = mark(&one_of(number)).id;
-                let was = model.standing(now).remove(&id);
-                assert_eq!(log.undo(id, at(now)).get().await, Ok(was), "{call:?}");
-            }
-            Call::Restore(entries) => {
-                let entries: Vec<Entry> =
-                    entries.into_iter().map(|(number, cutoff)| Entry { mark: mark(&one_of(number)), cutoff }).collect();
-                assert_eq!(log.restore(entries.clone(), at(now)).get().await, Ok(()));
-                for entry in entries {
-                    model.put(entry, None, now);
-                }
-            }
-            Call::Add(wishes) => {
-                let wishes: Vec<Wish> = wishes
-                    .into_iter()
-                    .map(|(number, which, keep)| Wish {
-                        by: round.to_string().into(),
-                        ahead: Micros(number as u64 % 3 * 1_500_000),
-                        ..wish(one_of(number), which, keep)
-                    })
-                    .collect();
-                let expected: Vec<Revocation> = wishes
-                    .iter()
-                    .filter_map(|wish| {
-                        let written = wish.clone().written_at(now);
-                        let cutoff = model.put(written.entry(), Some(written.clone()), now)?;
-                        Some(Revocation { cutoff, ..written })
-                    })
-                    .collect();
-                assert_eq!(add(log, wishes, now).await, expected, "{call:?}");
-            }
-        }
-        let all = model.standing(now).clone();
-        let marks: Vec<Mark> = (0..24).map(|number| mark(&one_of(number))).collect();
-        let cutoffs = marks.iter().map(|mark| all.get(&mark.id).map(|listed| listed.entry.cutoff)).collect::<Vec<_>>();
-        assert_eq!(other.find(marks, at(now)).get().await, Ok(cutoffs), "{call:?}");
-        if round % 5 == 0 {
-            let entries: BTreeMap<MarkId, Entry> = all.iter().map(|(id, listed)| (*id, listed.entry)).collect();
-            let (changes, here, _) = news(other, place, now).await.unwrap();
-            applied(&mut follower, &changes);
-            place = here;
-            follower.retain(|_, entry| !entry.cutoff.is_over(now));
-            assert_eq!(follower, entries, "{call:?}");
-            assert_eq!(loaded(log, now).await, (entries, here, 0));
-            assert_eq!(listed(log, now).await, all);
-        }
-    }
-}
-
-#[tokio::test]
-async fn random_calls_lead_in_memory_to_what_a_plain_list_says() {
-    let log = MemoryRevocations::new();
-    played(&log, &log, 5_000).await;
-}
-
-#[tokio::test]
-async fn random_calls_lead_in_redis_to_what_a_plain_list_says() {
-    let Some(server) = RedisServer::start() else { return };
-    played(&redis(&server), &redis(&server), 3_000).await;
 }
 
 /// Two replicas write at the same time, and a third follows throughout.

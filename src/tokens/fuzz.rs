@@ -1,5 +1,5 @@
 //! Good texts, changed here and there as a fuzzer does it, for every parser that strangers reach: headers, claims, whole
-//! tokens, key sets, proofs, answers of introspection.
+//! tokens, key sets, proofs, answers of introspection, logout tokens and security events, status lists.
 //!
 //! Each run makes a few hundred of each; `PROPTEST_CASES=200000 cargo test --lib fuzz` makes more than a million in all. What
 //! a parser takes is held against `serde_json`, which reads leniently: nothing may be taken that reads otherwise there.
@@ -11,14 +11,16 @@ use std::sync::{Arc, LazyLock};
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::FutureExt as _;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use serde_json::json;
 
 use super::json::{self, Bounds, Number, Value};
 use super::mint::{Bench, ISSUER, NOW, Signer, claims, issuer, issuer_of, set};
-use super::{jwks, opaque};
-use crate::decide::ports::{Answer, Clock as _, TokenInspector as _};
+use super::{events, jwks, opaque, status};
+use crate::decide::ports::{Answer, Clock as _, EventReader as _, TokenInspector as _, Told};
+use crate::domain::event::{EventKind, Events};
 use crate::domain::identity::{Binding, Identity};
 use crate::domain::issuer::{Algorithm, KeySource};
 use crate::domain::path::{Host, Method, Target};
@@ -125,6 +127,7 @@ fn changed(text: &[u8], changes: &[Change]) -> Vec<u8> {
 static SHARING: LazyLock<Bench> = LazyLock::new(|| {
     let mut sharing = issuer(KeySource::Secret(Secret::new(SECRET.to_owned())));
     sharing.algorithms = vec![Algorithm::HS256];
+    sharing.events = Some(Events { audiences: vec!["shop".to_owned()], poll: None });
     Bench::new(vec![sharing])
 });
 static SIGNING: LazyLock<(Bench, Signer, String)> = LazyLock::new(|| {
@@ -240,6 +243,66 @@ proptest! {
     }
 
     #[test]
+    fn a_logout_is_heard_only_where_it_says_whose_and_a_lenient_reader_sees_it_too(changes in changes()) {
+        let good = json!({
+            "iss": ISSUER, "aud": "shop", "iat": NOW, "jti": "l", "sub": "ann", "sid": "s", "events": {LOGOUT: {}},
+        });
+        let payload = changed(good.to_string().as_bytes(), &changes);
+        if let Some(heard) = heard(&tagged(br#"{"alg":"HS256","typ":"logout+jwt"}"#, &payload), Told::Logout) {
+            let theirs: serde_json::Value = serde_json::from_slice(&payload).unwrap();
+            prop_assert!(
+                is_told_to_us(&theirs)
+                    && theirs["iat"].is_number() && theirs["jti"].is_string() && theirs.get("nonce").is_none()
+                    && theirs["events"][LOGOUT].is_object() && heard == 1,
+                "{theirs}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_event_takes_back_only_what_a_lenient_reader_sees_too(changes in changes()) {
+        let disabled = EventKind::AccountDisabled.uri();
+        let subject = json!({"format": "complex", "user": {"format": "iss_sub", "iss": ISSUER, "sub": "ann"}});
+        let good = json!({
+            "iss": ISSUER, "aud": ["shop"], "iat": NOW, "jti": "e", "sub_id": subject,
+            "events": {disabled: {"event_timestamp": NOW}},
+        });
+        let payload = changed(good.to_string().as_bytes(), &changes);
+        let header = br#"{"alg":"HS256","typ":"secevent+jwt"}"#;
+        if let Some(1..) = heard(&tagged(header, &payload), Told::Event) {
+            let theirs: serde_json::Value = serde_json::from_slice(&payload).unwrap();
+            prop_assert!(
+                is_told_to_us(&theirs) && theirs["events"][disabled].is_object() && theirs["sub_id"].is_object(),
+                "{theirs}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_answer_with_events_has_an_answer(changes in changes()) {
+        let good = json!({"sets": {"a": "x.y.z", "b": "u.v.w"}, "moreAvailable": true}).to_string();
+        let text = changed(good.as_bytes(), &changes);
+        if events::poll::Polled::read(&text).is_some() {
+            let theirs: serde_json::Value = serde_json::from_slice(&text).unwrap();
+            prop_assert!(theirs["sets"].is_object(), "{theirs}");
+        }
+    }
+
+    #[test]
+    fn a_status_list_is_believed_only_where_it_says_which(changes in changes()) {
+        let good = json!({
+            "sub": "https://l.example", "iat": NOW, "exp": NOW + 60, "ttl": 60,
+            "status_list": {"bits": 1, "lst": "eNrbuRgAAhcBXQ"},
+        });
+        let payload = changed(good.to_string().as_bytes(), &changes);
+        let token = tagged(br#"{"alg":"HS256","typ":"statuslist+jwt"}"#, &payload);
+        if status::is_good(&token, "https://l.example", SECRET, Micros::from_secs(NOW)) {
+            let theirs: serde_json::Value = serde_json::from_slice(&payload).unwrap();
+            prop_assert!(theirs["sub"] == "https://l.example" && theirs["iat"].is_number(), "{theirs}");
+        }
+    }
+
+    #[test]
     fn a_proof_is_accepted_only_as_it_was_made(changes in changes()) {
         let (bench, _, token) = &*SIGNING;
         let proof = changed(PROOF.1.as_bytes(), &changes);
@@ -267,6 +330,21 @@ proptest! {
     }
 }
 
+const LOGOUT: &str = EventKind::Logout.uri();
+
+/// Whether what is told names its issuer, and us.
+fn is_told_to_us(claims: &serde_json::Value) -> bool {
+    let is_us = |audience: &serde_json::Value| audience == "shop";
+    claims["iss"] == ISSUER
+        && (is_us(&claims["aud"]) || claims["aud"].as_array().is_some_and(|list| list.iter().any(is_us)))
+}
+
+/// How much is to be taken back by what is told; none where it is not believed.
+fn heard<'t>(token: &'t str, told: impl FnOnce(&'t str) -> Told<'t>) -> Option<usize> {
+    let read = SHARING.tokens.read(told(token), SHARING.clock.now()).get().now_or_never().unwrap();
+    read.ok().map(|heard| heard.aims.len())
+}
+
 /// Whose token is bound to a key, and the proof that goes with it for a `GET` of `https://api.example/me`.
 static PROOF: LazyLock<(Arc<Identity>, String)> = LazyLock::new(|| {
     let hash = |text: &str| -> [u8; 32] {
@@ -288,4 +366,6 @@ fn what_is_not_changed_is_accepted() {
     assert!(SHARING.reason(&tagged(header().as_bytes(), claims().to_string().as_bytes())).allows());
     assert!(is_a_good_payload(claims().to_string().as_bytes()));
     assert!(!is_a_good_payload(b"{}"));
+    let logout = json!({"iss": ISSUER, "aud": "shop", "iat": NOW, "jti": "l", "sid": "s", "events": {LOGOUT: {}}});
+    assert_eq!(heard(&tagged(br#"{"alg":"HS256"}"#, logout.to_string().as_bytes()), Told::Logout), Some(1));
 }

@@ -47,6 +47,7 @@ mod vectors;
 mod weak;
 
 use std::collections::BTreeSet;
+use std::future::pending;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -185,8 +186,13 @@ impl Tokens {
             replaced.mark_unchanged();
             let issuers = self.issuers.load_full();
             let polls = issuers.iter().map(|trusted| events::poll::follow(trusted, sink, &self.clock, &self.telemetry));
+            // Those that are over, because nobody is to be asked, are no reason to begin anew.
+            let polling = async {
+                join_all(polls).await;
+                pending::<()>().await;
+            };
             tokio::select! {
-                _ = join_all(polls) => {}
+                () = polling => {}
                 _ = replaced.changed() => {}
             }
         }

@@ -191,13 +191,11 @@ pub(super) fn to_list(wire: &pb::ListRevocationsRequest) -> Result<(Cursor, Filt
     if cursor.is_none() {
         violations.add("page_token", "must be `next_page_token` of the answer before");
     }
-    let kind = match pb::RevocationKind::try_from(wire.kind) {
-        Ok(kind) => from_wire(kind),
-        Err(_) => {
-            violations.add("kind", "is none that is known here");
-            None
-        }
-    };
+    let kind = pb::RevocationKind::try_from(wire.kind);
+    if kind.is_err() {
+        violations.add("kind", "is none that is known here");
+    }
+    let kind = kind.ok().and_then(from_wire);
     let issuer = Some(issuer.as_str()).filter(|issuer| !issuer.is_empty());
     violations.settled((Cursor(cursor.unwrap_or_default()), Filter { kind, issuer }))
 }

@@ -247,6 +247,18 @@ fn a_client_takes_back_its_own_tokens_and_with_the_scope_everything() {
 }
 
 #[test]
+fn who_asked_is_kept_in_few_words() {
+    let named = |subject: &str, client: &str| {
+        let name = |text: &str| (!text.is_empty()).then(|| text.into());
+        let identity = Identity { subject: name(subject), client: name(client), ..Identity::vouched_by("https://i") };
+        described(&Arc::new(identity))
+    };
+    assert_eq!(&*named("ann", "shop"), "ann of https://i");
+    assert_eq!(&*named("", "shop"), "shop of https://i");
+    assert_eq!(&*named(&"é".repeat(16_000), ""), format!("{} of https://i", "é".repeat(256)));
+}
+
+#[test]
 fn nobody_else_may() {
     let bench = Bench::new();
     let pair = |id: &str, secret: &str| [(id.to_owned(), secret.to_owned())];

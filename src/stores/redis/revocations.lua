@@ -3,7 +3,7 @@
 -- KEYS[1]  the entries, a sorted set: all have the score 0, so they stand in the order of their ids, which is the same on
 --          every server that they come to.
 -- KEYS[2]  the same entries by the moment at which they end.
--- KEYS[3]  a hash: who asked for an entry and why, by its id; and the log's name.
+-- KEYS[3]  a hash: by its id each entry, and behind it in JSON who asked for it and why; and the log's name.
 -- KEYS[4]  the changes, a stream.
 -- ARGV[1]  the time in microseconds, or empty: the server's own.
 -- ARGV[2]  a name for the log where it has to be begun.
@@ -13,9 +13,10 @@
 -- ARGV[6]  what is to be done:
 --   add       writes entries, all or none. ARGV[7], [9], … are wishes: id, kind, tag; `b` and the moment up to which was
 --             issued what is hit, or now if that is ahead, or `x` and exactly the moment; `u` and the end of the entry,
---             or `f` and for how long it is kept; and what is added to a moment that is not exact. ARGV[8], [10], … are what is to be known of it in JSON, without its
---             moment; `-`: nothing; empty: what is known already. Answers each entry as it is now, or nothing where it
---             would be over. The status is `full` where there is no room, and nothing was written.
+--             or `f` and for how long it is kept; and what is added to a moment that is not exact. ARGV[8], [10], … are
+--             what is to be known of it in JSON, without its moment; `-`: nothing; empty: what is known already. Answers
+--             each entry as it is now, or nothing where it would be over. The status is `full` where there is no room, and
+--             nothing was written.
 --   undo      removes the entry of the id ARGV[7], and answers it and what was known of it.
 --   find      answers the entry of each id from ARGV[7] on.
 --   snapshot  answers at most ARGV[8] entries from ARGV[7] on; `list` with what is known of each behind all of them.
@@ -83,27 +84,29 @@ local function note(sign, changed)
   end
 end
 
-local function find(id)
-  for _, entry in ipairs(call('ZRANGEBYLEX', entries, '[' .. id, '(' .. id .. '\255', 'LIMIT', 0, 8)) do
-    if #entry == SIZE and sub(entry, 17, 17) == VERSION then return entry end
-  end
-end
-
 local function cutoff(entry) return struct.unpack('<dd', entry, CUTOFF) end
 
--- The entry, unless it is over.
-local function standing(id)
-  local entry = find(id)
+-- What of it is an entry that this version knows, and what is behind that.
+local function split(kept)
+  if kept and #kept >= SIZE and sub(kept, 17, 17) == VERSION then return sub(kept, 1, SIZE), sub(kept, SIZE + 1) end
+end
+
+-- The same, unless it is over.
+local function standing(kept)
+  local entry, known = split(kept)
   if not entry then return nil end
   local _, till = cutoff(entry)
-  if till > now then return entry end
+  if till > now then return entry, known end
 end
 
 local function prune(most)
   local over = call('ZRANGEBYSCORE', ends, '-inf', whole(now), 'LIMIT', 0, most)
   if #over == 0 then return end
-  local ids = {}
-  for place, entry in ipairs(over) do ids[place] = sub(entry, 1, 16) end
+  local ids = { '' }
+  for _, entry in ipairs(over) do
+    -- One of a newer version may stand beside one of ours.
+    if split(entry) then ids[#ids + 1] = sub(entry, 1, 16) end
+  end
   call('ZREM', entries, unpack(over))
   call('ZREM', ends, unpack(over))
   call('HDEL', details, unpack(ids))
@@ -114,65 +117,77 @@ local function tell(text) told[#told + 1] = pack('<I4', #text) .. text end
 
 if task == 'add' then
   prune((#ARGV - 6) / 2 + PRUNED)
-  local held, changed, plan, fresh = {}, {}, {}, 0
-  for place = 7, #ARGV, 2 do
-    local wish, entry = ARGV[place], ''
-    local id = sub(wish, 1, 16)
-    local known, which, before, keep, till, ahead = ARGV[place + 1], struct.unpack('<c1dc1dd', wish, 26)
+  local ids = {}
+  for place = 7, #ARGV, 2 do ids[#ids + 1] = sub(ARGV[place], 1, 16) end
+  local was = call('HMGET', details, unpack(ids))
+  -- By their ids, since one may be named twice: the entry before and after, when it ends, what is known of it.
+  local first, is, ended, known, order = {}, {}, {}, {}, {}
+  local changed, fresh = {}, 0
+  for place, id in ipairs(ids) do
+    local wish, text, entry = ARGV[2 * place + 5], ARGV[2 * place + 6], ''
+    local which, before, keep, till, ahead = struct.unpack('<c1dc1dd', wish, 26)
     if which == 'b' then before = min(min(before, now) + ahead, LAST_MOMENT) end
     if keep == 'f' then till = min((before < huge and before or now) + till, LAST_MOMENT) end
     if till > now then
-      local old = held[id] or find(id)
+      local old = is[id]
+      if not old then
+        order[#order + 1] = id
+        old, known[id] = split(was[place])
+        first[id] = old
+        if not old then fresh = fresh + 1 end
+      end
       if old then
         local other, others_till = cutoff(old)
         if others_till > now then
           before, till = max(before, other), max(till, others_till)
-        elseif known == '' then
-          known = '-'
+        else
+          known[id] = ''
         end
-      else
-        fresh = fresh + 1
       end
       entry = id .. VERSION .. sub(wish, 17, 25) .. pack('<dd', before, till)
       if entry ~= old then changed[#changed + 1] = entry end
-      plan[#plan + 1] = { id, old, entry, till, known }
-      held[id] = entry
+      is[id], ended[id] = entry, till
+      if text == '-' then
+        known[id] = ''
+      elseif text ~= '' then
+        known[id] = sub(text, 1, -2) .. ',"at":' .. whole(now) .. '}'
+      end
     end
     tell(entry)
   end
   if fresh > 0 and call('ZCARD', entries) - 1 + fresh > tonumber(ARGV[5]) then
     status, told = 'full', {}
-  else
+  elseif #order > 0 then
     note('+', changed)
-    for _, step in ipairs(plan) do
-      local id, old, entry, till, known = unpack(step, 1, 5)
-      if old ~= entry then
-        if old then
-          call('ZREM', entries, old)
-          call('ZREM', ends, old)
-        end
-        call('ZADD', entries, 0, entry)
-        call('ZADD', ends, till == huge and '+inf' or whole(till), entry)
-      end
-      if known == '-' then
-        call('HDEL', details, id)
-      elseif known ~= '' then
-        call('HSET', details, id, sub(known, 1, -2) .. ',"at":' .. whole(now) .. '}')
-      end
+    -- Few calls with many arguments each: Redis does nothing else meanwhile.
+    local gone, by_id, by_end, kept = {}, {}, {}, {}
+    for place, id in ipairs(order) do
+      local entry = is[id]
+      if first[id] ~= entry then gone[#gone + 1] = first[id] end
+      by_id[2 * place - 1], by_id[2 * place] = 0, entry
+      by_end[2 * place - 1], by_end[2 * place] = ended[id], entry
+      kept[2 * place - 1], kept[2 * place] = id, entry .. (known[id] or '')
     end
+    if #gone > 0 then
+      call('ZREM', entries, unpack(gone))
+      call('ZREM', ends, unpack(gone))
+    end
+    call('ZADD', entries, unpack(by_id))
+    call('ZADD', ends, unpack(by_end))
+    call('HSET', details, unpack(kept))
   end
 elseif task == 'undo' then
-  local entry = standing(ARGV[7])
+  local entry, known = standing(call('HGET', details, ARGV[7]))
   if entry then
     tell(entry)
-    tell(call('HGET', details, ARGV[7]) or '')
+    tell(known)
     note('-', { entry })
     call('ZREM', entries, entry)
     call('ZREM', ends, entry)
     call('HDEL', details, ARGV[7])
   end
 elseif task == 'find' then
-  for place = 7, #ARGV do tell(standing(ARGV[place]) or '') end
+  for _, kept in ipairs(call('HMGET', details, unpack(ARGV, 7))) do tell(standing(kept) or '') end
 elseif task == 'news' then
   local after = ARGV[8]
   if ARGV[7] ~= log then
@@ -206,7 +221,10 @@ else
   if task == 'list' and #found > 0 then
     local ids = {}
     for place, entry in ipairs(found) do ids[place] = sub(entry, 1, 16) end
-    for _, known in ipairs(call('HMGET', details, unpack(ids))) do tell(known or '') end
+    for _, kept in ipairs(call('HMGET', details, unpack(ids))) do
+      local _, known = split(kept)
+      tell(known or '')
+    end
   end
 end
 

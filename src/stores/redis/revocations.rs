@@ -1,6 +1,6 @@
 //! The log of what was taken back, in Redis: four keys under one hash tag, and one script call for each question.
 //!
-//! The entries stand in the order of their ids, which is the same wherever they come to, so a listing goes on at another
+//! The entries stand in the order of their ids, which is the same wherever they come to: a listing goes on at another
 //! server after a failover, or when their slot has moved. Each change has a number, and beside it a random part: a replica
 //! that was told of a change which a failover lost is noticed, and the log takes another name then.
 
@@ -241,6 +241,7 @@ fn double(time: Option<Micros>) -> f64 {
 }
 
 /// None: it is no moment.
+#[expect(clippy::option_option, reason = "none of a moment is something else than no moment")]
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is whole, and none of these is lost")]
 fn moment(bytes: [u8; 8]) -> Option<Option<Micros>> {
     let double = f64::from_le_bytes(bytes);
@@ -264,6 +265,7 @@ fn read_entry(bytes: &[u8]) -> Option<Entry> {
 }
 
 /// An entry, or nothing where the text is empty. None: it makes no sense.
+#[expect(clippy::option_option, reason = "that there is none is an answer")]
 fn optional(text: &[u8]) -> Option<Option<Entry>> {
     if text.is_empty() { Some(None) } else { read_entry(text).map(Some) }
 }

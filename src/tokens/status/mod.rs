@@ -250,3 +250,15 @@ impl Entry {
 fn count(telemetry: &Telemetry, outcome: &'static str) {
     telemetry.counter(names::STATUS_LISTS, &[("outcome", outcome)]).increment(1);
 }
+
+/// Whether a token with that tag is the list at `uri`.
+#[cfg(test)]
+pub(super) fn is_good(token: &str, uri: &str, secret: &str, now: Micros) -> bool {
+    let keys = super::jwks::KeySet::secret(secret.as_bytes());
+    let decoded = Compact::split_any(token).and_then(Compact::decode);
+    decoded.is_ok_and(|decoded| {
+        let claimed = decoded.read().ok();
+        let verified = claimed.and_then(|claimed| claimed.verify(&[Algorithm::HS256], &keys).ok());
+        verified.is_some_and(|verified| published(&verified, uri, Micros::ZERO, now).is_ok())
+    })
+}
