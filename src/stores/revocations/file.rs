@@ -49,8 +49,17 @@ pub(super) struct LogFile {
     records: usize,
     /// Whether there may be something behind those bytes that could not be taken away.
     is_broken: bool,
-    /// Held as long as this is.
-    _lock: File,
+    /// Locked as long as this is there.
+    lock: File,
+}
+
+impl Drop for LogFile {
+    /// By itself a lock ends when the last copy of its file is closed, and a child of this process that is just being
+    /// started has one for a moment.
+    fn drop(&mut self) {
+        // It ends with the process at the latest.
+        let _ = self.lock.unlock();
+    }
 }
 
 /// Reads all entries, some at a time.
@@ -67,7 +76,7 @@ impl LogFile {
             TryLockError::Error(error) => unusable(error),
         })?;
         let file = options().create(true).read(true).append(true).open(path).map_err(unusable)?;
-        let mut log = Self { path: path.to_owned(), file, bytes: 0, records: 0, is_broken: false, _lock: lock };
+        let mut log = Self { path: path.to_owned(), file, bytes: 0, records: 0, is_broken: false, lock };
         let unreadable = log.read(apply).map_err(unusable)?;
         sync_folder(path).map_err(unusable)?;
         Ok((log, unreadable))
