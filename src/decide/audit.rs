@@ -1,8 +1,8 @@
 //! What is noted of each revocation, and of each that was refused: structured events of the target `tollgate::audit`, which
 //! `docs/revocation.md` describes, and a metric. No token is ever in them.
 
-use super::Decider;
 use super::ports::ListedRevocation;
+use super::{Decider, Wanted};
 use crate::domain::date;
 use crate::domain::revocation::{Cutoff, MarkId, Revocation, TargetRef};
 use crate::domain::time::Micros;
@@ -97,11 +97,13 @@ impl Decider {
         let Revocation { target, cutoff, reason: _, by: _, at } = written;
         let target = target.borrowed();
         self.note_entry(Outcome::Revoked, wisher, Some(target), Some((MarkId::of(target), *cutoff)), Some(*at));
+        self.count_revocations(Outcome::Revoked, wisher.way, 1);
     }
 
     /// No entry was written, for a reason that is no failure.
     pub(super) fn note_unwritten(&self, outcome: Outcome, wisher: Wisher<'_>, target: Option<TargetRef<'_>>) {
         self.note_entry(outcome, wisher, target, target.map(MarkId::of).map(|id| (id, Cutoff::ALWAYS)), None);
+        self.count_revocations(outcome, wisher.way, 1);
     }
 
     /// An entry was removed, or was not there.
@@ -110,6 +112,19 @@ impl Decider {
         let outcome = if gone.is_some() { Outcome::Unrevoked } else { Outcome::NoSuchEntry };
         let cutoff = gone.map_or(Cutoff::ALWAYS, |gone| gone.entry.cutoff);
         self.note_entry(outcome, wisher, target, Some((id, cutoff)), None);
+        self.count_revocations(outcome, wisher.way, 1);
+    }
+
+    /// Nobody knows whether these were written: the log is away, or whoever asked was gone before it answered.
+    pub(super) fn note_unknown(&self, way: Way, wanted: &[Wanted], cause: &str) {
+        if let Some(Wanted { by, reason, .. }) = wanted.first() {
+            self.note_failure(Outcome::Away, Wisher { way, by, reason }, wanted.len(), cause);
+        }
+        for Wanted { target, by, reason, .. } in wanted {
+            let target = target.borrowed();
+            let entry = Some((MarkId::of(target), Cutoff::ALWAYS));
+            self.note_entry(Outcome::Away, Wisher { way, by, reason }, Some(target), entry, None);
+        }
     }
 
     fn note_entry(
@@ -138,7 +153,6 @@ impl Decider {
             reason = shortened(reason),
             "revocation"
         );
-        self.count_revocations(outcome, way, 1);
     }
 
     /// Nothing came of so many wishes.
