@@ -16,8 +16,9 @@ use super::time::Micros;
 /// The longest reason, in bytes.
 pub const REASON_BYTES_MAX: usize = 512;
 
-/// How many entries one request may hold.
-pub const REVOCATIONS_MAX: usize = 1_000;
+/// How many entries one request may hold. Redis answers nobody else while it writes them, and all of that has to fit into
+/// the deadline of everybody's calls several times over.
+pub const REVOCATIONS_MAX: usize = 200;
 
 /// The last moment that an entry speaks of, in the year 2255: doubles, which Redis counts in, are exact up to it.
 pub const LAST_MOMENT: Micros = Micros((1 << 53) - 1);
