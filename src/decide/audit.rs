@@ -14,11 +14,28 @@ const TARGET: &str = "tollgate::audit";
 /// The longest text of an event, in characters: names come from outside.
 const TEXT_CHARS_MAX: usize = 512;
 
-/// Refusals cost so many units of the pace of all refusals: 10 of them are logged in a second, and 100 at once. All are counted.
-const REFUSAL_UNITS: u64 = 100;
+/// What strangers can cause to be logged costs so many units of the pace of all of its kind: 10 of them are logged in a second,
+/// and 100 at once. All are counted.
+const STRANGER_UNITS: u64 = 100;
 
-/// Whose pace the logging of refusals goes by; no caller is called so.
-const REFUSALS: &str = "";
+/// What strangers can cause to be logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Noise {
+    /// Somebody may not take anything back.
+    Refusal,
+    /// What somebody told in the name of an identity provider, or once more.
+    Told,
+}
+
+impl Noise {
+    /// Whose pace it goes by; no caller is called so.
+    const fn caller(self) -> &'static str {
+        match self {
+            Self::Refusal => "",
+            Self::Told => "\0told",
+        }
+    }
+}
 
 /// By which way something is taken back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,12 +191,16 @@ impl Decider {
     /// Somebody may not take anything back, or not this. `by` is empty where nobody knows who it is.
     pub(super) fn note_refusal(&self, way: Way, by: &str, cause: &str) {
         let outcome = Outcome::Refused;
-        // Strangers could fill a disk with them.
-        if self.pace.take(REFUSALS, REFUSAL_UNITS, self.clock.steady()).is_ok() {
+        if self.may_log(Noise::Refusal) {
             let way = way.name();
             tracing::warn!(target: TARGET, outcome = outcome.name(), way, by = shortened(by), cause, "revocation");
         }
         self.count_revocations(outcome, way, 1);
+    }
+
+    /// Whether there is room for one more event in the log: strangers could fill a disk.
+    pub(super) fn may_log(&self, noise: Noise) -> bool {
+        self.pace.take(noise.caller(), STRANGER_UNITS, self.clock.steady()).is_ok()
     }
 
     fn count_revocations(&self, outcome: Outcome, way: Way, entries: u64) {
