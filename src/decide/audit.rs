@@ -1,8 +1,8 @@
 //! What is noted of each revocation, and of each that was refused: structured events of the target `tollgate::audit`, which
 //! `docs/revocation.md` describes, and a metric. No token is ever in them.
 
-use super::Decider;
 use super::ports::ListedRevocation;
+use super::{Decider, Wanted};
 use crate::domain::date;
 use crate::domain::revocation::{Cutoff, MarkId, Revocation, TargetRef};
 use crate::domain::time::Micros;
@@ -14,11 +14,28 @@ const TARGET: &str = "tollgate::audit";
 /// The longest text of an event, in characters: names come from outside.
 const TEXT_CHARS_MAX: usize = 512;
 
-/// Refusals cost so many units of the pace of all refusals: 10 of them are logged in a second, and 100 at once. All are counted.
-const REFUSAL_UNITS: u64 = 100;
+/// What strangers can cause to be logged costs so many units of the pace of all of its kind: 10 of them are logged in a second,
+/// and 100 at once. All are counted.
+const STRANGER_UNITS: u64 = 100;
 
-/// Whose pace the logging of refusals goes by; no caller is called so.
-const REFUSALS: &str = "";
+/// What strangers can cause to be logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Noise {
+    /// Somebody may not take anything back.
+    Refusal,
+    /// What somebody told in the name of an identity provider, or once more.
+    Told,
+}
+
+impl Noise {
+    /// Whose pace it goes by; no caller is called so.
+    const fn caller(self) -> &'static str {
+        match self {
+            Self::Refusal => "",
+            Self::Told => "\0told",
+        }
+    }
+}
 
 /// By which way something is taken back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,11 +114,13 @@ impl Decider {
         let Revocation { target, cutoff, reason: _, by: _, at } = written;
         let target = target.borrowed();
         self.note_entry(Outcome::Revoked, wisher, Some(target), Some((MarkId::of(target), *cutoff)), Some(*at));
+        self.count_revocations(Outcome::Revoked, wisher.way, 1);
     }
 
     /// No entry was written, for a reason that is no failure.
     pub(super) fn note_unwritten(&self, outcome: Outcome, wisher: Wisher<'_>, target: Option<TargetRef<'_>>) {
         self.note_entry(outcome, wisher, target, target.map(MarkId::of).map(|id| (id, Cutoff::ALWAYS)), None);
+        self.count_revocations(outcome, wisher.way, 1);
     }
 
     /// An entry was removed, or was not there.
@@ -110,6 +129,19 @@ impl Decider {
         let outcome = if gone.is_some() { Outcome::Unrevoked } else { Outcome::NoSuchEntry };
         let cutoff = gone.map_or(Cutoff::ALWAYS, |gone| gone.entry.cutoff);
         self.note_entry(outcome, wisher, target, Some((id, cutoff)), None);
+        self.count_revocations(outcome, wisher.way, 1);
+    }
+
+    /// Nobody knows whether these were written: the log is away, or whoever asked was gone before it answered.
+    pub(super) fn note_unknown(&self, way: Way, wanted: &[Wanted], cause: &str) {
+        if let Some(Wanted { by, reason, .. }) = wanted.first() {
+            self.note_failure(Outcome::Away, Wisher { way, by, reason }, wanted.len(), cause);
+        }
+        for Wanted { target, by, reason, .. } in wanted {
+            let target = target.borrowed();
+            let entry = Some((MarkId::of(target), Cutoff::ALWAYS));
+            self.note_entry(Outcome::Away, Wisher { way, by, reason }, Some(target), entry, None);
+        }
     }
 
     fn note_entry(
@@ -138,7 +170,6 @@ impl Decider {
             reason = shortened(reason),
             "revocation"
         );
-        self.count_revocations(outcome, way, 1);
     }
 
     /// Nothing came of so many wishes.
@@ -160,12 +191,16 @@ impl Decider {
     /// Somebody may not take anything back, or not this. `by` is empty where nobody knows who it is.
     pub(super) fn note_refusal(&self, way: Way, by: &str, cause: &str) {
         let outcome = Outcome::Refused;
-        // Strangers could fill a disk with them.
-        if self.pace.take(REFUSALS, REFUSAL_UNITS, self.clock.steady()).is_ok() {
+        if self.may_log(Noise::Refusal) {
             let way = way.name();
             tracing::warn!(target: TARGET, outcome = outcome.name(), way, by = shortened(by), cause, "revocation");
         }
         self.count_revocations(outcome, way, 1);
+    }
+
+    /// Whether there is room for one more event in the log: strangers could fill a disk.
+    pub(super) fn may_log(&self, noise: Noise) -> bool {
+        self.pace.take(noise.caller(), STRANGER_UNITS, self.clock.steady()).is_ok()
     }
 
     fn count_revocations(&self, outcome: Outcome, way: Way, entries: u64) {

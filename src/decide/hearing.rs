@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use metrics::Counter;
 
+use super::audit::Noise;
 use super::ports::{Aim, Answer, Away, AwayCause, EventReader, EventSink, Heard, Told, Unheard};
 use super::{Decider, NotTakenBack, Wanted, Way};
 use crate::domain::event::EventFlaw;
@@ -58,8 +59,8 @@ impl Hearing {
             Ok(()) => {}
             Err(Unheard::Refused(flaw)) => {
                 outcomes.refused.increment(1);
-                // Strangers may send anything, and fill no log with it.
-                if flaw.is_of_issuer() {
+                // Strangers may send anything, and what an issuer has signed as often as they like: no log is filled with it.
+                if flaw.is_of_issuer() && self.decider.may_log(Noise::Told) {
                     tracing::warn!(%flaw, "what an identity provider told was refused");
                 } else {
                     tracing::debug!(%flaw, "what somebody told was refused");
@@ -67,7 +68,9 @@ impl Hearing {
             }
             Err(Unheard::Away(away)) => {
                 outcomes.away.increment(1);
-                tracing::warn!(%away, "what somebody told could not be verified or written down");
+                if self.decider.may_log(Noise::Told) {
+                    tracing::warn!(%away, "what somebody told could not be verified or written down");
+                }
             }
         }
         done
@@ -78,7 +81,9 @@ impl Hearing {
         let Heard { issuer, aims, missed, again, receipt } = heard;
         if missed > 0 {
             outcomes.missed.increment(1);
-            tracing::warn!(%issuer, missed, "an event is about a subject that no token of its issuer names");
+            if self.decider.may_log(Noise::Told) {
+                tracing::warn!(%issuer, missed, "an event is about a subject that no token of its issuer names");
+            }
         }
         if again {
             outcomes.again.increment(1);

@@ -13,7 +13,7 @@ use crate::domain::identity::{Identity, IdentityKind};
 use crate::domain::policy::Policy;
 use crate::domain::question::{Certificate, Credential};
 use crate::domain::revocation::{
-    Keep, Lifetimes, MarkId, Revocation, Target, TargetKind, TargetRef, Which, Wish, target_of,
+    Keep, LAST_MOMENT, Lifetimes, MarkId, Revocation, Target, TargetKind, TargetRef, Which, Wish, target_of,
 };
 use crate::domain::time::Micros;
 
@@ -33,7 +33,7 @@ pub struct Wanted {
     pub target: Target,
     /// Which of it.
     pub which: Which,
-    /// When the token or API key itself ends, where that is known.
+    /// When the token itself ends, where that is known. Of API keys it makes no difference.
     pub expires_at: Option<Micros>,
     /// Why, for people; at most [`REASON_BYTES_MAX`](crate::domain::revocation::REASON_BYTES_MAX).
     pub reason: Box<str>,
@@ -239,7 +239,9 @@ impl Decider {
             Asked::Shown(token) => match self.tokens.inspect(Shown::Token(token), self.clock.now()).get().await.verdict
             {
                 Ok(identity) => {
-                    Ok(own_target(revoker, &identity).map(|target| (target, Which::All, identity.expires_at)))
+                    // One that only its issuer can read need not say when it ends: it may outlive whatever is demanded of others.
+                    let expires_at = identity.expires_at.or(Some(LAST_MOMENT));
+                    Ok(own_target(revoker, &identity).map(|target| (target, Which::All, expires_at)))
                 }
                 Err(reason) if reason.class() == Class::DependencyUnavailable => Err(Unwanted::Unknown(reason)),
                 Err(_) => Ok(None),
@@ -305,8 +307,7 @@ impl Decider {
                 return Err(NotTakenBack::UnknownIssuer(issuer.into()));
             };
             let (keep, ahead) = match (kind, lives) {
-                (TargetKind::ApiKey, _) => (expires_at.map_or(Keep::Always, Keep::Until), Micros::ZERO),
-                // Keys of our own may live for ever.
+                // Keys of our own may live for ever; when one ends, the configuration can say otherwise later.
                 (_, Lives::Ours) => (Keep::Always, Micros::ZERO),
                 (_, Lives::So(lifetimes)) => (keep(&lifetimes, kind, *expires_at), lifetimes.clock_ahead),
             };
@@ -320,7 +321,13 @@ impl Decider {
         if wishes.is_empty() {
             return Answer::Now(Ok(Vec::new()));
         }
-        self.log.add(wishes, self.clock.now()).then(move |added| Answer::Now(self.noted(&wanted, way, added)))
+        let wanted: Arc<[Wanted]> = wanted.into();
+        let asked = Arc::clone(&wanted);
+        let gone = Otherwise(Some(move || self.note_unknown(way, &asked, ABANDONED)));
+        self.log.add(wishes, self.clock.now()).then(move |added| {
+            gone.never();
+            Answer::Now(self.noted(&wanted, way, added))
+        })
     }
 
     /// Notes what became of each wish, and says it.
@@ -333,9 +340,7 @@ impl Decider {
         let written = match added {
             Ok(written) => written,
             Err(away) => {
-                if let Some(Wanted { by, reason, .. }) = wanted.first() {
-                    self.note_failure(Outcome::Away, Wisher { way, by, reason }, wanted.len(), &away.to_string());
-                }
+                self.note_unknown(way, wanted, &away.to_string());
                 return Err(NotTakenBack::Away(away));
             }
         };
@@ -392,7 +397,9 @@ impl Decider {
         if let Err(retry_after) = self.paced(wisher, 1) {
             return Answer::Now(Err(NotRevoked::TooMany { retry_after }));
         }
+        let gone = Otherwise(Some(move || self.note_failure(Outcome::Away, wisher, 1, ABANDONED)));
         self.log.undo(id, self.clock.now()).then(move |undone| {
+            gone.never();
             match &undone {
                 Ok(gone) => self.note_unrevoked(wisher, id, gone.as_ref()),
                 Err(away) => self.note_failure(Outcome::Away, wisher, 1, &away.to_string()),
@@ -417,6 +424,27 @@ impl Filter<'_> {
     fn lets_pass(&self, listed: &ListedRevocation) -> bool {
         let is_of = |issuer| listed.written.as_ref().is_some_and(|written| written.target.borrowed().issuer == issuer);
         self.kind.is_none_or(|kind| listed.entry.mark.kind == kind) && self.issuer.is_none_or(is_of)
+    }
+}
+
+/// Says that nobody was there any more to hear what became of a call.
+const ABANDONED: &str = "abandoned";
+
+/// Does something unless it is told in time that there is no need: whoever asked may go away while the log writes, and what is
+/// written then is written all the same.
+struct Otherwise<F: FnOnce()>(Option<F>);
+
+impl<F: FnOnce()> Otherwise<F> {
+    fn never(mut self) {
+        self.0 = None;
+    }
+}
+
+impl<F: FnOnce()> Drop for Otherwise<F> {
+    fn drop(&mut self) {
+        if let Some(act) = self.0.take() {
+            act();
+        }
     }
 }
 

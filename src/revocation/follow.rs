@@ -32,6 +32,10 @@ use crate::telemetry::{Telemetry, names};
 /// How often a replica asks what is new.
 const NEWS_INTERVAL: Micros = Micros::from_millis(200);
 
+/// How long it waits after it has told the log some of what was lost: all replicas do so at once, and a server has others
+/// to answer meanwhile.
+const RESTORE_INTERVAL: Micros = Micros::from_millis(10);
+
 /// How long it waits at most before it asks again a log that is away.
 const BACK_OFF_MAX: Micros = Micros::from_secs(1);
 
@@ -371,7 +375,7 @@ impl Follower {
         }
         log.restore(untold.clone(), self.clock.now()).get().await?;
         set.told(&untold);
-        Ok(Micros::ZERO)
+        Ok(RESTORE_INTERVAL)
     }
 
     /// A wall clock that was ahead for a while has had entries dropped that are needed again.

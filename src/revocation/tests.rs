@@ -17,7 +17,7 @@ use crate::decide::ports::{
 };
 use crate::domain::identity::{Identity, IdentityKind};
 use crate::domain::revocation::{
-    Cutoff, Entry, Keep, Mark, MarkId, Revocation, Target, TargetKind, Trust, WhenBehind, Which, Wish,
+    Cutoff, Entry, Keep, Mark, MarkId, REVOCATIONS_MAX, Revocation, Target, TargetKind, Trust, WhenBehind, Which, Wish,
 };
 use crate::domain::time::{Micros, Moment};
 use crate::telemetry::{Telemetry, names};
@@ -205,6 +205,19 @@ fn what_is_written_here_is_in_force_at_once() {
     assert_eq!(replica.standing(&session("early")), Standing::Revoked);
     assert_eq!(replica.standing(&session("late")), Standing::Revoked);
     assert_eq!(replica.standing(&session("other")), Standing::Good);
+}
+
+#[test]
+fn a_log_that_lost_something_is_told_and_left_alone_in_between() {
+    let mut replica = Replica::new(WhenBehind::Deny);
+    for number in 0..=REVOCATIONS_MAX {
+        replica.revoke(Target::session("i", &number.to_string()));
+    }
+    replica.log.0.lock().unwrap().entries.clear();
+    replica.step();
+    // Those of one table go at a time.
+    let pauses: Vec<_> = std::iter::repeat_with(|| replica.step()).take_while(|pause| pause.0 < 200_000).collect();
+    assert!(!pauses.is_empty() && pauses.iter().all(|pause| *pause == Micros::from_millis(10)), "{pauses:?}");
 }
 
 #[test]

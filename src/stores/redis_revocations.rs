@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use super::redis_server::{RedisCluster, RedisServer, Sentinels};
 use super::revocation_suite::{FEW, listed, loaded, news};
 use super::suite::{START, at, reached, redis};
 use crate::decide::ports::{Away, AwayCause, Change, Clock as _, Cursor, News, Place, RevocationLog};
-use crate::domain::revocation::{Cutoff, Entry, Keep, Mark, MarkId, Revocation, Target, Which, Wish};
+use crate::domain::revocation::{Cutoff, Entry, Keep, Mark, MarkId, REVOCATIONS_MAX, Revocation, Target, Which, Wish};
 use crate::domain::time::Micros;
 
 const ENTRIES: &str = "tollgate:{revocations}";
@@ -37,6 +38,14 @@ fn wishes(names: impl IntoIterator<Item = String>) -> Vec<Wish> {
 
 async fn add(log: &RedisStore, name: &str) -> Revocation {
     log.add(wishes([name.to_owned()]), at(START)).get().await.unwrap().remove(0)
+}
+
+/// As many as it takes calls.
+async fn add_all(log: &RedisStore, numbers: Range<usize>) {
+    let wishes = wishes(numbers.map(|number| number.to_string()));
+    for wishes in wishes.chunks(REVOCATIONS_MAX) {
+        log.add(wishes.to_vec(), at(START)).get().await.unwrap();
+    }
 }
 
 fn names(entries: &BTreeMap<MarkId, Entry>, of: &[&str]) -> Vec<bool> {
@@ -321,8 +330,7 @@ async fn a_server_without_memory_or_that_takes_no_writes_writes_nothing() {
 async fn a_slot_that_moves_loses_nothing() {
     let Some(cluster) = RedisCluster::masters_with(&[]) else { return };
     let (log, follower) = (reached(cluster.urls()), reached(cluster.urls()));
-    log.add(wishes((0..1_000).map(|number| number.to_string())), at(START)).get().await.unwrap();
-    log.add(wishes((1_000..2_000).map(|number| number.to_string())), at(START)).get().await.unwrap();
+    add_all(&log, 0..2_000).await;
     let moving = Arc::new(AtomicBool::new(true));
     let until = Arc::clone(&moving);
     let writer = tokio::spawn(async move {
@@ -373,9 +381,7 @@ async fn a_master_that_dies_is_replaced_and_what_its_replica_had_is_there() {
         Reach::Sentinels { urls: all.urls(), service: Sentinels::service().to_owned(), username: None, password: None };
     let log = RedisStore::connect(&Settings { reach, ..Settings::default() }, gates(&clock(), Micros::from_secs(10)));
     let log = log.unwrap();
-    let wanted = wishes((0..1_000).map(|number| number.to_string()));
-    log.add(wanted.clone(), at(START)).get().await.unwrap();
-    log.add(wishes((1_000..1_500).map(|number| number.to_string())), at(START)).get().await.unwrap();
+    add_all(&log, 0..1_500).await;
     let first = log.snapshot(Cursor::default(), at(START)).get().await.unwrap();
     let end = clock();
     let all_there = || {
@@ -402,7 +408,7 @@ async fn a_master_that_dies_is_replaced_and_what_its_replica_had_is_there() {
     }
     assert_eq!(entries.len(), 1_500);
     assert_eq!(news(&log, first.place, START).await, Ok((Vec::new(), first.place, 0)));
-    assert_eq!(log.add(wanted, at(START)).get().await.unwrap().len(), 1_000);
+    assert_eq!(add(&log, "0").await.target, session("0"));
 }
 
 /// What it costs Redis, for docs/revocation.md. It is a measurement, so it is run by hand on a quiet machine:
@@ -411,7 +417,7 @@ async fn a_master_that_dies_is_replaced_and_what_its_replica_had_is_there() {
 #[ignore = "a measurement"]
 #[expect(clippy::print_stdout, clippy::cast_precision_loss, reason = "the measurement's result")]
 async fn cost_of_revocations() {
-    const THOUSANDS: usize = 1_000;
+    const CALLS: usize = 1_000_000 / REVOCATIONS_MAX;
     let Some(server) = RedisServer::start() else { return };
     let log = redis(&server);
     let far = Micros::from_secs(86_400);
@@ -425,17 +431,17 @@ async fn cost_of_revocations() {
     let empty = memory();
     let (mut least, mut most) = (f64::MAX, 0.0_f64);
     let before = cpu_micros(&server);
-    for thousand in 0..THOUSANDS {
-        let wishes: Vec<Wish> =
-            (0..1_000).map(|number| wish(format!("0123456789abcdef {thousand} {number}"))).collect();
+    for call in 0..CALLS {
+        let name = |number| format!("0123456789abcdef {call} {number}");
+        let wishes: Vec<Wish> = (0..REVOCATIONS_MAX).map(|number| wish(name(number))).collect();
         let before = cpu_micros(&server).1;
         log.add(wishes, at(START)).get().await.unwrap();
         let took = cpu_micros(&server).1 - before;
         (least, most) = (least.min(took), most.max(took));
     }
-    let per_call = (cpu_micros(&server).1 - before.1) / THOUSANDS as f64;
-    println!("add 1,000: {per_call:.0} µs of the server, between {least:.0} and {most:.0}");
-    println!("an entry: {:.0} bytes", (memory() - empty) / (1_000 * THOUSANDS) as f64);
+    let per_call = (cpu_micros(&server).1 - before.1) / CALLS as f64;
+    println!("add {REVOCATIONS_MAX}: {per_call:.0} µs of the server, between {least:.0} and {most:.0}");
+    println!("an entry: {:.0} bytes", (memory() - empty) / (REVOCATIONS_MAX * CALLS) as f64);
     for (what, calls) in [("idle news", 10_000), ("add 1", 10_000), ("find 5", 10_000)] {
         let place = log.snapshot(Cursor::default(), at(START)).get().await.unwrap().place;
         let marks: Vec<Mark> = (0..5).map(|name| Mark::of(session(&name.to_string()).borrowed())).collect();

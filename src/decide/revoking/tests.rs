@@ -29,10 +29,16 @@ struct Ledger {
     told: Mutex<Vec<Wish>>,
     kept: Mutex<Vec<Revocation>>,
     away: AtomicBool,
+    /// It writes, and never answers.
+    hangs: AtomicBool,
 }
 
 impl Ledger {
-    fn ask<T>(&self, answer: impl FnOnce() -> T) -> Answer<'_, Result<T, Away>> {
+    fn ask<'a, T: 'a>(&self, answer: impl FnOnce() -> T) -> Answer<'a, Result<T, Away>> {
+        if self.hangs.load(Ordering::Relaxed) {
+            answer();
+            return Answer::later(std::future::pending());
+        }
         let away = self.away.load(Ordering::Relaxed);
         Answer::Now(if away { Err(Away { because: AwayCause::Deadline }) } else { Ok(answer()) })
     }
@@ -192,12 +198,13 @@ fn a_token_that_is_shown_is_taken_back_by_what_names_it_alone() {
     let bench = Bench::new();
     let operator = bench.operator();
     let ends = 200_000 + 60 + MARGIN.as_secs();
-    let longest = Micros(NOW.0 + Micros::from_secs(DAY + 120).0 + MARGIN.0);
     let hash = unnamed("https://i", "h.p.s");
     for (token, target, cutoff) in [
         ("named", Target::token("https://i", "jti-1"), until(ends)),
-        ("unnamed", Target::unnamed_token("https://i", &hash), Cutoff { until: Some(longest), before: None }),
-        ("key", Target::new(TargetKind::ApiKey, "", b"0123456789ab"), until(200_000)),
+        // Nobody knows when it ends: not within any time that is demanded of others.
+        ("unnamed", Target::unnamed_token("https://i", &hash), Cutoff { until: Some(LAST_MOMENT), before: None }),
+        // It may be given a longer life later.
+        ("key", Target::new(TargetKind::ApiKey, "", b"0123456789ab"), Cutoff::ALWAYS),
     ] {
         assert_eq!(bench.outcome(&operator, Asked::Shown(token)), Ok((target, cutoff)), "{token}");
     }
@@ -524,6 +531,25 @@ fn each_revocation_and_each_refusal_is_noted_with_who_and_what_and_without_a_tok
     bench.ledger.away.store(true, Ordering::Relaxed);
     let away = own(Asked::Shown("named"));
     assert!(away.contains("cause=did not answer within its deadline") && away.contains("outcome=away"), "{away}");
+    bench.ledger.away.store(false, Ordering::Relaxed);
+    bench.ledger.hangs.store(true, Ordering::Relaxed);
+    let undo = || drop(bench.decider.unrevoke(&operator, MarkId([0; 16]), "").get().now_or_never());
+    let gone = noted(|| {
+        let asked = vec![Asked::Shown("named"), Asked::Named(Target::session("https://i", "s"), Which::All)];
+        assert_eq!(bench.decider.revoke(&operator, asked, "why").get().now_or_never(), None);
+        undo();
+    });
+    let session = MarkId::of(Target::session("https://i", "s").borrowed()).hex();
+    assert_eq!(
+        gone,
+        format!(
+            "by=ann of https://i cause=abandoned entries=2 outcome=away reason=why way=grpc\n\
+             by=ann of https://i id={id} issuer=https://i kind=token name=jti-1 outcome=away reason=why way=grpc\n\
+             by=ann of https://i id={session} issuer=https://i kind=session name=s outcome=away reason=why way=grpc\n\
+             by=ann of https://i cause=abandoned entries=1 outcome=away reason= way=grpc\n"
+        ),
+        "what may have been written is noted, though nobody waited for the answer"
+    );
     for _ in 0..300 {
         drop(bench.revoker(Asker::Client(&[("shop".to_owned(), "guessed".to_owned())])));
     }

@@ -141,6 +141,51 @@ fn heard(issuer: &str) -> Heard {
     Heard { issuer: issuer.into(), aims: vec![aim], missed: 0, again: false, receipt: RECEIPT }
 }
 
+/// Counts warnings.
+#[derive(Clone, Default)]
+struct Warnings(Arc<AtomicUsize>);
+
+impl tracing::Subscriber for Warnings {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::WARN && metadata.target() == "tollgate::decide::hearing"
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, _: &tracing::Event<'_>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[test]
+fn what_strangers_tell_or_tell_again_fills_no_log() {
+    let said = [
+        Err(Unheard::Away(NOWHERE)),
+        Err(EventFlaw::Type.into()),
+        Ok(Heard { missed: 1, aims: Vec::new(), ..heard("i") }),
+    ];
+    for said in said {
+        let (fixture, warnings) = (fixture(), Warnings::default());
+        fixture.says(said.clone());
+        tracing::subscriber::with_default(warnings.clone(), || {
+            for _ in 0..300 {
+                assert_eq!(fixture.hear(), said.clone().map(|_| ()));
+            }
+        });
+        assert_eq!(warnings.0.load(Ordering::Relaxed), 100, "{said:?}");
+    }
+}
+
 #[test]
 fn what_is_told_is_written_with_who_told_it_and_a_second_time_it_is_not() {
     let fixture = fixture();

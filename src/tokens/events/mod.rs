@@ -55,7 +55,7 @@ impl EventReader for Tokens {
             let trusted = self.teller(&decoded)?;
             let verified = verify(&decoded, &trusted, now.steady).await?;
             let Judged { aims, missed, id, keep } = judge(&verified, &told, &trusted.settings, now.wall)?;
-            let receipt = receipt(&trusted.name, &id, keep);
+            let receipt = receipt(&told, &trusted.name, &id, keep);
             // With nothing to do it makes no difference.
             let first = aims.is_empty()
                 || self.proofs.first_use(receipt, Mode::Peek, now).get().await.map_err(Unheard::Away)?;
@@ -180,9 +180,13 @@ fn which(event: &Object<'_>) -> Result<Which, EventFlaw> {
 
 /// Under which name a token is remembered. Each is a key of its own: the bound that keeps one client from filling the log is
 /// not for what issuers sign.
-fn receipt(issuer: &str, id: &str, keep: Micros) -> ProofUse {
+fn receipt(told: &Told<'_>, issuer: &str, id: &str, keep: Micros) -> ProofUse {
     let mut hash = Context::new(&SHA256);
-    hash.update(b"tollgate event 1");
+    // No token passes for both. An issuer may count each kind by itself, and what has the number of another is not that one.
+    hash.update(match told {
+        Told::Logout(_) => b"tollgate logout 1",
+        Told::Event(_) => b"tollgate events 1",
+    });
     hash.update(&(issuer.len() as u64).to_be_bytes());
     hash.update(issuer.as_bytes());
     hash.update(id.as_bytes());

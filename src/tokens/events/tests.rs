@@ -229,7 +229,11 @@ async fn what_was_told_and_done_is_known_again_and_what_was_not_done_is_told_ane
     other["jti"] = json!("l-2");
     assert!(!fixture.logout(&other).await.unwrap().again);
     // The ids of issuers are their own.
-    assert_ne!(super::receipt("a", "bc", Micros::ZERO).name, super::receipt("ab", "c", Micros::ZERO).name);
+    let receipt = |issuer, id| super::receipt(&Told::Logout(""), issuer, id, Micros::ZERO).name;
+    assert_ne!(receipt("a", "bc"), receipt("ab", "c"));
+    // So are those of each kind: an issuer that numbers its events from one on does not lose those that have a logout's number.
+    let event = with(usual_event(), "jti", json!("l-1"));
+    assert!(!fixture.event(&event).await.unwrap().again);
     fixture.bench.log.set_away(true);
     let away = Away { because: AwayCause::Unreachable };
     assert_eq!(fixture.logout(&logout_claims()).await, Err(Unheard::Away(away)));

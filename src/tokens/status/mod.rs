@@ -14,7 +14,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use quick_cache::sync::Cache;
 use reqwest::header::{ACCEPT, HeaderMap, HeaderValue};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use url::{Origin, Url};
 
 pub(super) use self::list::read;
@@ -40,6 +40,9 @@ const FRESH: (Micros, Micros) = (Micros::from_secs(60), Micros::from_secs(600));
 /// The least time between two fetches of one list, well or not.
 const REST: Micros = Micros::from_secs(1);
 
+/// Lists of one issuer that are fetched at a time: each takes up some megabytes, and its tokens may name as many as they like.
+const FETCHES_MAX: usize = 16;
+
 /// How long the last good list serves while a newer one cannot be had.
 const STALE_FOR: Micros = Micros::from_secs(300);
 
@@ -61,6 +64,7 @@ pub(super) struct Lists {
     fetcher: Fetcher,
     clock: Arc<dyn Clock>,
     entries: Cache<String, Arc<Entry>>,
+    turns: Semaphore,
 }
 
 /// One list.
@@ -112,6 +116,7 @@ impl Lists {
             fetcher: fetcher.clone(),
             clock: Arc::clone(clock),
             entries: Cache::new(LISTS_MAX),
+            turns: Semaphore::new(FETCHES_MAX),
         })
     }
 
@@ -208,6 +213,9 @@ impl Lists {
 
     /// An error is a sentence.
     async fn fetch(&self, entry: &Entry) -> Result<Held, String> {
+        // Longer than this no token waits.
+        let turn = tokio::time::timeout(WAIT, self.turns.acquire()).await;
+        let Ok(Ok(_turn)) = turn else { return Err("too many lists of its issuer are being fetched".to_owned()) };
         let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("application/statuslist+jwt"))]);
         let request = Request { url: &entry.url, post: None, headers, deadline: DEADLINE, bytes_max: BODY_BYTES_MAX };
         let fetched = self.fetcher.send(request).await.map_err(|error| error.sentence)?;

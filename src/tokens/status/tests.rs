@@ -179,6 +179,28 @@ async fn a_list_with_anything_wrong_is_none() {
 }
 
 #[tokio::test]
+async fn few_lists_are_fetched_at_a_time_and_the_others_are_not_waited_for_without_end() {
+    let fixture = fixture().await;
+    let places: Vec<String> = (0..2 * super::FETCHES_MAX).map(|number| format!("/lists/slow-{number}")).collect();
+    for place in &places {
+        fixture.liar.says(place, Says::Endless);
+    }
+    let asked = places.iter().map(|place| fixture.answer(&fixture.liar.url(place), 0).get());
+    let standings = futures_util::future::join_all(asked).await;
+    assert!(standings.iter().all(|standing| *standing == Standing::Unknown));
+    let visits: usize = places.iter().map(|place| fixture.liar.visits(place)).sum();
+    assert_eq!(visits, super::FETCHES_MAX);
+    // Those that nobody waits for are given up; then it is the next one's turn.
+    fixture.publishes(&list_claims(&fixture.uri(), &[0]));
+    fixture.bench.clock.pass(super::REST);
+    let start = Instant::now();
+    while fixture.standing(0).await != Standing::Good {
+        assert!(start.elapsed() < Duration::from_secs(10), "nobody gets a turn");
+        fixture.bench.clock.pass(super::REST);
+    }
+}
+
+#[tokio::test]
 async fn a_list_of_the_largest_kind_is_read() {
     let fixture = fixture().await;
     fixture.publishes(&list_claims(&fixture.uri(), &vec![0; super::LIST_BYTES_MAX]));
