@@ -81,6 +81,8 @@ struct Replica {
     admin: String,
     channel: Channel,
     operator: String,
+    /// What `/readyz` said when it was ready for the first time.
+    said_ready: Value,
 }
 
 impl Replica {
@@ -89,8 +91,13 @@ impl Replica {
         let (process, folder, url) = served(yaml).await;
         let admin = format!("http://{}", logged(&process, "admin").await);
         let channel = Channel::from_shared(url).expect("it is a URL").connect().await.expect("it serves");
-        let replica = Self { process, _folder: folder, admin, channel, operator: issuer.operator() };
-        poll(SOON, "the server is ready", async || (replica.ready().await.0 == 200).then_some(())).await;
+        let operator = issuer.operator();
+        let mut replica = Self { process, _folder: folder, admin, channel, operator, said_ready: Value::Null };
+        replica.said_ready = poll(SOON, "the server is ready", async || {
+            let (status, told) = replica.ready().await;
+            (status == 200).then_some(told)
+        })
+        .await;
         replica
     }
 

@@ -81,7 +81,7 @@ async fn a_replica_that_is_started_late_is_ready_once_it_knows_ten_thousand_entr
         one.revoke(&some.iter().map(String::as_str).collect::<Vec<_>>()).await.expect("an operator may");
     }
     let late = Replica::start(&issuer, &yaml).await;
-    let (_, told) = late.ready().await;
+    let told = &late.said_ready;
     assert_eq!((&told["revocations"]["entries"], &told["revocations"]["behind"]), (&ENTRIES.into(), &false.into()));
     let tokens: Vec<String> = names.iter().step_by(97).map(|name| issuer.of(name)).collect();
     assert!(late.verdicts(&tokens).await.iter().all(|verdict| verdict == "revoked"));
