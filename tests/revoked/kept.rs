@@ -84,7 +84,7 @@ async fn a_file_of_something_else_keeps_all_that_it_held_and_is_complained_of() 
         assert!(fs::read(&file).expect("it is there").starts_with(held), "{name}");
         let replica = Replica::start(&issuer, &yaml).await;
         assert_eq!(replica.verdict(&issuer.of("a")).await, "revoked", "{name}");
-        assert!(replica.metric("tollgate_revocations_unreadable_total").await > 0.5, "{name}");
+        assert_ne!(replica.metric("tollgate_revocations_unreadable_total").await, "0", "{name}");
     }
 }
 
