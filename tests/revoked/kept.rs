@@ -10,6 +10,7 @@ use tollgate::decide::ports::Clock as _;
 use super::{ISSUER, Issuer, Replica};
 use crate::program::serve;
 use crate::support::calls::as_operator;
+use crate::support::poll;
 use crate::support::server::{SOON, TestClock, Tollgate};
 use tollgate::proto as pb;
 use tollgate::proto::revoke_target::Kind;
@@ -57,9 +58,13 @@ async fn a_file_that_cannot_be_used_is_named_with_the_remedy() {
         fs::write(&config, yaml).expect("the folder can be written to");
         let mut refused = serve(&["--config", config.to_str().expect("the path is UTF-8")]);
         let status = refused.ended(SOON).await;
-        let said = refused.complaints();
         let named = format!("revocation.file: {}: ", file.display());
-        assert!(said.contains(&named) && said.contains(remedy), "{said}");
+        // What it said is read by another thread.
+        poll(SOON, remedy, async || {
+            let said = refused.complaints();
+            (said.contains(&named) && said.contains(remedy)).then_some(())
+        })
+        .await;
         assert_eq!(status.code(), Some(2));
     }
 }
