@@ -164,16 +164,20 @@ impl Replica {
         .await
     }
 
-    /// The value of a series; 0 where there is none.
-    async fn metric(&self, series: &str) -> f64 {
+    /// The value of a series, as it is written; `0` where there is none.
+    async fn metric(&self, series: &str) -> String {
         let (_, text) = self.page("/metrics").await;
         let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-        line.map_or(0.0, |value| value.parse().expect("it is a number"))
+        line.unwrap_or("0").to_owned()
     }
 
     /// Waits until a series is at least that.
     async fn counts(&self, series: &str, least: f64) {
-        poll(SOON, series, async || (self.metric(series).await >= least - 0.5).then_some(())).await;
+        poll(SOON, series, async || {
+            let value: f64 = self.metric(series).await.parse().expect("it is a number");
+            (value >= least).then_some(())
+        })
+        .await;
     }
 
     async fn page(&self, path: &str) -> (u16, String) {

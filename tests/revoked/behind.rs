@@ -1,4 +1,6 @@
 //! Replicas that are cut off from the log: each does what its configuration says, and nothing is missed afterwards.
+//!
+//! Their `max_lag` is as short as can be, so on a busy machine each may be behind for a moment at any time.
 
 use std::time::Duration;
 
@@ -38,7 +40,7 @@ async fn all_are_behind(replicas: &[Replica], known: &str, good: &str) {
         assert_eq!(replica.verdict(known).await, "revoked", "{mode}");
         assert_eq!(replica.verdict(good).await, verdict, "{mode}");
         replica.counts(&behind(outcome), 1.0).await;
-        replica.counts("tollgate_revocation_lag_seconds", 1.0).await;
+        replica.counts("tollgate_revocation_lag_seconds", 0.5).await;
         let told = replica.ready().await.1;
         assert!(told["revocations"]["problem"].as_str().is_some_and(|what| what.starts_with("the log ")), "{told}");
         assert!(replica.process.complaints().contains("revocations are behind: the log of revocations"), "{mode}");
@@ -49,7 +51,8 @@ async fn all_are_behind(replicas: &[Replica], known: &str, good: &str) {
 async fn all_are_back(replicas: &[Replica], missed: &str, good: &str) {
     for replica in replicas {
         replica.is_behind(false).await;
-        assert_eq!([replica.verdict(missed).await, replica.verdict(good).await], ["revoked", "allowed"]);
+        assert_eq!(replica.verdict(missed).await, "revoked");
+        replica.comes_to("allowed", good).await;
     }
 }
 
@@ -63,7 +66,7 @@ async fn while_redis_stands_still_each_replica_does_as_it_is_configured_and_forg
     for replica in &replicas {
         replica.comes_to("revoked", &known).await;
         for token in [&good, &later] {
-            assert_eq!(replica.verdict(token).await, "allowed");
+            replica.comes_to("allowed", token).await;
         }
     }
     redis.pause();
@@ -80,7 +83,7 @@ async fn while_redis_stands_still_each_replica_does_as_it_is_configured_and_forg
     all_are_back(&replicas, &later, &good).await;
     for replica in &replicas {
         assert!(replica.process.complaints().contains("revocations are up to date"));
-        assert_eq!(replica.metric("tollgate_revocation_loads_total").await.round(), 1.0, "only news were missed");
+        assert_eq!(replica.metric("tollgate_revocation_loads_total").await, "1", "only news were missed");
     }
 }
 
@@ -104,7 +107,7 @@ async fn what_is_taken_back_while_the_network_is_broken_is_in_force_once_it_is_m
         let session = format!("s{}", number + 1);
         let missed = issuer.of(&session);
         for (replica, proxy) in replicas.iter().zip(&proxies) {
-            assert_eq!(replica.verdict(&missed).await, "allowed");
+            replica.comes_to("allowed", &missed).await;
             proxy.set(harm);
         }
         let undone = near.revoke(&["undone meanwhile"]).await.expect("an operator may").remove(0);
@@ -118,7 +121,7 @@ async fn what_is_taken_back_while_the_network_is_broken_is_in_force_once_it_is_m
         }
         all_are_back(&replicas, &missed, &good).await;
         for replica in &replicas {
-            assert_eq!(replica.verdict(&issuer.of("undone meanwhile")).await, "allowed");
+            replica.comes_to("allowed", &issuer.of("undone meanwhile")).await;
         }
         known = missed;
     }

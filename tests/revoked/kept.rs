@@ -10,6 +10,7 @@ use tollgate::decide::ports::Clock as _;
 use super::{ISSUER, Issuer, Replica};
 use crate::program::serve;
 use crate::support::calls::as_operator;
+use crate::support::poll;
 use crate::support::server::{SOON, TestClock, Tollgate};
 use tollgate::proto as pb;
 use tollgate::proto::revoke_target::Kind;
@@ -57,9 +58,13 @@ async fn a_file_that_cannot_be_used_is_named_with_the_remedy() {
         fs::write(&config, yaml).expect("the folder can be written to");
         let mut refused = serve(&["--config", config.to_str().expect("the path is UTF-8")]);
         let status = refused.ended(SOON).await;
-        let said = refused.complaints();
         let named = format!("revocation.file: {}: ", file.display());
-        assert!(said.contains(&named) && said.contains(remedy), "{said}");
+        // What it said is read by another thread.
+        poll(SOON, remedy, async || {
+            let said = refused.complaints();
+            (said.contains(&named) && said.contains(remedy)).then_some(())
+        })
+        .await;
         assert_eq!(status.code(), Some(2));
     }
 }
@@ -84,7 +89,7 @@ async fn a_file_of_something_else_keeps_all_that_it_held_and_is_complained_of() 
         assert!(fs::read(&file).expect("it is there").starts_with(held), "{name}");
         let replica = Replica::start(&issuer, &yaml).await;
         assert_eq!(replica.verdict(&issuer.of("a")).await, "revoked", "{name}");
-        assert!(replica.metric("tollgate_revocations_unreadable_total").await > 0.5, "{name}");
+        assert_ne!(replica.metric("tollgate_revocations_unreadable_total").await, "0", "{name}");
     }
 }
 
@@ -93,10 +98,13 @@ async fn a_file_of_something_else_keeps_all_that_it_held_and_is_complained_of() 
 async fn no_token_outlives_the_entry_that_refuses_it() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let issuer = Issuer::new();
-    let own = issuer.yaml("", &kept_in(&folder.path().join("revoked")));
-    let yaml = own.replace("operators: true", "operators: true, leeway: 5s, max_token_lifetime: 60s");
+    let [file, copy] = ["revoked", "copy"].map(|name| folder.path().join(name));
+    let yaml = |file: &Path| {
+        let yaml = issuer.yaml("", &kept_in(file));
+        yaml.replace("operators: true", "operators: true, leeway: 5s, max_token_lifetime: 60s")
+    };
     let clock = TestClock::new();
-    let mut tollgate = Tollgate::start_with(&yaml, clock.clone()).await;
+    let tollgate = Tollgate::start_with(&yaml(&file), clock.clone()).await;
     let begin = clock.now().wall.as_secs();
     let token = |lifetime: u64| issuer.token(&json!({ "sid": "s", "iat": begin, "exp": begin + lifetime }));
     let [usual, long, over_long] = [60, 61, 3_600].map(token);
@@ -120,10 +128,12 @@ async fn no_token_outlives_the_entry_that_refuses_it() {
     // Once the entry has ended, and one that starts anew does not even know of it.
     let elapsed = clock.now().wall.as_secs() - begin;
     clock.advance(Duration::from_secs(until - begin - elapsed + 1));
-    assert!(tollgate.server.stop().await);
-    tollgate = Tollgate::start_with(&yaml, clock.clone()).await;
-    let (_, told) = tollgate.page("/readyz").await;
+    fs::copy(&file, &copy).expect("the folder can be written to");
+    let anew = Tollgate::start_with(&yaml(&copy), clock.clone()).await;
+    let (_, told) = anew.page("/readyz").await;
     assert!(told.contains("\"entries\":0"), "{told}");
-    assert_eq!(verdict(&tollgate, &usual).await, "deny expired");
-    assert_eq!(verdict(&tollgate, &over_long).await, "deny lifetime_too_long");
+    for tollgate in [&tollgate, &anew] {
+        assert_eq!(verdict(tollgate, &usual).await, "deny expired");
+        assert_eq!(verdict(tollgate, &over_long).await, "deny lifetime_too_long");
+    }
 }

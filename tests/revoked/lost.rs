@@ -107,7 +107,7 @@ async fn a_replica_under_which_changes_were_trimmed_loads_anew_and_has_missed_no
     let tokens = ["before", "undone", "missed"].map(|session| issuer.of(session));
     let undone = one.revoke(&["before", "undone"]).await.expect("an operator may").remove(1);
     other.comes_to("revoked", &tokens[1]).await;
-    assert_eq!(other.metric("tollgate_revocation_loads_total").await.round(), 1.0);
+    assert_eq!(other.metric("tollgate_revocation_loads_total").await, "1");
     let watch = other.watch(&tokens[0]);
     other.process.signal(Signal::Stop);
     one.undo(undone.id).await;
@@ -183,7 +183,7 @@ async fn what_is_not_ours_in_redis_is_passed_over_and_counted_and_said_once() {
         replicas[1].comes_to("revoked", &issuer.of(&session)).await;
     }
     let late = Replica::start(&issuer, &yaml).await;
-    assert_eq!(late.metric(SERIES).await.round(), 2.0, "the entries");
+    assert_eq!(late.metric(SERIES).await, "2", "the entries");
     let tokens = ["a", "b0", "b1", "good"].map(|session| issuer.of(session));
     for replica in replicas.iter().chain([&late]) {
         replica.is_behind(false).await;

@@ -1,10 +1,10 @@
 //! The log where Redis is several servers: its slot moves, its master dies, and what was taken back stays so.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tollgate::proto as pb;
 use tollgate::proto::revoke_target::Kind;
@@ -133,10 +133,10 @@ async fn in_a_cluster_whose_slot_moves_and_whose_master_dies_nothing_that_is_kno
     cluster.nodes[to].kill();
     let died = Instant::now();
     writer.goes_on("at the successor").await;
-    let story = Story { answered: writer.end().await, known: known_to_both, died };
+    let told = Story { answered: writer.end().await, known: known_to_both, died };
     let late = Replica::start(&issuer, &yaml).await;
     for replica in [&one, &other, &late] {
-        story.is_in_force(replica, &issuer).await;
+        told.is_in_force(replica, &issuer).await;
         assert_eq!(replica.verdict(&known).await, "revoked");
         replica.is_behind(false).await;
     }
@@ -169,10 +169,10 @@ async fn behind_sentinels_a_master_that_dies_is_replaced_and_nothing_that_is_kno
     all.servers[0].restart();
     poll(SOON, "the old master follows", async || all.servers[0].has_role("slave").then_some(())).await;
     writer.goes_on("afterwards").await;
-    let story = Story { answered: writer.end().await, known: known_to_both, died };
+    let told = Story { answered: writer.end().await, known: known_to_both, died };
     let late = Replica::start(&issuer, &yaml).await;
     for replica in [&one, &other, &late] {
-        story.is_in_force(replica, &issuer).await;
+        told.is_in_force(replica, &issuer).await;
         assert_eq!(replica.verdict(&known).await, "revoked");
         replica.is_behind(false).await;
     }
