@@ -224,14 +224,19 @@ pub fn target_of(identity: &Identity, kind: TargetKind) -> Option<TargetRef<'_>>
     Some(TargetRef { kind, issuer: &identity.issuer, name: name? })
 }
 
-/// SHA-256 by which a token without an id is taken back: of its issuer and all of it, but for the last of three parts.
-/// That is a signature, and one of ECDSA has a valid twin.
+/// SHA-256 by which a token without an id is taken back: of its issuer and all of it, but for the signature of a JWT: one
+/// of ECDSA has a valid twin.
 pub fn unnamed(issuer: &str, token: &str) -> [u8; 32] {
-    let (kind, hashed) = match token.rsplit_once('.') {
-        Some((signed, _)) if signed.bytes().filter(|&byte| byte == b'.').count() == 1 => (b"signed", signed),
-        _ => (b"opaque", token),
-    };
+    let (kind, hashed) = signed_part(token).map_or((b"opaque", token), |signed| (b"signed", signed));
     sha256(&[b"tollgate unnamed token 1", kind, &length(issuer.len()), issuer.as_bytes(), hashed.as_bytes()])
+}
+
+/// What of a JWT is signed; none: it is none. Three parts alone make none: those of a PASETO begin alike in all of them.
+fn signed_part(token: &str) -> Option<&str> {
+    let (signed, _) = token.rsplit_once('.')?;
+    let (header, payload) = signed.split_once('.')?;
+    let header = URL_SAFE_NO_PAD.decode(header).ok()?;
+    (header.trim_ascii_start().starts_with(b"{") && !payload.contains('.')).then_some(signed)
 }
 
 /// What a target is known by where entries are kept and compared.
@@ -609,10 +614,22 @@ mod tests {
 
     #[test]
     fn both_spellings_of_a_signature_are_one_token() {
-        assert_eq!(unnamed("i", "h.p.signature"), unnamed("i", "h.p.twin"));
-        for (one, other) in
-            [("h.p.s", "h.q.s"), ("h.p.s", "h.p"), ("opaque", "opaquf"), ("a.b.c.d", "a.b.c.e"), ("a.b", "a.c")]
-        {
+        // Headers are `{}` and ` {}`.
+        for header in ["e30", "IHt9"] {
+            let token = |signature| format!("{header}.p.{signature}");
+            assert_eq!(unnamed("i", &token("signature")), unnamed("i", &token("twin")));
+        }
+        for (one, other) in [
+            ("e30.p.s", "e30.q.s"),
+            ("e30.p.s", "e30.p"),
+            ("opaque", "opaquf"),
+            ("a.b.c.d", "a.b.c.e"),
+            ("e30.b.c.d.e", "e30.b.c.d.f"),
+            ("a.b", "a.c"),
+            // PASETOs of one kind, and others whose last part is all that they say.
+            ("v4.local.one", "v4.local.another"),
+            ("AAAA.p.one", "AAAA.p.another"),
+        ] {
             assert_ne!(unnamed("i", one), unnamed("i", other), "{one} {other}");
         }
     }

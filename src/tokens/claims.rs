@@ -80,10 +80,10 @@ fn judge_claims(
         scopes: scopes(claims, &issuer.scope_claims)?,
         roles: roles(claims, &issuer.role_claims)?,
         audiences,
-        token_id: text(claims, "jti")?,
+        token_id: given_name(claims, "jti")?,
         token_hash: None,
         signed_by: None,
-        session: text(claims, "sid")?,
+        session: given_name(claims, "sid")?,
         tenant: issuer.tenant.as_ref().map(|place| text_at(claims, place)).transpose()?.flatten(),
         actors: actors::read(claims, name)?,
         claims: chosen(claims, &issuer.claims)?,
@@ -182,6 +182,11 @@ fn text(claims: &Object<'_>, name: &str) -> Result<Option<Box<str>>, Reason> {
     Ok(claims.string(name)?.map(Into::into))
 }
 
+/// A name by which tokens are taken back. An empty one would be that of every token that has it.
+fn given_name(claims: &Object<'_>, name: &str) -> Result<Option<Box<str>>, Reason> {
+    Ok(text(claims, name)?.filter(|name| !name.is_empty()))
+}
+
 fn first_text(claims: &Object<'_>, names: [&str; 2]) -> Result<Option<Box<str>>, Reason> {
     let [first, second] = names.map(|name| text(claims, name));
     Ok(first?.or(second?))
@@ -258,6 +263,10 @@ mod tests {
         assert_eq!(identity.expires_at, Some(Micros::from_secs(NOW + 300)));
         assert_eq!(identity.not_before, Some(Micros::from_secs(NOW - 5)));
         assert_eq!(identity.issued_at, Some(Micros::from_secs(NOW - 10)), "whole seconds");
+        // Else whoever takes back one token, or one session, takes back those of others.
+        let unnamed = with(|_| {}).identity(&claims_with("jti", ""));
+        assert!(unnamed.token_id.is_none() && unnamed.token_hash.is_some());
+        assert_eq!(with(|_| {}).identity(&claims_with("sid", "")).session, None);
         let client = |claims: &Value| with(|_| {}).identity(claims).client.clone();
         assert_eq!(client(&claims_with("client_id", Value::Null)), None);
         let mut claims = claims_with("client_id", Value::Null);
