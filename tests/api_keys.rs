@@ -223,7 +223,7 @@ async fn a_changed_file_of_keys_is_read_again_and_one_with_a_key_in_it_is_not_us
 /// A configuration whose keys are in `redis`, as a file for the program's commands.
 fn in_redis(redis: &RedisServer) -> (TempDir, String, String) {
     let yaml = format!(
-        "store: {{ redis: {{ urls: ['{}'], deadline: 5s }} }}\napi_keys: {{ redis: true }}{RULES}",
+        "store: {{ redis: {{ urls: ['{}'], deadline: 5s }} }}\napi_keys: {{ redis: true }}\nrevocation: {{ when_behind: allow }}{RULES}",
         redis.url()
     );
     let folder = tempfile::tempdir().expect("a temporary folder can be made");

@@ -30,6 +30,7 @@ mod proofs;
 mod provider;
 mod redis;
 mod revocation;
+mod revoked;
 mod stopping;
 mod strict;
 mod support;

@@ -73,8 +73,12 @@ async fn each_limit_does_what_it_says_while_redis_is_away() {
         (tollgate.verdict("GET", "/strict", None).await != "deny store_away").then_some(())
     })
     .await;
-    let (_, text) = tollgate.page("/readyz").await;
-    assert!(text.contains(r#""status":"ok""#), "{text}");
+    // What was revoked meanwhile is asked for as soon as it can be.
+    poll(SOON, "readiness without a but", async || {
+        tollgate.clock.advance(Duration::from_millis(100));
+        tollgate.page("/readyz").await.1.contains(r#""status":"ok""#).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -126,7 +130,11 @@ async fn a_wrong_password_is_said_without_saying_it() {
     .await;
     assert!(!text.contains("wr0ng-secret"), "{text}");
     let good = Tollgate::start(&policy(&redis.url(), ", password: right")).await;
-    good.comes_to("allow", "GET", "/strict", None).await;
+    poll(SOON, "the right one to do", async || {
+        good.clock.advance(Duration::from_millis(100));
+        (good.verdict("GET", "/strict", None).await == "allow").then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -297,7 +305,8 @@ async fn two_replicas_with_a_hot_key_hardly_ask_redis_and_never_admit_more_than_
     let yaml = format!("store: {{ redis: {{ urls: ['{}'], deadline: 500ms }} }}\n{HOT}", redis.url());
     let (one, other) = (Tollgate::start(&yaml).await, Tollgate::start(&yaml).await);
     let (mut first, mut second) = (one.decisions().await, other.decisions().await);
-    // The clocks stand still, so no lease ends. Each replica beats once a second, however long this takes.
+    // The clocks stand still, so no lease ends. Each replica beats once a second, and asks five times what was revoked,
+    // however long this takes.
     let (before, began) = (calls(&redis, "evalsha"), tokio::time::Instant::now());
     let mut admitted = 0_u64;
     for _ in 0..1_250 {
@@ -308,8 +317,8 @@ async fn two_replicas_with_a_hot_key_hardly_ask_redis_and_never_admit_more_than_
     }
     assert_eq!(admitted, 2_500, "there is room for all");
     let asked = calls(&redis, "evalsha") - before;
-    let beats = 2 * (began.elapsed().as_secs() + 1);
-    assert!(asked < 25 + beats, "{asked} script calls for 2500 decisions, settlements and {beats} beats included");
+    let others = 2 * (1 + 6) * (began.elapsed().as_secs() + 1);
+    assert!(asked < 25 + others, "{asked} script calls for 2500 decisions, settlements and {others} others included");
     let leased = one.metric(r#"tollgate_payments_total{by="leases"}"#).await;
     assert!(leased > 1_200.0, "{leased}");
     for _ in 0..1_000 {

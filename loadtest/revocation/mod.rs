@@ -153,7 +153,7 @@ impl Revocation {
         for watch in &mut watches {
             watch.must_be_allowed().await?;
         }
-        let watched: Vec<_> = watches.into_iter().map(|watch| tokio::spawn(watch.until_over())).collect();
+        let answers: Vec<_> = watches.into_iter().map(|watch| tokio::spawn(watch.until_over())).collect();
         let channel = channels.get(told).ok_or("there is no such replica")?;
         let mut request = Request::new(pb::RevokeRequest {
             targets: vec![pb::RevokeTarget { kind: Some(pb::revoke_target::Kind::Token(token)) }],
@@ -168,8 +168,8 @@ impl Revocation {
             return Err(format!("a token was not revoked: {answer:?}"));
         }
         let mut sights = Vec::new();
-        for (replica, watched) in watched.into_iter().enumerate() {
-            let calls = watched.await.map_err(|error| format!("a watch ended early: {error}"))??;
+        for (replica, calls) in answers.into_iter().enumerate() {
+            let calls = calls.await.map_err(|error| format!("a watch ended early: {error}"))??;
             sights.push((Sight::of(&calls, answered)?, replica == told));
         }
         Ok(sights)

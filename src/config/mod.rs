@@ -5,12 +5,14 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::domain::api_key::{self, ApiKey};
 use crate::domain::certificate::DNS_ISSUER;
 use crate::domain::issuer::Issuer;
+use crate::domain::limit::{Limit, WhenAway};
 use crate::domain::name::NamePattern;
-use crate::domain::policy::{Demand, Operators, Policy};
+use crate::domain::policy::{Demand, Operators, Policy, Rule};
 use crate::domain::revocation::{Lifetimes, Trust};
 use crate::domain::time::Micros;
 
@@ -233,6 +235,7 @@ fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
     let in_redis = !matches!(store, Some(Store::Memory));
     let api_keys = fields
         .or(reader, "api_keys", ApiKeys::default(), |reader, item| api_keys::api_keys(reader, item, &limits, in_redis));
+    let is_left_to_defaults = in_redis && !fields.has("revocation");
     let revocation = fields
         .or(reader, "revocation", Revocation::default(), |reader, item| server::revocation(reader, item, in_redis));
     let certificates = fields.or(reader, "certificates", Vec::new(), certificates::certificates);
@@ -264,6 +267,14 @@ fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
     if nobody && !reader.failed() && rules.iter().any(|rule| rule.demand != Demand::Anyone) {
         reader.warning(root, "has no issuer, so every call that needs a caller is denied; add `issuers` or `api_keys`");
     }
+    if is_left_to_defaults && !reader.failed() && rules.iter().any(is_lenient) {
+        reader.warning(
+            root,
+            "has rules for callers whose limits let calls go on without Redis (`when_away`), but callers' tokens are denied \
+             then, since nobody knows which were revoked; say `revocation: { when_behind: allow }` if they are to pass, \
+             or `ask` if not",
+        );
+    }
     let policy = Policy {
         version: 0,
         rules,
@@ -277,6 +288,12 @@ fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
     let (store, dpop, bounds, files) = (store?, dpop?, bounds?, Vec::new());
     let revocation = revocation?;
     Some(Config { listen, tls, store, issuers, certificates, dpop, api_keys, revocation, policy, bounds, files })
+}
+
+/// Whether its callers might go on while the store is away, as far as its limits say.
+fn is_lenient(rule: &Rule) -> bool {
+    let goes_on = |limit: &Arc<Limit>| limit.when_away != WhenAway::Deny;
+    rule.demand != Demand::Anyone && !rule.limits.is_empty() && rule.limits.iter().all(goes_on)
 }
 
 fn lifetimes(issuer: &Issuer) -> (Box<str>, Lifetimes) {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::decision::Reason;
+use super::revocation::Tags;
 use super::status::StatusRef;
 use super::time::Micros;
 
@@ -95,6 +96,8 @@ pub struct Identity {
     pub issued_at: Option<Micros>,
     /// `auth_time`: when the subject last logged in (OIDC Core §2, RFC 9470 §4).
     pub logged_in_at: Option<Micros>,
+    /// What it is looked for by among what was taken back; read it by [`Tags::of`].
+    pub tags: Tags,
 }
 
 impl Binding {
@@ -143,6 +146,7 @@ impl Identity {
             not_before: None,
             issued_at: None,
             logged_in_at: None,
+            tags: Tags::default(),
         }
     }
 

@@ -4,6 +4,8 @@
 //! combine by OR: a token is revoked as soon as one of them hits it, and none takes precedence over another. What
 //! replicas keep of an entry is its [`Mark`] and its [`Cutoff`]; who asked for it, and why, stays where it was written.
 
+use std::sync::{Arc, OnceLock};
+
 use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -202,6 +204,53 @@ impl Target {
     }
 }
 
+/// Kinds of which a token has at most one each: those of one place name the credential itself, and exclude one another.
+pub const FACETS: [&[TargetKind]; 6] = [
+    &[TargetKind::Token, TargetKind::UnnamedToken, TargetKind::ApiKey],
+    &[TargetKind::Session],
+    &[TargetKind::Subject],
+    &[TargetKind::Client],
+    &[TargetKind::Issuer],
+    &[TargetKind::SigningKey],
+];
+
+/// The quick hashes of all that an identity's token can be hit by, made when they are first asked for.
+///
+/// They belong to the fields beside them, so a copy, whose fields may be changed, begins without; and they are made only
+/// where the identity is shared, and changes no more.
+#[derive(Debug, Default)]
+pub struct Tags(OnceLock<[u64; FACETS.len()]>);
+
+impl Tags {
+    /// In the place of a facet that the token does not have.
+    pub const NONE: u64 = 0;
+
+    /// Those of `identity`, by facet.
+    pub fn of(identity: &Arc<Identity>) -> &[u64; FACETS.len()] {
+        identity.tags.0.get_or_init(|| FACETS.map(|facet| target_in(identity, facet).map_or(Self::NONE, tag)))
+    }
+}
+
+impl Clone for Tags {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+/// They add nothing to what they are made of.
+impl PartialEq for Tags {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Tags {}
+
+/// The target of one of these kinds that hits `identity`'s token, if it has one.
+pub fn target_in<'a>(identity: &'a Identity, facet: &[TargetKind]) -> Option<TargetRef<'a>> {
+    facet.iter().find_map(|kind| target_of(identity, *kind))
+}
+
 /// The target of `kind` that hits `identity`'s token, if it has one.
 pub fn target_of(identity: &Identity, kind: TargetKind) -> Option<TargetRef<'_>> {
     let is_token = match identity.kind {
@@ -210,6 +259,7 @@ pub fn target_of(identity: &Identity, kind: TargetKind) -> Option<TargetRef<'_>>
     };
     let name: Option<&[u8]> = match kind {
         TargetKind::Token => identity.token_id.as_deref().filter(|_| is_token).map(str::as_bytes),
+        TargetKind::UnnamedToken if identity.token_id.is_some() => None,
         TargetKind::UnnamedToken => identity.token_hash.as_deref().map(<[u8; 32]>::as_slice),
         TargetKind::Session => identity.session.as_deref().map(str::as_bytes),
         TargetKind::Subject => identity.subject.as_deref().map(str::as_bytes),
@@ -296,26 +346,11 @@ impl MarkId {
     }
 }
 
-/// The quick hash of a target: the same on every replica and in every version, since it is kept with the entries.
-pub fn tag(target: TargetRef<'_>) -> u64 {
-    IssuerHash::of(target.issuer).tag(target)
-}
-
-/// What an issuer adds to the quick hashes of its targets: taken once where several are looked for.
-#[derive(Clone, Copy, Debug)]
-pub struct IssuerHash(u64);
-
-impl IssuerHash {
-    /// Of that issuer.
-    pub fn of(issuer: &str) -> Self {
-        Self(xxh3_64(issuer.as_bytes()))
-    }
-
-    /// The quick hash of a target that stands under this issuer.
-    pub fn tag(self, target: TargetRef<'_>) -> u64 {
-        // Issuer and kind go into the seed, so that nothing need be put together.
-        xxh3_64_with_seed(target.name, self.0 ^ u64::from(target.kind.letter()))
-    }
+/// The quick hash of a target: the same on every replica and in every version, since it is kept with the entries. Never
+/// [`Tags::NONE`].
+pub fn tag(TargetRef { kind, issuer, name }: TargetRef<'_>) -> u64 {
+    // Issuer and kind go into the seed, so that nothing need be put together.
+    xxh3_64_with_seed(name, xxh3_64(issuer.as_bytes()) ^ u64::from(kind.letter())).max(Tags::NONE + 1)
 }
 
 /// Which tokens of its target an entry hits, and how long it is needed.
@@ -664,6 +699,40 @@ mod tests {
         let key =
             Identity { kind: IdentityKind::ApiKey, token_id: Some("0123".into()), ..Identity::vouched_by("keys") };
         assert_eq!(targets(&key), [Target::issuer("keys"), Target::new(TargetKind::ApiKey, "", b"0123")]);
+    }
+
+    #[test]
+    fn tags_are_those_of_the_very_identity() {
+        let ann = Arc::new(Identity { subject: Some("ann".into()), ..Identity::vouched_by("i") });
+        let [subject, issuer] = [Target::subject("i", "ann"), Target::issuer("i")].map(|target| tag(target.borrowed()));
+        assert_eq!(*Tags::of(&ann), [Tags::NONE, Tags::NONE, subject, Tags::NONE, issuer, Tags::NONE]);
+        let bob = Arc::new(Identity { subject: Some("bob".into()), ..Identity::clone(&ann) });
+        assert_eq!(Tags::of(&bob)[2], tag(Target::subject("i", "bob").borrowed()), "a copy begins without");
+    }
+
+    #[test]
+    fn every_kind_has_a_facet_in_which_it_is_never_beside_another() {
+        let mut kinds: Vec<_> = FACETS.concat();
+        kinds.sort();
+        assert_eq!(kinds, TargetKind::ALL);
+        for kind in [IdentityKind::Jwt, IdentityKind::Opaque, IdentityKind::ApiKey, IdentityKind::Certificate] {
+            let all = Identity {
+                kind,
+                subject: Some("p".into()),
+                client: Some("c".into()),
+                session: Some("s".into()),
+                token_id: Some("t".into()),
+                token_hash: Some([8; 32].into()),
+                signed_by: Some([7; 32].into()),
+                ..Identity::vouched_by("i")
+            };
+            for identity in [Identity { token_id: None, ..all.clone() }, all] {
+                for facet in FACETS {
+                    let targets = facet.iter().filter(|kind| target_of(&identity, **kind).is_some());
+                    assert!(targets.count() <= 1, "{facet:?} of {identity:?}");
+                }
+            }
+        }
     }
 
     proptest! {

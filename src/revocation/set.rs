@@ -8,14 +8,12 @@
 //! somebody has revoked the same again since.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::table::{Filling, Kept, Marks, SHARDS};
 use crate::decide::ports::Change;
 use crate::domain::identity::Identity;
-use crate::domain::revocation::{
-    Cutoff, Entry, IssuerHash, Mark, MarkId, Revocation, TargetKind, TargetRef, tag, target_of,
-};
+use crate::domain::revocation::{Cutoff, Entry, FACETS, Mark, MarkId, Revocation, Tags, TargetKind, target_in};
 use crate::domain::time::Micros;
 
 /// How long after its end an entry is dropped.
@@ -77,17 +75,18 @@ impl RevocationSet {
     }
 
     /// Whether an entry hits `identity`'s token.
-    pub(super) fn hits(&self, identity: &Identity) -> bool {
+    pub(super) fn hits(&self, identity: &Arc<Identity>) -> bool {
         let in_use = self.marks.in_use();
         if in_use == 0 {
             return false;
         }
         let look = self.marks.look();
-        let issuer = IssuerHash::of(&identity.issuer);
-        TargetKind::ALL.into_iter().filter(|kind| in_use >> kind.index() & 1 == 1).any(|kind| {
-            let Some(target) = target_of(identity, kind) else { return false };
-            let found = look.find(tag_under(issuer, target), || MarkId::of(target));
-            found.cutoff().is_some_and(|cutoff| cutoff.hits(identity.issued_at))
+        FACETS.into_iter().zip(Tags::of(identity)).any(|(facet, &tag)| {
+            let is_in_use = facet.iter().any(|kind| in_use >> kind.index() & 1 == 1);
+            is_in_use && tag != Tags::NONE && {
+                let found = look.find(tag, || target_in(identity, facet).map(MarkId::of));
+                found.cutoff().is_some_and(|cutoff| cutoff.hits(identity.issued_at))
+            }
         })
     }
 
@@ -259,19 +258,5 @@ impl Writing {
     /// Whether there may be entries that the log has lost and was not told yet.
     fn has_lost(&self) -> bool {
         self.loading == Some(Loading::Lost) || self.untold.is_some()
-    }
-}
-
-/// API keys stand under no issuer, whoever vouches for those who hold them.
-fn tag_under(issuer: IssuerHash, target: TargetRef<'_>) -> u64 {
-    match target.kind {
-        TargetKind::ApiKey => tag(target),
-        TargetKind::Token
-        | TargetKind::UnnamedToken
-        | TargetKind::Session
-        | TargetKind::Subject
-        | TargetKind::Client
-        | TargetKind::Issuer
-        | TargetKind::SigningKey => issuer.tag(target),
     }
 }

@@ -127,7 +127,7 @@ impl Marks {
 
     /// What is kept under `mark`.
     pub(super) fn find(&self, mark: &Mark) -> Kept {
-        self.look().find(mark.tag, || mark.id)
+        self.look().find(mark.tag, || Some(mark.id))
     }
 
     /// Keeps this under `mark` from now on. Once it returns everyone who looks finds it.
@@ -199,13 +199,13 @@ pub(super) struct Look(Loaded<Tables>);
 
 impl Look {
     /// What is kept under a tag and an id; the id is asked for only where the tag is there.
-    pub(super) fn find(&self, tag: u64, id: impl FnOnce() -> MarkId) -> Kept {
+    pub(super) fn find(&self, tag: u64, id: impl FnOnce() -> Option<MarkId>) -> Kept {
         let tag = filled(tag);
         let mut slots = self.0[shard(tag)].slots_of(tag).peekable();
         if slots.peek().is_none() {
             return Kept::GONE;
         }
-        let id = halves(id());
+        let Some(id) = id().map(halves) else { return Kept::GONE };
         slots.find(|slot| slot.id() == id).map_or(Kept::GONE, Slot::kept)
     }
 }

@@ -274,19 +274,20 @@ fn what_makes_no_sense_is_counted() {
 
 #[test]
 fn each_kind_is_found_by_those_whom_it_hits() {
-    let token = Identity {
+    let token = Arc::new(Identity {
         token_id: Some("t".into()),
-        token_hash: Some([1; 32].into()),
         session: Some("s".into()),
         subject: Some("p".into()),
         client: Some("c".into()),
         signed_by: Some([2; 32].into()),
         ..Identity::vouched_by("i")
-    };
-    let key = Identity { kind: IdentityKind::ApiKey, token_id: Some("k".into()), ..Identity::vouched_by("keys") };
+    });
+    let unnamed = Arc::new(Identity { token_hash: Some([1; 32].into()), ..Identity::vouched_by("j") });
+    let key =
+        Arc::new(Identity { kind: IdentityKind::ApiKey, token_id: Some("k".into()), ..Identity::vouched_by("keys") });
     for (target, hit) in [
         (Target::token("i", "t"), &token),
-        (Target::unnamed_token("i", &[1; 32]), &token),
+        (Target::unnamed_token("j", &[1; 32]), &unnamed),
         (Target::session("i", "s"), &token),
         (Target::subject("i", "p"), &token),
         (Target::client("i", "c"), &token),
@@ -298,7 +299,7 @@ fn each_kind_is_found_by_those_whom_it_hits() {
         let set = RevocationSet::new();
         let mark = Mark::of(target.borrowed());
         set.apply(&[Change::Revoked(Entry { mark, cutoff: Cutoff::ALWAYS })]);
-        for identity in [&token, &key] {
+        for identity in [&token, &unnamed, &key] {
             assert_eq!(set.hits(identity), std::ptr::eq(identity, hit), "{target:?}");
         }
         assert_eq!(set.entries()[mark.kind.index()], 1);

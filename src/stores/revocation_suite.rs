@@ -76,6 +76,7 @@ suite![
     the_largest_moments_stay_what_they_are,
     nothing_is_missed_between_a_snapshot_and_its_news,
     a_place_of_another_log_is_gone,
+    a_place_beyond_the_last_change_is_gone,
     what_changes_nothing_is_no_news,
     nothing_at_all_is_written_at_once,
 ];
@@ -439,6 +440,19 @@ async fn a_place_of_another_log_is_gone(log: &dyn RevocationLog, other: &dyn Rev
         Place { log: place.log ^ 1, number: u64::MAX },
     ] {
         assert_eq!(news(other, elsewhere, START).await, Err(place), "{elsewhere:?}");
+    }
+}
+
+/// As a replica has it that was told of changes which a failover lost.
+async fn a_place_beyond_the_last_change_is_gone(log: &dyn RevocationLog, other: &dyn RevocationLog) {
+    add(log, vec![always(session("s"))], START).await;
+    for beyond in [1, 2, 1 << 20, 1 << 40] {
+        let (_, place, _) = loaded(log, START).await;
+        let told = Place { number: place.number + beyond, ..place };
+        assert!(news(other, told, START).await.is_err(), "{told:?} of {place:?}");
+        // Another name of the log, if there is one now, is the same for all.
+        let (entries, here, _) = loaded(other, START).await;
+        assert_eq!((entries.len(), news(log, here, START).await), (1, Ok((Vec::new(), here, 0))));
     }
 }
 

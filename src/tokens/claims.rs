@@ -14,6 +14,7 @@ use super::status;
 use crate::domain::decision::Reason;
 use crate::domain::identity::{Identity, IdentityKind};
 use crate::domain::issuer::{Issuer, NEVER_ACCESS_TOKENS};
+use crate::domain::revocation::Tags;
 use crate::domain::time::Micros;
 
 /// What is held against a token.
@@ -99,6 +100,7 @@ fn judge_claims(
         not_before: dates.not_before,
         issued_at: dates.issued_at,
         logged_in_at: dates.logged_in_at,
+        tags: Tags::default(),
     };
     if !issuer.binding.is_met_by(identity.binding()) {
         return Err(Reason::BindingRequired);

@@ -253,7 +253,7 @@ fn rsa_parameters(algorithm: Algorithm) -> Option<(&'static digest::Algorithm, &
 
 /// RFC 7518 §6.2.1: coordinates have their full length; the curve settles the algorithm (RFC 7518 §3.4).
 fn elliptic(jwk: &Object<'_>, algorithm: Option<Algorithm>) -> Result<Material, Skip> {
-    let curve = jwk.string("crv").map_err(|_| Skip::Malformed)?.ok_or(Skip::Malformed)?;
+    let curve = member(jwk, "crv")?;
     let (own, bytes, hash, parameters) = match curve {
         "P-256" => (Algorithm::ES256, 32, &SHA256, &ECDSA_P256_SHA256_FIXED),
         "P-384" => (Algorithm::ES384, 48, &SHA384, &ECDSA_P384_SHA384_FIXED),
@@ -269,17 +269,14 @@ fn elliptic(jwk: &Object<'_>, algorithm: Option<Algorithm>) -> Result<Material, 
     // The uncompressed form (SEC 1 §2.3.3). Parsing checks that the point is on the curve.
     let point = [&[4], &*x, &*y].concat();
     let key = ParsedPublicKey::new(parameters, point).map_err(|_| Skip::Invalid)?;
-    let canonical = format!(
-        r#"{{"crv":"{curve}","kty":"EC","x":"{}","y":"{}"}}"#,
-        URL_SAFE_NO_PAD.encode(x),
-        URL_SAFE_NO_PAD.encode(y)
-    );
+    let (x, y) = (member(jwk, "x")?, member(jwk, "y")?);
+    let canonical = [r#"{"crv":""#, curve, r#"","kty":"EC","x":""#, x, r#"","y":""#, y, r#""}"#].concat();
     Ok((thumbprint(&canonical), Box::new([(own, Check::Hashed(hash, key))])))
 }
 
 /// RFC 8037 §2: Ed25519 only.
 fn edwards(jwk: &Object<'_>, algorithm: Option<Algorithm>) -> Result<Material, Skip> {
-    let curve = jwk.string("crv").map_err(|_| Skip::Malformed)?.ok_or(Skip::Malformed)?;
+    let curve = member(jwk, "crv")?;
     if curve != "Ed25519" {
         return Err(Skip::Unsupported);
     }
@@ -291,14 +288,19 @@ fn edwards(jwk: &Object<'_>, algorithm: Option<Algorithm>) -> Result<Material, S
         return Err(Skip::Weak);
     }
     let key = ParsedPublicKey::new(&ED25519, x).map_err(|_| Skip::Invalid)?;
-    let canonical = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, URL_SAFE_NO_PAD.encode(x));
+    let canonical = [r#"{"crv":"Ed25519","kty":"OKP","x":""#, member(jwk, "x")?, r#""}"#].concat();
     Ok((thumbprint(&canonical), Box::new([(Algorithm::EdDSA, Check::Public(key))])))
 }
 
-/// A member in base64url, strictly: no padding, no stray bits.
+/// A member that has to be there, and a string.
+fn member<'j>(jwk: &'j Object<'_>, name: &str) -> Result<&'j str, Skip> {
+    jwk.string(name).map_err(|_| Skip::Malformed)?.ok_or(Skip::Malformed)
+}
+
+/// A member in base64url, strictly: no padding, no stray bits. So its text is the only one for these octets, and need not be
+/// written anew where one is to be hashed.
 fn octets(jwk: &Object<'_>, name: &str) -> Result<Vec<u8>, Skip> {
-    let text = jwk.string(name).map_err(|_| Skip::Malformed)?.ok_or(Skip::Malformed)?;
-    URL_SAFE_NO_PAD.decode(text).map_err(|_| Skip::Malformed)
+    URL_SAFE_NO_PAD.decode(member(jwk, name)?).map_err(|_| Skip::Malformed)
 }
 
 fn without_zeros(number: &[u8]) -> &[u8] {

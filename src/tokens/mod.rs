@@ -367,10 +367,10 @@ fn verify(issuers: &Issuers, token: &str, now: Moment) -> Result<Good, Refusal> 
         Unverified::Refused(reason) => Refusal::Final(reason),
         Unverified::NoKey(reason) => Refusal::NoKey(Arc::clone(trusted), reason),
     })?;
-    let Accepted { identity, from, until } = claims::judge(&verified, &trusted.settings, &trusted.name, now.wall)?;
-    let signed_by = Some(Arc::clone(verified.key.thumbprint()));
-    let identity = Arc::new(Identity { signed_by, token_hash: hash_of_unnamed(&identity, token), ..identity });
-    Ok(Good { identity, key: Some(verified.key), keep: REMEMBERED_FOR, from, until })
+    let Accepted { mut identity, from, until } = claims::judge(&verified, &trusted.settings, &trusted.name, now.wall)?;
+    identity.signed_by = Some(Arc::clone(verified.key.thumbprint()));
+    identity.token_hash = hash_of_unnamed(&identity, token);
+    Ok(Good { identity: Arc::new(identity), key: Some(verified.key), keep: REMEMBERED_FOR, from, until })
 }
 
 /// What a token without an id is taken back by.

@@ -49,8 +49,17 @@ pub(super) struct LogFile {
     records: usize,
     /// Whether there may be something behind those bytes that could not be taken away.
     is_broken: bool,
-    /// Held as long as this is.
-    _lock: File,
+    /// Locked as long as this is there.
+    lock: File,
+}
+
+impl Drop for LogFile {
+    /// By itself a lock ends when the last copy of its file is closed, and a child of this process that is just being
+    /// started has one for a moment.
+    fn drop(&mut self) {
+        // It ends with the process at the latest.
+        let _ = self.lock.unlock();
+    }
 }
 
 /// Reads all entries, some at a time.
@@ -67,7 +76,7 @@ impl LogFile {
             TryLockError::Error(error) => unusable(error),
         })?;
         let file = options().create(true).read(true).append(true).open(path).map_err(unusable)?;
-        let mut log = Self { path: path.to_owned(), file, bytes: 0, records: 0, is_broken: false, _lock: lock };
+        let mut log = Self { path: path.to_owned(), file, bytes: 0, records: 0, is_broken: false, lock };
         let unreadable = log.read(apply).map_err(unusable)?;
         sync_folder(path).map_err(unusable)?;
         Ok((log, unreadable))
@@ -79,7 +88,7 @@ impl LogFile {
         while reader.read_until(b'\n', &mut line)? > 0 {
             let is_whole = line.last() == Some(&b'\n');
             let steps = read_line(&line);
-            if !is_whole && steps.is_none() {
+            if !is_whole && steps.is_none() && is_begun(&line) {
                 warn!(path = %self.path.display(), "the last line was not written whole, and is dropped");
                 self.file.set_len(self.bytes)?;
                 break;
@@ -158,6 +167,13 @@ impl LogFile {
         (self.file, self.records, self.is_broken) = (file, records, false);
         Ok(())
     }
+}
+
+/// Whether a line that ends too early may be one of ours; what else stands in a file that was named by mistake stays.
+fn is_begun(line: &[u8]) -> bool {
+    const START: &[u8] = b"{\"version\":";
+    // A system that stopped may have left the length of what was not written yet.
+    line.starts_with(START) || START.starts_with(line) || line.iter().all(|byte| *byte == 0)
 }
 
 /// For nobody else to read: it says who was taken back, and why.
@@ -337,6 +353,26 @@ mod tests {
             add(&log, "d", Keep::Always).await;
             drop(log);
             assert_eq!(listed(&MemoryRevocations::open(&path).unwrap()).await.len(), all + 1, "{end}");
+        }
+        // As a system that stopped may leave it: longer, and nothing in it.
+        fs::write(&path, [&whole[..], &[0; 100]].concat()).unwrap();
+        let log = MemoryRevocations::open(&path).unwrap();
+        assert_eq!((listed(&log).await.len(), unreadable(&log).await), (3, 0));
+        assert_eq!(fs::read(&path).unwrap(), whole);
+    }
+
+    /// Whoever names a wrong file loses nothing of it.
+    #[tokio::test]
+    async fn what_never_was_ours_stays_though_its_last_line_has_no_end() {
+        let (_folder, path) = file();
+        for held in [b"\x30\x82\x04\x0a\xff\xfe".as_slice(), b"{\"an object\":1}", b"a: b\nc: d"] {
+            fs::write(&path, held).unwrap();
+            let log = MemoryRevocations::open(&path).unwrap();
+            assert!(unreadable(&log).await > 0);
+            add(&log, "a", Keep::Always).await;
+            drop(log);
+            assert!(fs::read(&path).unwrap().starts_with(held));
+            assert_eq!(listed(&MemoryRevocations::open(&path).unwrap()).await.len(), 1);
         }
     }
 

@@ -196,8 +196,8 @@ fn text<'o>(object: &'o Object<'_>, name: &str) -> Result<&'o str, Flaw> {
 fn algorithm(header: &Object<'_>) -> Result<Algorithm, Flaw> {
     check_critical(header).map_err(|_| Flaw::Form)?;
     // Without case and `application/` (RFC 7515 §4.1.9).
-    let typ = text(header, "typ")?.to_ascii_lowercase();
-    if typ.strip_prefix("application/").unwrap_or(&typ) != "dpop+jwt" {
+    let typ = text(header, "typ")?;
+    if !["dpop+jwt", "application/dpop+jwt"].iter().any(|own| typ.eq_ignore_ascii_case(own)) {
         return Err(Flaw::Type);
     }
     Algorithm::asymmetric(text(header, "alg")?).ok_or(Flaw::Algorithm)

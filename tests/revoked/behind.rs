@@ -1,0 +1,147 @@
+//! Replicas that are cut off from the log: each does what its configuration says, and nothing is missed afterwards.
+
+use std::time::Duration;
+
+use tonic::Code;
+
+use super::{Issuer, Replica, in_redis};
+use crate::support::proxy::{Carries, Proxy};
+use crate::support::redis::RedisServer;
+
+const MODES: [&str; 3] = ["ask", "deny", "allow"];
+
+fn behind(outcome: &str) -> String {
+    format!("tollgate_revocation_answers_behind_total{{outcome=\"{outcome}\"}}")
+}
+
+/// One replica for each mode, that reaches the log as `store` says.
+async fn of_each_mode(issuer: &Issuer, stores: [String; 3]) -> Vec<Replica> {
+    let mut replicas = Vec::new();
+    for (mode, store) in MODES.iter().zip(stores) {
+        let yaml = issuer.yaml(&store, &format!("max_lag: 500ms, when_behind: {mode}"));
+        replicas.push(Replica::start(issuer, &yaml).await);
+    }
+    replicas
+}
+
+/// Each is behind, says so, and does as it is told: what it knew stays refused.
+async fn all_are_behind(replicas: &[Replica], known: &str, good: &str) {
+    for (replica, (mode, outcome, verdict)) in replicas.iter().zip([
+        ("ask", "away", "revocations_away"),
+        ("deny", "denied", "revocations_away"),
+        ("allow", "allowed", "allowed"),
+    ]) {
+        let told = replica.is_behind(true).await;
+        assert_eq!(told["status"], "degraded");
+        assert!(told["revocations"]["lag_seconds"].as_f64().is_some_and(|lag| lag > 0.5), "{told}");
+        replica.comes_to(verdict, good).await;
+        assert_eq!(replica.verdict(known).await, "revoked", "{mode}");
+        assert_eq!(replica.verdict(good).await, verdict, "{mode}");
+        replica.counts(&behind(outcome), 1.0).await;
+        replica.counts("tollgate_revocation_lag_seconds", 1.0).await;
+        let told = replica.ready().await.1;
+        assert!(told["revocations"]["problem"].as_str().is_some_and(|what| what.starts_with("the log ")), "{told}");
+        assert!(replica.process.complaints().contains("revocations are behind: the log of revocations"), "{mode}");
+    }
+}
+
+/// Each of them is up to date again.
+async fn all_are_back(replicas: &[Replica], missed: &str, good: &str) {
+    for replica in replicas {
+        replica.is_behind(false).await;
+        assert_eq!([replica.verdict(missed).await, replica.verdict(good).await], ["revoked", "allowed"]);
+    }
+}
+
+#[tokio::test]
+async fn while_redis_stands_still_each_replica_does_as_it_is_configured_and_forgets_nothing() {
+    let Some(redis) = RedisServer::start() else { return };
+    let issuer = Issuer::new();
+    let replicas = of_each_mode(&issuer, [(); 3].map(|()| in_redis(&redis.url()))).await;
+    let [known, good, later] = ["known", "good", "later"].map(|session| issuer.of(session));
+    replicas[0].revoke(&["known"]).await.expect("an operator may");
+    for replica in &replicas {
+        replica.comes_to("revoked", &known).await;
+        for token in [&good, &later] {
+            assert_eq!(replica.verdict(token).await, "allowed");
+        }
+    }
+    redis.pause();
+    all_are_behind(&replicas, &known, &good).await;
+    for replica in &replicas {
+        let refused = replica.revoke(&["later"]).await.expect_err("nobody can write it down");
+        assert_eq!(refused.code(), Code::Unavailable);
+    }
+    redis.resume();
+    replicas[2].revoke_in_the_end("later").await;
+    for replica in &replicas {
+        replica.comes_to("revoked", &later).await;
+    }
+    all_are_back(&replicas, &later, &good).await;
+    for replica in &replicas {
+        assert!(replica.process.complaints().contains("revocations are up to date"));
+        assert_eq!(replica.metric("tollgate_revocation_loads_total").await.round(), 1.0, "only news were missed");
+    }
+}
+
+/// Replicas that nothing reaches for a while, and whose connections end then: what another one takes back meanwhile is in
+/// force on them as soon as they hear of anything.
+#[tokio::test]
+async fn what_is_taken_back_while_the_network_is_broken_is_in_force_once_it_is_mended() {
+    let Some(redis) = RedisServer::start() else { return };
+    let issuer = Issuer::new();
+    let proxies =
+        [Proxy::start(redis.port()).await, Proxy::start(redis.port()).await, Proxy::start(redis.port()).await];
+    let replicas = of_each_mode(&issuer, [0, 1, 2].map(|place| in_redis(&proxies[place].url()))).await;
+    let near = Replica::start(&issuer, &issuer.yaml(&in_redis(&redis.url()), "")).await;
+    let good = issuer.of("good");
+    let mut known = issuer.of("s0");
+    near.revoke(&["s0"]).await.expect("an operator may");
+    for replica in &replicas {
+        replica.comes_to("revoked", &known).await;
+    }
+    for (number, harm) in [Carries::Nothing, Carries::HangsUp].into_iter().enumerate() {
+        let session = format!("s{}", number + 1);
+        let missed = issuer.of(&session);
+        for (replica, proxy) in replicas.iter().zip(&proxies) {
+            assert_eq!(replica.verdict(&missed).await, "allowed");
+            proxy.set(harm);
+        }
+        let undone = near.revoke(&["undone meanwhile"]).await.expect("an operator may").remove(0);
+        near.revoke(&[&session]).await.expect("an operator may");
+        near.undo(undone.id).await;
+        all_are_behind(&replicas, &known, &good).await;
+        assert_eq!(replicas[2].verdict(&missed).await, "allowed", "as it is configured");
+        assert_eq!(near.verdict(&missed).await, "revoked");
+        for proxy in &proxies {
+            proxy.set(Carries::All);
+        }
+        all_are_back(&replicas, &missed, &good).await;
+        for replica in &replicas {
+            assert_eq!(replica.verdict(&issuer.of("undone meanwhile")).await, "allowed");
+        }
+        known = missed;
+    }
+}
+
+/// Its news are always old, but the log answers: a token is good or not as of now.
+#[tokio::test]
+async fn a_replica_that_is_always_late_asks_the_log_about_each_token() {
+    let Some(redis) = RedisServer::start() else { return };
+    let issuer = Issuer::new();
+    let proxy = Proxy::start(redis.port()).await;
+    let slow = format!("store: {{ redis: {{ urls: ['{}'], deadline: 10s }} }}", proxy.url());
+    let late = Replica::start(&issuer, &issuer.yaml(&slow, "max_lag: 500ms, when_behind: ask")).await;
+    let near = Replica::start(&issuer, &issuer.yaml(&in_redis(&redis.url()), "")).await;
+    proxy.set(Carries::Late(Duration::from_millis(300)));
+    late.is_behind(true).await;
+    // The news may have come when the answer does. Not five times.
+    for number in 0..5 {
+        let session = format!("s{number}");
+        let token = issuer.of(&session);
+        assert_eq!(late.verdict(&token).await, "allowed");
+        near.revoke(&[&session]).await.expect("an operator may");
+        assert_eq!(late.verdict(&token).await, "revoked");
+    }
+    late.counts(&behind("asked"), 5.0).await;
+}
