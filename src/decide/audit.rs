@@ -113,13 +113,13 @@ impl Decider {
     pub(super) fn note_revoked(&self, wisher: Wisher<'_>, written: &Revocation) {
         let Revocation { target, cutoff, reason: _, by: _, at } = written;
         let target = target.borrowed();
-        self.note_entry(Outcome::Revoked, wisher, Some(target), Some((MarkId::of(target), *cutoff)), Some(*at));
+        note_entry(Outcome::Revoked, wisher, Some(target), Some((MarkId::of(target), *cutoff)), Some(*at));
         self.count_revocations(Outcome::Revoked, wisher.way, 1);
     }
 
     /// No entry was written, for a reason that is no failure.
     pub(super) fn note_unwritten(&self, outcome: Outcome, wisher: Wisher<'_>, target: Option<TargetRef<'_>>) {
-        self.note_entry(outcome, wisher, target, target.map(MarkId::of).map(|id| (id, Cutoff::ALWAYS)), None);
+        note_entry(outcome, wisher, target, target.map(MarkId::of).map(|id| (id, Cutoff::ALWAYS)), None);
         self.count_revocations(outcome, wisher.way, 1);
     }
 
@@ -128,7 +128,7 @@ impl Decider {
         let target = gone.and_then(|gone| gone.written.as_ref()).map(|written| written.target.borrowed());
         let outcome = if gone.is_some() { Outcome::Unrevoked } else { Outcome::NoSuchEntry };
         let cutoff = gone.map_or(Cutoff::ALWAYS, |gone| gone.entry.cutoff);
-        self.note_entry(outcome, wisher, target, Some((id, cutoff)), None);
+        note_entry(outcome, wisher, target, Some((id, cutoff)), None);
         self.count_revocations(outcome, wisher.way, 1);
     }
 
@@ -140,36 +140,8 @@ impl Decider {
         for Wanted { target, by, reason, .. } in wanted {
             let target = target.borrowed();
             let entry = Some((MarkId::of(target), Cutoff::ALWAYS));
-            self.note_entry(Outcome::Away, Wisher { way, by, reason }, Some(target), entry, None);
+            note_entry(Outcome::Away, Wisher { way, by, reason }, Some(target), entry, None);
         }
-    }
-
-    fn note_entry(
-        &self,
-        outcome: Outcome,
-        wisher: Wisher<'_>,
-        target: Option<TargetRef<'_>>,
-        entry: Option<(MarkId, Cutoff)>,
-        at: Option<Micros>,
-    ) {
-        let Wisher { way, by, reason } = wisher;
-        let name = target.map(|target| shortened(&target.name_text()));
-        let date = |moment: Option<Micros>| moment.map(date::written);
-        tracing::info!(
-            target: TARGET,
-            outcome = outcome.name(),
-            kind = target.map(|target| target.kind.name()),
-            issuer = target.map(|target| shortened(target.issuer)),
-            name,
-            id = entry.map(|(id, _)| id.hex()),
-            issued_before = date(entry.and_then(|(_, cutoff)| cutoff.before)),
-            until = date(entry.and_then(|(_, cutoff)| cutoff.until)),
-            at = date(at),
-            way = way.name(),
-            by = shortened(by),
-            reason = shortened(reason),
-            "revocation"
-        );
     }
 
     /// Nothing came of so many wishes.
@@ -207,6 +179,34 @@ impl Decider {
         let labels = [("way", way.name()), ("outcome", outcome.name())];
         self.telemetry.counter(names::REVOCATION_REQUESTS, &labels).increment(entries);
     }
+}
+
+/// What became of one entry, whatever else comes of the call.
+fn note_entry(
+    outcome: Outcome,
+    wisher: Wisher<'_>,
+    target: Option<TargetRef<'_>>,
+    entry: Option<(MarkId, Cutoff)>,
+    at: Option<Micros>,
+) {
+    let Wisher { way, by, reason } = wisher;
+    let name = target.map(|target| shortened(&target.name_text()));
+    let date = |moment: Option<Micros>| moment.map(date::written);
+    tracing::info!(
+        target: TARGET,
+        outcome = outcome.name(),
+        kind = target.map(|target| target.kind.name()),
+        issuer = target.map(|target| shortened(target.issuer)),
+        name,
+        id = entry.map(|(id, _)| id.hex()),
+        issued_before = date(entry.and_then(|(_, cutoff)| cutoff.before)),
+        until = date(entry.and_then(|(_, cutoff)| cutoff.until)),
+        at = date(at),
+        way = way.name(),
+        by = shortened(by),
+        reason = shortened(reason),
+        "revocation"
+    );
 }
 
 /// The text, bounded and without control characters.
