@@ -1,17 +1,21 @@
 //! What is revoked, in memory: what it takes up, and what looking costs. `cargo bench revo`.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use divan::{Bencher, black_box};
 use futures_util::future;
 use tokio::runtime::Runtime;
+use tokio::sync::Notify;
 use tollgate::decide::ports::{
     Answer, Away, Cursor, Listed, ListedRevocation, News, Place, RevocationLog, RevocationView as _, Snapshot, Standing,
 };
 use tollgate::domain::identity::Identity;
 use tollgate::domain::revocation::{
-    Cutoff, Entry, Mark, MarkId, Revocation, Target, TargetKind, Trust, WhenBehind, Wish,
+    Cutoff, Entry, Keep, Mark, MarkId, Revocation, Target, TargetKind, Trust, WhenBehind, Which, Wish,
 };
 use tollgate::domain::time::{Micros, Moment};
 use tollgate::revocation::{Follower, Revocations};
@@ -30,17 +34,31 @@ const MANY: u64 = 5_000_000;
 /// Bytes that one may take up.
 const ENTRY_BYTES_MAX: u64 = 64;
 
+/// How often all of them are loaded anew, where waiting is measured.
+const LOADS: usize = 8;
+
+/// For how long an own write may wait meanwhile.
+const WAIT_MAX: Duration = Duration::from_millis(50);
+
 const ISSUER: &str = "https://issuer.example";
 
-/// A log that has so many entries under an issuer, of every kind in turns, and never another.
+/// A log that has so many entries under an issuer, of every kind in turns. Of what is written besides it says nothing.
 struct Settled {
     issuer: &'static str,
     entries: u64,
+    /// How many times more it says that what was asked for is gone.
+    gone: AtomicU64,
+    /// It has said that there is no news.
+    silent: Notify,
 }
 
 const PLACE: Place = Place { log: 1, number: 1 };
 
 impl Settled {
+    fn new(issuer: &'static str, entries: u64) -> Self {
+        Self { issuer, entries, gone: AtomicU64::new(0), silent: Notify::new() }
+    }
+
     fn entry(&self, number: u64) -> Entry {
         let kinds = TargetKind::ALL;
         let kind = kinds[usize::try_from(number).unwrap() % kinds.len()];
@@ -50,12 +68,12 @@ impl Settled {
 }
 
 impl RevocationLog for Settled {
-    fn add(&self, _: Vec<Wish>, _: Moment) -> Answer<'_, Result<Vec<Revocation>, Away>> {
-        unreachable!("nothing is written")
+    fn add(&self, wishes: Vec<Wish>, now: Moment) -> Answer<'_, Result<Vec<Revocation>, Away>> {
+        Answer::Now(Ok(wishes.into_iter().map(|wish| wish.written_at(now.wall)).collect()))
     }
 
     fn undo(&self, _: MarkId, _: Moment) -> Answer<'_, Result<Option<ListedRevocation>, Away>> {
-        unreachable!("nothing is written")
+        unreachable!("nothing is undone")
     }
 
     fn find(&self, _: Vec<Mark>, _: Moment) -> Answer<'_, Result<Vec<Option<Cutoff>>, Away>> {
@@ -67,6 +85,10 @@ impl RevocationLog for Settled {
     }
 
     fn news(&self, place: Place, _: Moment) -> Answer<'_, Result<News, Away>> {
+        if self.gone.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |times| times.checked_sub(1)).is_ok() {
+            return Answer::Now(Ok(News::Gone(PLACE)));
+        }
+        self.silent.notify_one();
         Answer::Now(Ok(News::Changes { changes: Vec::new(), place, more: false, unreadable: 0 }))
     }
 
@@ -78,7 +100,7 @@ impl RevocationLog for Settled {
     }
 
     fn restore(&self, _: Vec<Entry>, _: Moment) -> Answer<'_, Result<(), Away>> {
-        unreachable!("nothing is lost")
+        Answer::Now(Ok(()))
     }
 }
 
@@ -90,12 +112,23 @@ pub(crate) fn revocations(
     clock: &Arc<SystemClock>,
     telemetry: &Telemetry,
 ) -> Arc<Revocations> {
+    following(runtime, Arc::new(Settled::new(issuer, entries)), clock, telemetry).0
+}
+
+/// The same of a log, and who goes on to follow it.
+fn following(
+    runtime: &Runtime,
+    log: Arc<Settled>,
+    clock: &Arc<SystemClock>,
+    telemetry: &Telemetry,
+) -> (Arc<Revocations>, Pin<Box<dyn Future<Output = ()>>>) {
     let trust = Trust { max_lag: Micros::from_secs(1_000_000), when_behind: WhenBehind::Ask };
-    let revocations = Arc::new(Revocations::new(Arc::new(Settled { issuer, entries }), trust, telemetry));
-    let follower = Follower::new(Arc::clone(&revocations), Arc::clone(clock) as _);
-    runtime.block_on(future::select(pin!(follower.run()), pin!(revocations.settled())));
+    let entries = log.entries;
+    let revocations = Arc::new(Revocations::new(log, trust, telemetry));
+    let mut follower = Box::pin(Follower::new(Arc::clone(&revocations), Arc::clone(clock) as _).run());
+    runtime.block_on(future::select(&mut follower, pin!(revocations.settled())));
     assert_eq!(revocations.health(moment().steady).entries, entries);
-    revocations
+    (revocations, follower)
 }
 
 /// Whether a token is revoked that has all that can be.
@@ -134,4 +167,52 @@ fn revocations_at_rest(bencher: Bencher<'_, '_>) {
     let each = (resident() - before) as u64 * 100 / MANY;
     eprintln!("{MANY} revocations: {}.{:02} bytes each", each / 100, each % 100);
     assert!(each <= ENTRY_BYTES_MAX * 100);
+}
+
+/// How long what is written through this replica waits while all is loaded anew: prints the longest of each time. The budget
+/// is held here, for the least of them, since each is also that of whatever else the machine does.
+/// `cargo bench own_writes -- --ignored`
+#[divan::bench(sample_count = 1, ignore)]
+fn own_writes_beside_a_load(bencher: Bencher<'_, '_>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (clock, telemetry) = (Arc::new(SystemClock::start()), Telemetry::new().unwrap());
+    let log = Arc::new(Settled::new(ISSUER, MANY));
+    let (revocations, mut follower) = following(&runtime, Arc::clone(&log), &clock, &telemetry);
+    runtime.block_on(future::select(&mut follower, pin!(log.silent.notified())));
+    let mut waits = Vec::new();
+    // So often, however often the bench is run.
+    bencher.bench_local(|| {
+        if waits.len() < LOADS {
+            log.gone.store(1, Ordering::SeqCst);
+            let over = AtomicBool::new(false);
+            let longest = thread::scope(|scope| {
+                let writer = scope.spawn(|| longest_wait(&revocations, &over));
+                runtime.block_on(future::select(&mut follower, pin!(log.silent.notified())));
+                over.store(true, Ordering::SeqCst);
+                writer.join().unwrap()
+            });
+            eprintln!("an own write waited {longest:?} at most");
+            waits.push(longest);
+        }
+    });
+    assert!(waits.iter().min().is_some_and(|least| *least <= WAIT_MAX));
+}
+
+fn longest_wait(revocations: &Revocations, over: &AtomicBool) -> Duration {
+    let wish = || Wish {
+        target: Target::session(ISSUER, "own"),
+        which: Which::All,
+        ahead: Micros::ZERO,
+        keep: Keep::Always,
+        reason: "".into(),
+        by: "".into(),
+    };
+    let mut longest = Duration::ZERO;
+    while !over.load(Ordering::SeqCst) {
+        let began = Instant::now();
+        at_hand(revocations.add(vec![wish()], moment())).unwrap();
+        longest = longest.max(began.elapsed());
+        thread::sleep(Duration::from_millis(1));
+    }
+    longest
 }
