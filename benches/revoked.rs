@@ -198,6 +198,7 @@ fn own_writes_beside_a_load(bencher: Bencher<'_, '_>) {
     assert!(waits.iter().min().is_some_and(|least| *least <= WAIT_MAX));
 }
 
+#[expect(clippy::disallowed_methods, reason = "a measurement goes by real time")]
 fn longest_wait(revocations: &Revocations, over: &AtomicBool) -> Duration {
     let wish = || Wish {
         target: Target::session(ISSUER, "own"),
