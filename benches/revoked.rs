@@ -4,14 +4,15 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use divan::{Bencher, black_box};
 use futures_util::future;
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 use tollgate::decide::ports::{
-    Answer, Away, Cursor, Listed, ListedRevocation, News, Place, RevocationLog, RevocationView as _, Snapshot, Standing,
+    Answer, Away, Clock as _, Cursor, Listed, ListedRevocation, News, Place, RevocationLog, RevocationView as _,
+    Snapshot, Standing,
 };
 use tollgate::domain::identity::Identity;
 use tollgate::domain::revocation::{
@@ -38,7 +39,7 @@ const ENTRY_BYTES_MAX: u64 = 64;
 const LOADS: usize = 8;
 
 /// For how long an own write may wait meanwhile.
-const WAIT_MAX: Duration = Duration::from_millis(50);
+const WAIT_MAX: Micros = Micros::from_millis(50);
 
 const ISSUER: &str = "https://issuer.example";
 
@@ -186,20 +187,19 @@ fn own_writes_beside_a_load(bencher: Bencher<'_, '_>) {
             log.gone.store(1, Ordering::SeqCst);
             let over = AtomicBool::new(false);
             let longest = thread::scope(|scope| {
-                let writer = scope.spawn(|| longest_wait(&revocations, &over));
+                let writer = scope.spawn(|| longest_wait(&revocations, *clock, &over));
                 runtime.block_on(future::select(&mut follower, pin!(log.silent.notified())));
                 over.store(true, Ordering::SeqCst);
                 writer.join().unwrap()
             });
-            eprintln!("an own write waited {longest:?} at most");
+            eprintln!("an own write waited {:?} at most", Duration::from(longest));
             waits.push(longest);
         }
     });
     assert!(waits.iter().min().is_some_and(|least| *least <= WAIT_MAX));
 }
 
-#[expect(clippy::disallowed_methods, reason = "a measurement goes by real time")]
-fn longest_wait(revocations: &Revocations, over: &AtomicBool) -> Duration {
+fn longest_wait(revocations: &Revocations, clock: SystemClock, over: &AtomicBool) -> Micros {
     let wish = || Wish {
         target: Target::session(ISSUER, "own"),
         which: Which::All,
@@ -208,11 +208,11 @@ fn longest_wait(revocations: &Revocations, over: &AtomicBool) -> Duration {
         reason: "".into(),
         by: "".into(),
     };
-    let mut longest = Duration::ZERO;
+    let mut longest = Micros::ZERO;
     while !over.load(Ordering::SeqCst) {
-        let began = Instant::now();
-        at_hand(revocations.add(vec![wish()], moment())).unwrap();
-        longest = longest.max(began.elapsed());
+        let began = clock.now();
+        at_hand(revocations.add(vec![wish()], began)).unwrap();
+        longest = longest.max(clock.now().steady.since(began.steady));
         thread::sleep(Duration::from_millis(1));
     }
     longest

@@ -8,7 +8,9 @@
 //! somebody has revoked the same again since.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::table::{Filling, Kept, Marks, SHARDS};
 use crate::decide::ports::Change;
@@ -92,12 +94,12 @@ impl RevocationSet {
 
     /// How many entries there are of each kind, by its index.
     pub(super) fn entries(&self) -> [u64; TargetKind::ALL.len()] {
-        self.write().filling.entries()
+        self.writing.lock().filling.entries()
     }
 
     /// This replica has written these: they are in force from now on.
     pub(super) fn wrote(&self, written: &[Revocation]) {
-        let mut writing = self.write();
+        let mut writing = self.writing.lock();
         for revocation in written {
             let Entry { mark, cutoff } = revocation.entry();
             let known = self.marks.find(&mark).cutoff();
@@ -117,14 +119,14 @@ impl RevocationSet {
 
     /// The log is asked now.
     pub(super) fn asks(&self) -> Asked {
-        let mut writing = self.write();
+        let mut writing = self.writing.lock();
         writing.asked += 1;
         Asked(writing.asked)
     }
 
     /// These have changed.
     pub(super) fn apply(&self, changes: &[Change]) {
-        let mut writing = self.write();
+        let mut writing = self.writing.lock();
         for change in changes {
             match change {
                 Change::Revoked(Entry { mark, cutoff }) => self.hear(&mut writing, mark, Some(*cutoff)),
@@ -136,7 +138,7 @@ impl RevocationSet {
     /// All changes were applied that there were when the log was asked: own entries that were written before that are
     /// among them.
     pub(super) fn complete(&self, Asked(asked): Asked) {
-        let mut writing = self.write();
+        let mut writing = self.writing.lock();
         let known: Vec<Own> = writing.own.extract_if(|_, own| own.written < asked).map(|(_, own)| own).collect();
         for Own { mark, heard, .. } in known {
             let known = self.marks.find(&mark);
@@ -147,7 +149,7 @@ impl RevocationSet {
 
     /// The log is about to be loaded whole; `lost`: it does not have all that it had. What is in force stays meanwhile.
     pub(super) fn begin(&self, lost: bool) {
-        let mut writing = self.write();
+        let mut writing = self.writing.lock();
         // What it was not told yet it does not have.
         let lost = lost || writing.has_lost();
         writing.untold = None;
@@ -156,14 +158,13 @@ impl RevocationSet {
             // What the log has of it is a part of what is loaded now; or is lost, and it will be told.
             own.heard = self.marks.find(&own.mark).cutoff().filter(|_| lost);
         }
-        for shard in 0..SHARDS {
-            self.marks.revise(&mut writing.filling, shard, |_, kept| kept.confirmed(false));
-        }
+        MutexGuard::unlock_fair(writing);
+        self.revise_all(|_, _, kept| kept.confirmed(false));
     }
 
     /// The log has these.
     pub(super) fn load(&self, entries: &[Entry]) {
-        let mut writing = self.write();
+        let mut writing = self.writing.lock();
         for Entry { mark, cutoff } in entries {
             self.hear(&mut writing, mark, Some(*cutoff));
         }
@@ -171,25 +172,21 @@ impl RevocationSet {
 
     /// That was all that the log has.
     pub(super) fn end(&self) {
-        let mut writing = self.write();
-        let Writing { filling, own, loading, untold, .. } = &mut *writing;
-        match loading.take() {
-            Some(Loading::Anew) => {
-                for shard in 0..SHARDS {
-                    self.marks.revise(filling, shard, |mark, kept| {
-                        // An own one may have been written after the log was asked.
-                        if kept.is_confirmed() || own.contains_key(&mark.id) { kept } else { Kept::GONE }
-                    });
-                }
-            }
-            Some(Loading::Lost) => *untold = Some(0),
+        let loading = self.writing.lock().loading;
+        match loading {
+            Some(Loading::Anew) => self.revise_all(|own, mark, kept| {
+                // An own one may have been written after the log was asked.
+                if kept.is_confirmed() || own.contains_key(&mark.id) { kept } else { Kept::GONE }
+            }),
+            Some(Loading::Lost) => self.writing.lock().untold = Some(0),
             None => {}
         }
+        self.writing.lock().loading = None;
     }
 
     /// Some entries, at most so many, that the log has lost; none: it has all.
     pub(super) fn untold(&self, most: usize) -> Vec<Entry> {
-        let mut writing = self.write();
+        let mut writing = self.writing.lock();
         let mut untold = Vec::new();
         while let Some(shard) = writing.untold {
             self.marks.revise(&mut writing.filling, shard, |mark, kept| {
@@ -202,13 +199,14 @@ impl RevocationSet {
                 break;
             }
             writing.untold = Some(shard + 1).filter(|next| *next < SHARDS);
+            MutexGuard::bump(&mut writing);
         }
         untold
     }
 
     /// The log has been told of these.
     pub(super) fn told(&self, entries: &[Entry]) {
-        let mut writing = self.write();
+        let mut writing = self.writing.lock();
         for Entry { mark, cutoff } in entries {
             let kept = self.marks.find(mark);
             if kept.cutoff() == Some(*cutoff) {
@@ -219,7 +217,7 @@ impl RevocationSet {
 
     /// Drops, in one part of the set after the other, what ended long ago. `now` is of the wall clock.
     pub(super) fn sweep(&self, now: Micros) {
-        let mut writing = self.write();
+        let mut writing = self.writing.lock();
         let shard = writing.sweeping;
         writing.sweeping = (shard + 1) % SHARDS;
         let over = now - ENDED_FOR;
@@ -249,8 +247,15 @@ impl RevocationSet {
         self.marks.put(&mut writing.filling, mark, cutoff.confirmed(!has_lost || said == cutoff));
     }
 
-    fn write(&self) -> MutexGuard<'_, Writing> {
-        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Keeps for each entry what `revise` says, which sees the own ones. Own writes have their turn between two parts: they
+    /// wait for one, not for millions of entries.
+    fn revise_all(&self, mut revise: impl FnMut(&HashMap<MarkId, Own>, Mark, Kept) -> Kept) {
+        let mut writing = self.writing.lock();
+        for shard in 0..SHARDS {
+            let Writing { filling, own, .. } = &mut *writing;
+            self.marks.revise(filling, shard, |mark, kept| revise(own, mark, kept));
+            MutexGuard::bump(&mut writing);
+        }
     }
 }
 
