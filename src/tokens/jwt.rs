@@ -14,7 +14,6 @@ use std::sync::{Arc, LazyLock};
 
 use base64::engine::general_purpose::NO_PAD;
 use base64::{Engine as _, decoded_len_estimate};
-use memchr::memchr_iter;
 
 use super::claims;
 use super::json::{self, Bounds, Flaw, Object, Value};
@@ -108,16 +107,14 @@ impl<'t> Compact<'t> {
 
     /// The same for one whose size was bounded when it was fetched.
     pub(super) fn split_any(token: &'t str) -> Result<Self, Reason> {
-        let mut dots = memchr_iter(b'.', token.as_bytes());
-        let (Some(first), Some(second)) = (dots.next(), dots.next()) else { return Err(Reason::MalformedToken) };
-        if first > HEADER_BYTES_MAX {
+        let (signing_input, signature) = token.rsplit_once('.').ok_or(Reason::MalformedToken)?;
+        let (header, payload) = signing_input.split_once('.').ok_or(Reason::MalformedToken)?;
+        if header.len() > HEADER_BYTES_MAX {
             return Err(Reason::TokenTooLarge);
         }
-        if dots.next().is_some() {
+        if payload.contains('.') {
             return Err(if is_encrypted(token) { Reason::EncryptedToken } else { Reason::MalformedToken });
         }
-        let (signing_input, signature) = (&token[..second], &token[second + 1..]);
-        let (header, payload) = (&token[..first], &token[first + 1..second]);
         if header.is_empty() || payload.is_empty() || signature.is_empty() {
             return Err(Reason::MalformedToken);
         }
