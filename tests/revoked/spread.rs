@@ -78,7 +78,7 @@ async fn a_replica_that_is_started_late_is_ready_once_it_knows_ten_thousand_entr
     let yaml = issuer.yaml(&store, "when_behind: allow");
     let one = Replica::start(&issuer, &yaml).await;
     let names: Vec<String> = (0..ENTRIES).map(|number| format!("s{number}")).collect();
-    for some in names.chunks(500) {
+    for some in names.chunks(200) {
         one.revoke(&some.iter().map(String::as_str).collect::<Vec<_>>()).await.expect("an operator may");
     }
     let late = Replica::start(&issuer, &yaml).await;
