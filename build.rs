@@ -7,8 +7,13 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const PROTOS: [&str; 3] =
-    ["proto/tollgate/v1/decision.proto", "proto/tollgate/v1/quota.proto", "proto/tollgate/v1/token.proto"];
+const PROTOS: [&str; 5] = [
+    "proto/tollgate/v1/decision.proto",
+    "proto/tollgate/v1/quota.proto",
+    "proto/tollgate/v1/token.proto",
+    "proto/envoy/service/auth/v3/external_auth.proto",
+    "proto/envoy/service/ratelimit/v3/rls.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
@@ -18,6 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .btree_map(".")
         .codec_path("crate::api::codec::StrictCodec")
+        .extern_path(".google.rpc.Status", "::tonic_types::Status")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -126,17 +126,26 @@ pub enum Facade {
     Batch,
     /// `DecisionService/DecideStream`
     Stream,
+    /// `/v1/decide`
+    Http,
+    /// `/forward-auth`
+    ForwardAuth,
+    /// `envoy.service.auth.v3.Authorization/Check`
+    ExtAuthz,
 }
 
 impl Facade {
     /// Every façade, in the order of their discriminants.
-    const ALL: [Self; 3] = [Self::Unary, Self::Batch, Self::Stream];
+    const ALL: [Self; 6] = [Self::Unary, Self::Batch, Self::Stream, Self::Http, Self::ForwardAuth, Self::ExtAuthz];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Unary => "decide",
             Self::Batch => "decide_batch",
             Self::Stream => "decide_stream",
+            Self::Http => "http",
+            Self::ForwardAuth => "forward_auth",
+            Self::ExtAuthz => "ext_authz",
         }
     }
 }

@@ -5,7 +5,7 @@ use http::StatusCode;
 use crate::domain::decision::{Class, Reason};
 use crate::proto::DecisionReason;
 
-/// What a class of reasons is called outside.
+/// What a reason is called outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Codes {
     /// In the native API.
@@ -15,14 +15,19 @@ pub struct Codes {
 }
 
 impl Codes {
-    /// The codes of `class`.
-    pub const fn of(class: Class) -> Self {
-        let (native, http) = match class {
+    /// The codes of `reason`: those of its class, but for the few that HTTP has a status of their own for.
+    pub const fn of(reason: Reason) -> Self {
+        let (native, http) = match reason.class() {
             Class::Allow => (DecisionReason::Allowed, StatusCode::OK),
             Class::Unauthenticated => (DecisionReason::Unauthenticated, StatusCode::UNAUTHORIZED),
             Class::PermissionDenied => (DecisionReason::PermissionDenied, StatusCode::FORBIDDEN),
             Class::QuotaExceeded => (DecisionReason::QuotaExceeded, StatusCode::TOO_MANY_REQUESTS),
             Class::DependencyUnavailable => (DecisionReason::DependencyUnavailable, StatusCode::SERVICE_UNAVAILABLE),
+        };
+        let http = match reason {
+            Reason::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Reason::LengthRequired => StatusCode::LENGTH_REQUIRED,
+            _ => http,
         };
         Self { native, http }
     }
@@ -59,6 +64,11 @@ pub const fn sentence(reason: Reason) -> &'static str {
         Reason::InsufficientScope => "A scope that the rule demands was not granted.",
         Reason::InsufficientRole => "None of the roles that the rule demands is held.",
         Reason::WrongCaller => "The caller is none of those that the rule names.",
+        Reason::ConditionNotMet => "The rule's expression is not true of the call.",
+        Reason::WrongAddress => "The rule does not let in the address that the call comes from.",
+        Reason::WrongOrigin => "The rule does not let in calls by pages of that origin.",
+        Reason::BodyTooLarge => "The body is larger than the rule lets it be.",
+        Reason::LengthRequired => "The rule bounds the body, and the call does not say how large it is.",
         Reason::QuotaExceeded => "A quota is used up.",
         Reason::StoreAway => {
             "The store cannot be asked, and a limit refuses the call then, or its DPoP proof may have been used."
@@ -74,11 +84,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reason_has_the_codes_of_its_class() {
+    fn every_reason_has_the_codes_that_are_documented() {
         let rows: Vec<String> = Reason::ALL
             .into_iter()
             .map(|reason| {
-                let Codes { native, http } = Codes::of(reason.class());
+                let Codes { native, http } = Codes::of(reason);
                 format!("{} {} {}", reason.name(), native.as_str_name(), http.as_u16())
             })
             .collect();

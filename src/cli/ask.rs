@@ -108,6 +108,7 @@ fn question(arguments: Arguments) -> Result<pb::DecideRequest, String> {
         units: arguments.units,
         mode: if arguments.peek { pb::QuotaMode::Peek } else { pb::QuotaMode::Consume }.into(),
         explain: arguments.explain,
+        scopes: Vec::new(),
     })
 }
 

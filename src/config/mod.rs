@@ -13,6 +13,7 @@ use crate::domain::issuer::Issuer;
 use crate::domain::limit::{Limit, WhenAway};
 use crate::domain::name::NamePattern;
 use crate::domain::policy::{Demand, Operators, Policy, Rule};
+use crate::domain::ratelimit::RateLimits;
 use crate::domain::revocation::{Lifetimes, Trust};
 use crate::domain::time::Micros;
 
@@ -282,6 +283,7 @@ fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
         operators: operators?,
         clients: clients?,
         identity_headers: identity_headers?,
+        rate_limits: RateLimits::default(),
         lifetimes: issuers.iter().map(lifetimes).collect(),
     };
     let (listen, tls) = listen?;

@@ -17,7 +17,7 @@ use crate::domain::identity::{Binding, Thumbprint};
 use crate::domain::limit::{Algorithm, CounterKey, Kind, WhenAway};
 use crate::domain::path::{Method, Target};
 use crate::domain::policy::{Caller, Match, PathPattern};
-use crate::domain::question::{Certificate, ExtraCharge, Pairs, Proofs};
+use crate::domain::question::{Certificate, ExtraCharge, Headers, Pairs, Proofs};
 use crate::domain::slots::Slots;
 use crate::domain::status::StatusRef;
 use crate::domain::window::LeaseId;
@@ -247,6 +247,9 @@ fn question<'a>(path: &'a str, token: Option<&'a str>) -> Question<'a> {
         host: None,
         target: Target::parse(path, method, None).unwrap(),
         source: None,
+        headers: Headers::default(),
+        body: None,
+        scopes: Vec::new(),
         resource: Pairs::new(),
         extra: Vec::new(),
         units: 1,

@@ -72,6 +72,16 @@ pub enum Reason {
     InsufficientRole,
     /// None of the names that the rule demands is the caller's.
     WrongCaller,
+    /// The rule's expression is not true of the call, or has no value for it.
+    ConditionNotMet,
+    /// The call comes from an address that the rule does not let in.
+    WrongAddress,
+    /// The call was made by a page of an origin that the rule does not let in (RFC 6454).
+    WrongOrigin,
+    /// The body is larger than the rule lets it be.
+    BodyTooLarge,
+    /// The rule bounds the body, and nobody can say how large it is.
+    LengthRequired,
 
     /// A quota is used up.
     QuotaExceeded,
@@ -103,7 +113,7 @@ pub enum Class {
 
 impl Reason {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 38] = [
         Self::Allowed,
         Self::NoCredential,
         Self::MalformedToken,
@@ -132,6 +142,11 @@ impl Reason {
         Self::InsufficientScope,
         Self::InsufficientRole,
         Self::WrongCaller,
+        Self::ConditionNotMet,
+        Self::WrongAddress,
+        Self::WrongOrigin,
+        Self::BodyTooLarge,
+        Self::LengthRequired,
         Self::QuotaExceeded,
         Self::StoreAway,
         Self::KeysAway,
@@ -166,9 +181,15 @@ impl Reason {
             | Self::BindingMismatch
             | Self::InvalidDpopProof
             | Self::UseDpopNonce => Class::Unauthenticated,
-            Self::NoRule | Self::InsufficientScope | Self::InsufficientRole | Self::WrongCaller => {
-                Class::PermissionDenied
-            }
+            Self::NoRule
+            | Self::InsufficientScope
+            | Self::InsufficientRole
+            | Self::WrongCaller
+            | Self::ConditionNotMet
+            | Self::WrongAddress
+            | Self::WrongOrigin
+            | Self::BodyTooLarge
+            | Self::LengthRequired => Class::PermissionDenied,
             Self::QuotaExceeded => Class::QuotaExceeded,
             Self::StoreAway | Self::KeysAway | Self::IssuerAway | Self::RevocationsAway => Class::DependencyUnavailable,
         }
@@ -210,6 +231,11 @@ impl Reason {
             Self::InsufficientScope => "insufficient_scope",
             Self::InsufficientRole => "insufficient_role",
             Self::WrongCaller => "wrong_caller",
+            Self::ConditionNotMet => "condition_not_met",
+            Self::WrongAddress => "wrong_address",
+            Self::WrongOrigin => "wrong_origin",
+            Self::BodyTooLarge => "body_too_large",
+            Self::LengthRequired => "length_required",
             Self::QuotaExceeded => "quota_exceeded",
             Self::StoreAway => "store_away",
             Self::KeysAway => "keys_away",

@@ -28,6 +28,7 @@ pub mod name;
 pub mod path;
 pub mod policy;
 pub mod question;
+pub mod ratelimit;
 pub mod revocation;
 pub mod secret;
 #[cfg(test)]

@@ -12,6 +12,7 @@ use super::limit::{Attribute, CounterKey, Limit};
 use super::name::NamePattern;
 use super::path::{Host, Method, Path, Target};
 use super::question::{Pairs, Question};
+use super::ratelimit::RateLimits;
 use super::revocation::Lifetimes;
 
 /// Everything that decisions are made by. Replaced whole on reload, never changed.
@@ -29,6 +30,8 @@ pub struct Policy {
     pub clients: Vec<Client>,
     /// Headers that tell services who calls; each name once.
     pub identity_headers: Vec<IdentityHeader>,
+    /// Limits by descriptors.
+    pub rate_limits: RateLimits,
     /// How long the tokens of each issuer live.
     pub lifetimes: BTreeMap<Box<str>, Lifetimes>,
 }

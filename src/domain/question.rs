@@ -22,8 +22,14 @@ pub struct Question<'a> {
     pub target: Target<'a>,
     /// Where it comes from, as the asking gateway saw it.
     pub source: Option<IpAddr>,
+    /// Its headers, as far as they were handed on.
+    pub headers: Headers<'a>,
+    /// The size of its body in bytes; none: not known.
+    pub body: Option<u64>,
     /// Attributes of the thing that is accessed, by name (`owner`, `tenant`, …); names are unique.
     pub resource: Pairs<'a>,
+    /// Scopes that the caller must have besides those of the rule, as whoever asks says: even where the rule permits anyone.
+    pub scopes: Vec<&'a str>,
     /// Limits to consume besides those of the rule.
     pub extra: Vec<ExtraCharge<'a>>,
     /// What the call costs in each limit of the rule. 1 to [`UNITS_MAX`](super::limit::UNITS_MAX).
@@ -32,6 +38,43 @@ pub struct Question<'a> {
     pub mode: Mode,
     /// Whether the answer should say how it came about.
     pub explain: bool,
+}
+
+/// The headers of a call, by their names in lower case, each once: several of a name are one value, joined by commas (RFC 9110
+/// §5.3). One whose value is no text is there without one: nobody can say what others would read in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Headers<'a>(Vec<(&'a str, Option<&'a str>)>);
+
+/// What a call says in a header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Header<'a> {
+    /// Nothing: it has no such header.
+    Absent,
+    /// This; several values are joined by commas.
+    Text(&'a str),
+    /// Bytes that are no text.
+    Unreadable,
+}
+
+impl<'a> Headers<'a> {
+    /// Those with these names, which are in lower case and each there once.
+    pub fn new(named: Vec<(&'a str, Option<&'a str>)>) -> Self {
+        Self(named)
+    }
+
+    /// The one with this name, which is in lower case.
+    pub fn get(&self, name: &str) -> Header<'a> {
+        match self.0.iter().find(|(own, _)| *own == name) {
+            None => Header::Absent,
+            Some((_, Some(text))) => Header::Text(text),
+            Some((_, None)) => Header::Unreadable,
+        }
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (&'a str, Option<&'a str>)> {
+        self.0.iter().copied()
+    }
 }
 
 /// A list of names and values. Few enough that a scan beats a map.

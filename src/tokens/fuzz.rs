@@ -24,7 +24,7 @@ use crate::domain::event::{EventKind, Events};
 use crate::domain::identity::{Binding, Identity};
 use crate::domain::issuer::{Algorithm, KeySource};
 use crate::domain::path::{Host, Method, Target};
-use crate::domain::question::{Credential, Mode, Proofs, Question};
+use crate::domain::question::{Credential, Headers, Mode, Proofs, Question};
 use crate::domain::secret::Secret;
 use crate::domain::time::Micros;
 
@@ -316,6 +316,9 @@ proptest! {
                 target: Target::parse("/me", method, Some(&host)).unwrap(),
                 host: Some(host),
                 source: None,
+                headers: Headers::default(),
+                body: None,
+                scopes: Vec::new(),
                 resource: Vec::new(),
                 extra: Vec::new(),
                 units: 1,

@@ -20,7 +20,7 @@ use crate::proto as pb;
 
 /// The answer that carries `decision`; `replica` is who made it.
 pub(super) fn response(decision: &Decision, replica: &str) -> pb::DecideResponse {
-    let codes = Codes::of(decision.reason.class());
+    let codes = Codes::of(decision.reason);
     pb::DecideResponse {
         allowed: decision.reason.allows(),
         reason: codes.native.into(),

@@ -10,7 +10,7 @@ use crate::domain::certificate::{Certificate, Unreadable};
 use crate::domain::decision::HeldCounter;
 use crate::domain::limit::{HOLD_MAX, HOLD_MIN, UNITS_MAX};
 use crate::domain::path::{Host, Method, Target};
-use crate::domain::question::{Credential, ExtraCharge, Mode, Proofs, Question};
+use crate::domain::question::{Credential, ExtraCharge, Headers, Mode, Proofs, Question};
 use crate::domain::time::Micros;
 use crate::domain::window::LeaseId;
 use crate::proto as pb;
@@ -58,7 +58,7 @@ impl Violations {
 
 /// Reads a question.
 pub(super) fn question(wire: &pb::DecideRequest) -> Result<Question<'_>, Undecidable> {
-    let pb::DecideRequest { credential, request, resource, limits, units, mode, explain } = wire;
+    let pb::DecideRequest { credential, request, resource, limits, units, mode, explain, scopes: _ } = wire;
     let mut violations = Violations::default();
     let mode = violations.keep("mode", mode_of(*mode));
     let consumes = mode != Some(Mode::Peek);
@@ -91,6 +91,9 @@ pub(super) fn question(wire: &pb::DecideRequest) -> Result<Question<'_>, Undecid
         host,
         target,
         source,
+        headers: Headers::default(),
+        body: None,
+        scopes: Vec::new(),
         resource: resource.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect(),
         extra,
         units,
@@ -103,7 +106,7 @@ pub(super) fn question(wire: &pb::DecideRequest) -> Result<Question<'_>, Undecid
 type Request<'a> = (Method<'a>, Option<Host<'a>>, Target<'a>, Option<IpAddr>, bool);
 
 fn request_of<'a>(wire: &'a pb::RequestAttributes, violations: &mut Violations) -> Option<Request<'a>> {
-    let pb::RequestAttributes { method, path, host, source_address, scheme } = wire;
+    let pb::RequestAttributes { method, path, host, source_address, scheme, headers: _, body_bytes: _ } = wire;
     let plain_http = violations.keep("request.scheme", is_plain_http(scheme));
     let method = violations.keep("request.method", Method::parse(method));
     let host = match host.as_str() {
@@ -320,6 +323,7 @@ mod tests {
                 host: "a,b".to_owned(),
                 source_address: "10.0.0.1:80".to_owned(),
                 scheme: "ftp".to_owned(),
+                ..pb::RequestAttributes::default()
             }),
             resource: [(String::new(), "x".to_owned()), ("big".to_owned(), "x".repeat(5000))].into(),
             limits: vec![charge("a", None), charge("a", Some(1)), charge("b", Some(u64::MAX))],
@@ -436,7 +440,7 @@ mod tests {
                 path,
                 host,
                 source_address: source,
-                scheme: String::new(),
+                ..pb::RequestAttributes::default()
             });
             let _ = question(&pb::DecideRequest { request, ..good() });
         }
