@@ -232,8 +232,8 @@ fn certificates(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<PathBuf> {
 pub(super) fn revocation(reader: &mut Reader<'_>, item: &Item<'_>, in_redis: bool) -> Option<Revocation> {
     let default = Trust::default();
     let mut fields = reader.fields(item, "revocation")?;
-    // A replica asks what is new five times a second.
-    let lags = Micros::from_millis(500)..=Micros::from_secs(3_600);
+    // A replica asks what is new every 400 ms, so that one answer may fail and it is not behind.
+    let lags = Micros::from_secs(1)..=Micros::from_secs(3_600);
     let max_lag = fields.or(reader, "max_lag", default.max_lag, |reader, item| reader.parse(item, duration(lags)));
     let when_behind = fields.or(reader, "when_behind", default.when_behind, |reader, item| {
         reader.one_of(item, &[("ask", WhenBehind::Ask), ("deny", WhenBehind::Deny), ("allow", WhenBehind::Allow)])

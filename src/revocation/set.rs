@@ -3,8 +3,8 @@
 //! Two tell it what is revoked: the log's news, in the log's order, and this replica's own writes, at once. An answer with
 //! news may have been on its way when an own entry was written, and know of that mark only what was before it: that it was
 //! undone, or reached less far. So an own entry is held beside what the news say until news have come that were asked for
-//! after it, which hold it, and whatever became of it. Until then it hits what either hits. That errs by refusing, for a
-//! fifth of a second. Undoing errs the other way and is therefore left to the news: an answer to it does not say whether
+//! after it, which hold it, and whatever became of it. Until then it hits what either hits. That errs by refusing, for less
+//! than half a second. Undoing errs the other way and is therefore left to the news: an answer to it does not say whether
 //! somebody has revoked the same again since.
 
 use std::collections::HashMap;

@@ -158,7 +158,7 @@ fn what_is_revoked_stays_so_and_of_others_the_configuration_says_what_becomes_wh
         let mut replica = Replica::new(when_behind);
         replica.log.has(&Target::session("i", "out"));
         replica.step();
-        assert_eq!(replica.step(), Micros::from_millis(200), "everything is known");
+        assert_eq!(replica.step(), Micros::from_millis(400), "everything is known");
         let (revoked, other) = (session("out"), session("other"));
         assert_eq!((replica.standing(&revoked), replica.standing(&other)), (Standing::Revoked, Standing::Good));
         replica.log.goes_away(true);
@@ -216,7 +216,7 @@ fn a_log_that_lost_something_is_told_and_left_alone_in_between() {
     replica.log.0.lock().unwrap().entries.clear();
     replica.step();
     // Those of one table go at a time.
-    let pauses: Vec<_> = std::iter::repeat_with(|| replica.step()).take_while(|pause| pause.0 < 200_000).collect();
+    let pauses: Vec<_> = std::iter::repeat_with(|| replica.step()).take_while(|pause| pause.0 < 400_000).collect();
     assert!(!pauses.is_empty() && pauses.iter().all(|pause| *pause == Micros::from_millis(10)), "{pauses:?}");
 }
 
@@ -231,6 +231,24 @@ fn a_decision_that_waited_long_for_its_verdict_does_not_go_by_what_was_recent_wh
     replica.step();
     let standing = replica.revocations.standing(&session("other"), began).get().now_or_never().unwrap();
     assert_eq!(standing, Standing::Unknown);
+}
+
+#[test]
+fn with_the_shortest_max_lag_one_answer_may_fail_and_a_replica_is_not_behind() {
+    let mut replica = Replica::new(WhenBehind::Deny);
+    replica.revocations.adopt(Trust { max_lag: Micros::from_secs(1), when_behind: WhenBehind::Deny });
+    replica.step();
+    // Each pause is longer by up to a fifth.
+    let mut goes_on = |is_away| {
+        let pause = replica.step();
+        replica.log.goes_away(is_away);
+        replica.pass(Micros(pause.0 * 6 / 5));
+        replica.standing(&session("other"))
+    };
+    assert_eq!(goes_on(true), Standing::Good);
+    assert_eq!(goes_on(true), Standing::Good, "one failed");
+    assert_eq!(goes_on(false), Standing::Unknown, "two");
+    assert_eq!(goes_on(false), Standing::Good);
 }
 
 #[test]
