@@ -3,9 +3,11 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use tollgate::config::api_keys;
+use tollgate::domain::revocation::TargetKind;
 use tollgate::domain::time::Micros;
 use tollgate::proto as pb;
 use tollgate::proto::revoke_target::Kind;
@@ -144,8 +146,8 @@ pub(super) enum Listing {
     /// List what is taken back, in no order; as JSON one entry a line.
     List {
         /// Entries of this kind only.
-        #[arg(long)]
-        kind: Option<ListedKind>,
+        #[arg(long, value_parser = kinds())]
+        kind: Option<TargetKind>,
         /// Entries of this issuer only.
         #[arg(long)]
         issuer: Option<String>,
@@ -157,18 +159,6 @@ pub(super) enum Listing {
         #[arg(long)]
         json: bool,
     },
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum ListedKind {
-    Token,
-    UnnamedToken,
-    Session,
-    Subject,
-    Client,
-    Issuer,
-    ApiKey,
-    SigningKey,
 }
 
 #[derive(Debug, Args)]
@@ -266,37 +256,43 @@ pub(super) fn undo(Undoing { id, how }: Undoing) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
-const fn wire_kind(kind: ListedKind) -> pb::RevocationKind {
+/// Reads a kind of entries.
+fn kinds() -> impl TypedValueParser<Value = TargetKind> {
+    let named = |name: String| TargetKind::ALL.into_iter().find(|kind| kind_name(*kind) == name).ok_or("no such kind");
+    PossibleValuesParser::new(TargetKind::ALL.map(kind_name)).try_map(named)
+}
+
+/// The name on the command line: words are parted there as everywhere else on it.
+const fn kind_name(kind: TargetKind) -> &'static str {
     match kind {
-        ListedKind::Token => pb::RevocationKind::Token,
-        ListedKind::UnnamedToken => pb::RevocationKind::UnnamedToken,
-        ListedKind::Session => pb::RevocationKind::Session,
-        ListedKind::Subject => pb::RevocationKind::Subject,
-        ListedKind::Client => pb::RevocationKind::Client,
-        ListedKind::Issuer => pb::RevocationKind::Issuer,
-        ListedKind::ApiKey => pb::RevocationKind::ApiKey,
-        ListedKind::SigningKey => pb::RevocationKind::SigningKey,
+        TargetKind::UnnamedToken => "unnamed-token",
+        TargetKind::ApiKey => "api-key",
+        TargetKind::SigningKey => "signing-key",
+        TargetKind::Token | TargetKind::Session | TargetKind::Subject | TargetKind::Client | TargetKind::Issuer => {
+            kind.name()
+        }
     }
 }
 
-const fn kind_name(kind: pb::RevocationKind) -> &'static str {
+const fn wire_kind(kind: TargetKind) -> pb::RevocationKind {
     match kind {
-        pb::RevocationKind::Unspecified => "unknown",
-        pb::RevocationKind::Token => "token",
-        pb::RevocationKind::UnnamedToken => "unnamed-token",
-        pb::RevocationKind::Session => "session",
-        pb::RevocationKind::Subject => "subject",
-        pb::RevocationKind::Client => "client",
-        pb::RevocationKind::Issuer => "issuer",
-        pb::RevocationKind::ApiKey => "api-key",
-        pb::RevocationKind::SigningKey => "signing-key",
+        TargetKind::Token => pb::RevocationKind::Token,
+        TargetKind::UnnamedToken => pb::RevocationKind::UnnamedToken,
+        TargetKind::Session => pb::RevocationKind::Session,
+        TargetKind::Subject => pb::RevocationKind::Subject,
+        TargetKind::Client => pb::RevocationKind::Client,
+        TargetKind::Issuer => pb::RevocationKind::Issuer,
+        TargetKind::ApiKey => pb::RevocationKind::ApiKey,
+        TargetKind::SigningKey => pb::RevocationKind::SigningKey,
     }
 }
 
 /// One line. Names and reasons come from outside, and are printed so that none feigns another line or moves the cursor.
 fn as_text(revocation: &pb::Revocation) -> String {
     let pb::Revocation { id, kind: _, issuer, name, issued_before, until, reason, by, revoked_at } = revocation;
-    let mut text = format!("{id}  {}", kind_name(revocation.kind()));
+    // A newer server may have other kinds.
+    let kind = TargetKind::ALL.into_iter().find(|kind| wire_kind(*kind) == revocation.kind());
+    let mut text = format!("{id}  {}", kind.map_or("unknown", kind_name));
     for part in [issuer, name] {
         if !part.is_empty() {
             let _ = write!(text, "  {}", visible(part));

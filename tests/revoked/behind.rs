@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use tonic::Code;
+use tonic_types::StatusExt as _;
 
 use super::{Issuer, Replica, in_redis};
 use crate::support::poll;
@@ -153,4 +154,19 @@ async fn a_replica_whose_news_are_late_asks_the_log_about_each_token() {
         assert_eq!(late.verdict(&token).await, "revoked");
     }
     late.counts(&behind("asked"), 5.0).await;
+}
+
+#[tokio::test]
+async fn a_log_without_room_takes_nothing_and_has_a_code_of_its_own() {
+    let Some(redis) = RedisServer::start_with(&["--maxmemory-policy", "noeviction"]) else { return };
+    let issuer = Issuer::new();
+    let replica = Replica::start(&issuer, &issuer.yaml(&in_redis(&redis.url()), "")).await;
+    assert_eq!(redis.command(&["CONFIG", "SET", "maxmemory", "1"]), "OK");
+    let refused = replica.revoke(&["s"]).await.expect_err("there is no room");
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+    assert!(refused.get_details_retry_info().is_none(), "nobody knows when there will be");
+    assert_eq!(replica.verdict(&issuer.of("s")).await, "allowed");
+    assert_eq!(redis.command(&["CONFIG", "SET", "maxmemory", "0"]), "OK");
+    replica.revoke(&["s"]).await.expect("there is room again");
+    assert_eq!(replica.verdict(&issuer.of("s")).await, "revoked");
 }

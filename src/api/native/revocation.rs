@@ -7,7 +7,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::answer::timestamp;
 use super::status;
-use crate::decide::ports::{Cursor, ListedRevocation};
+use crate::decide::ports::{Away, AwayCause, Cursor, ListedRevocation};
 use crate::decide::{Asked, Filter, NotRevoked, REVOKE_SCOPE, TakenBack, Violation};
 use crate::domain::api_key::KeyId;
 use crate::domain::identity::Thumbprint;
@@ -254,6 +254,10 @@ pub(super) fn refused(not: NotRevoked) -> Status {
             "this caller revokes more than 1,000 a second; try again later",
             ErrorDetails::with_retry_info(Some(retry_after.into())),
         ),
+        // To try again soon would not help: room comes as entries end.
+        NotRevoked::Away(away @ Away { because: AwayCause::Full }) => {
+            Status::resource_exhausted(format!("the log of revocations {away}; nothing was written"))
+        }
         NotRevoked::Away(away) => status::away(format!("the log of revocations {away}; to try again does no harm")),
     }
 }
