@@ -23,6 +23,7 @@ use reader::{Item, Reader};
 pub use tls::{Clients, Tls};
 
 pub mod api_keys;
+pub mod cases;
 mod certificates;
 mod claims;
 mod clients;

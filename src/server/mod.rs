@@ -8,6 +8,7 @@ mod http;
 mod incoming;
 mod layers;
 pub mod life;
+pub mod rehearsal;
 mod tls;
 mod watch;
 
