@@ -15,6 +15,7 @@ mod attacks;
 mod away;
 mod bad_tokens;
 mod budgets;
+mod cases;
 mod counters;
 mod deploy;
 mod flood;

@@ -62,7 +62,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         Command::Revocations(command) => revoke::list(command),
         Command::Unrevoke(arguments) => revoke::undo(arguments),
         Command::ApiKey(command) => api_key::run(command),
-        Command::Test(arguments) => test::run(arguments),
+        Command::Test(arguments) => test::run(&arguments),
         Command::Config(command) => Ok(config::run(command)),
     };
     done.unwrap_or_else(|problem| {

@@ -43,7 +43,7 @@ struct Tally {
     broken: usize,
 }
 
-pub(super) fn run(arguments: Arguments) -> Done {
+pub(super) fn run(arguments: &Arguments) -> Done {
     let files = found(&arguments.files)?;
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot start the runtime: {error}"))?;
@@ -231,31 +231,23 @@ fn credential(
         Shows::Authorization(value) => Some(Kind::Authorization(value.clone())),
         Shows::ApiKey(id) => Some(Kind::ApiKey(rehearsal.api_key(*id).map_err(of_caller)?.to_owned())),
         Shows::Token { claims, lives, fault } => {
-            let token = match tokens.get(name) {
-                Some(token) => token.clone(),
-                None => {
-                    let earlier = if *fault == Some(Fault::Expired) { FAR + *lives } else { Micros::ZERO };
-                    let plan = TokenPlan {
-                        claims: Some(claims),
-                        lives: *lives,
-                        earlier,
-                        later: if *fault == Some(Fault::NotYetValid) { FAR } else { Micros::ZERO },
-                        forged: *fault == Some(Fault::BadSignature),
-                        unknown_key: *fault == Some(Fault::UnknownKey),
-                    };
-                    let token = rehearsal.token(&plan).map_err(of_caller)?;
-                    tokens.insert(name.clone(), token.clone());
-                    token
-                }
-            };
-            Some(Kind::BearerToken(token))
+            if !tokens.contains_key(name) {
+                let earlier = if *fault == Some(Fault::Expired) { FAR + *lives } else { Micros::ZERO };
+                let plan = TokenPlan {
+                    claims: Some(claims),
+                    lives: *lives,
+                    earlier,
+                    later: if *fault == Some(Fault::NotYetValid) { FAR } else { Micros::ZERO },
+                    forged: *fault == Some(Fault::BadSignature),
+                    unknown_key: *fault == Some(Fault::UnknownKey),
+                };
+                tokens.insert(name.clone(), rehearsal.token(&plan).map_err(of_caller)?);
+            }
+            tokens.get(name).cloned().map(Kind::BearerToken)
         }
     };
     let client_certificate = (!certificate.is_empty()).then(|| {
-        let field = |name: &String| match name.contains("://") {
-            true => format!("URI={name}"),
-            false => format!("DNS={name}"),
-        };
+        let field = |name: &String| format!("{}={name}", if name.contains("://") { "URI" } else { "DNS" });
         // A certificate of which only the names are handed on, as gateways do.
         let fields: Vec<String> = certificate.iter().map(field).collect();
         let value = format!("Hash={};{}", "0".repeat(64), fields.join(";"));
@@ -374,7 +366,9 @@ fn told(asked: &Asked, time: u64, differences: &[Difference], answered: &Answere
     };
     match answered {
         Answered::Malformed(fields) => {
-            fields.iter().for_each(|(field, why)| seen(format_args!("{field} {why}")));
+            for (field, why) in fields {
+                seen(format_args!("{field} {why}"));
+            }
         }
         Answered::Decided(answer, _) => {
             seen(format_args!("decided by {}", if answer.rule.is_empty() { "no rule" } else { &answer.rule }));

@@ -295,12 +295,13 @@ fn callers(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Callers> {
 
 fn caller(reader: &mut Reader<'_>, item: &Item<'_>, name: String) -> Option<Caller> {
     let mut fields = reader.fields(item, "caller")?;
-    let claims = fields.optional(reader, "token", |reader, item| match reader.json(item)? {
-        Json::Object(claims) => Some(claims),
-        _ => {
-            reader.error(item, "must be a mapping of claims, such as `{ sub: alice }`");
-            None
+    let claims = fields.optional(reader, "token", |reader, item| {
+        let read = reader.json(item)?;
+        if let Json::Object(claims) = read {
+            return Some(claims);
         }
+        reader.error(item, "must be a mapping of claims, such as `{ sub: alice }`");
+        None
     });
     let lives = fields.optional(reader, "lives", span);
     let fault = fields.optional(reader, "fault", |reader, item| reader.one_of(item, &FAULTS));
@@ -491,9 +492,9 @@ fn expected(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Expected> {
     });
     let identity_headers = fields.or(reader, "identity_headers", BTreeMap::new(), |reader, item| {
         let named = reader.named(item)?;
-        let header = |(_, name, item): (_, &str, Item<'_>)| match item.is_nothing() {
-            true => Some((name.to_owned(), None)),
-            false => Some((name.to_owned(), Some(text(reader, &item)?))),
+        let header = |(_, name, item): (_, &str, Item<'_>)| {
+            let value = if item.is_nothing() { None } else { Some(text(reader, &item)?) };
+            Some((name.to_owned(), value))
         };
         named.into_iter().map(header).collect()
     });

@@ -198,8 +198,8 @@ impl Rehearsal<'_> {
         }
         let signer = if plan.forged { &self.stage.stranger } else { &self.stage.signer };
         let kid = if plan.unknown_key { "unknown" } else { KEY_ID };
-        let signed = signer.sign(typ.as_deref(), kid, &Value::Object(claims));
-        signed.map_err(|error| format!("the token could not be signed: {error}"))
+        let token = signer.sign(typ.as_deref(), kid, &Value::Object(claims));
+        token.map_err(|error| format!("the token could not be signed: {error}"))
     }
 
     /// What the holder of the configuration's API key `id` shows here.
