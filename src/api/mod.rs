@@ -6,6 +6,7 @@ mod asker;
 pub mod codec;
 pub mod codes;
 pub mod http;
+mod http_answer;
 mod known;
 pub mod native;
 mod peer;

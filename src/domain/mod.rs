@@ -17,6 +17,7 @@ pub mod event;
 #[cfg(test)]
 pub(crate) mod exact_log;
 pub mod fixed;
+pub mod gateway;
 pub mod identity;
 pub mod identity_headers;
 pub mod introspection;
