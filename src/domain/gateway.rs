@@ -1,23 +1,51 @@
 //! What is believed of calls that gateways ask about, beyond what they saw themselves.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::question::Header;
 
 /// The most proxies that can stand before a gateway.
 pub const HOPS_MAX: u64 = 16;
 
+/// The most networks of gateways that can be listed.
+pub const PEERS_MAX: usize = 64;
+
+/// The widest networks of gateways: the largest private ones (RFC 1918, RFC 4193).
+const PREFIX_MIN: (u8, u8) = (8, 7);
+
 /// How far gateways, and the proxies before them, are trusted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gateways {
     /// How many addresses at the end of `x-forwarded-for` were written by those who are trusted; 0: the gateway's own word
     /// counts alone. At most [`HOPS_MAX`].
     pub trusted_hops: usize,
     /// Whether the caller's certificate is what `x-forwarded-client-cert` says, where the gateway hands on none itself.
     pub forwarded_certificates: bool,
+    /// Who may ask at `/forward-auth`, where a call is told of in headers that anybody could write: those who connect from
+    /// these networks. Each was read by [`peers`].
+    pub forward_auth_peers: Vec<IpNet>,
+}
+
+/// The gateway's own word counts alone, and only this machine may ask at `/forward-auth`.
+impl Default for Gateways {
+    fn default() -> Self {
+        let loopback = [
+            IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
+            IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
+        ];
+        Self { trusted_hops: 0, forwarded_certificates: false, forward_auth_peers: loopback.into() }
+    }
 }
 
 impl Gateways {
+    /// Whether whoever connects from `address` may ask at `/forward-auth`.
+    pub fn may_forward(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.forward_auth_peers.iter().any(|network| network.contains(&address))
+    }
+
     /// Where a call comes from: with no trusted hops from `peer`, the other end of the gateway's connection; else from the
     /// first address that a trusted one wrote into `forwarded_for`. None: not known, since there are fewer.
     ///
@@ -33,6 +61,28 @@ impl Gateways {
             Header::Unreadable => Err(NO_ADDRESS),
         }
     }
+}
+
+/// Reads a network of gateways, or the address of one; else what it must be.
+pub fn peers(text: &str) -> Result<IpNet, &'static str> {
+    let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    let network = network.map_err(|_| "must be an IP address or network, such as 10.1.2.3 or 10.1.0.0/16")?;
+    if network.trunc() != network {
+        return Err("must be a network by its first address, such as 10.1.0.0/16 for 10.1.2.3/16");
+    }
+    let narrowest = match network {
+        IpNet::V4(_) => PREFIX_MIN.0,
+        IpNet::V6(network) if network.addr().to_ipv4_mapped().is_some() => {
+            return Err("must be written as an IPv4 address or network");
+        }
+        IpNet::V6(_) => PREFIX_MIN.1,
+    };
+    if network.prefix_len() < narrowest {
+        return Err(
+            "must be no wider than /8 (IPv4) or /7 (IPv6): whoever is in it is believed what it tells of a call",
+        );
+    }
+    Ok(network)
 }
 
 const NO_ADDRESS: &str = "must have IP addresses, separated by commas";
@@ -56,6 +106,32 @@ mod tests {
 
     fn at(address: &str) -> Result<Option<IpAddr>, &'static str> {
         Ok(Some(address.parse().unwrap()))
+    }
+
+    #[test]
+    fn this_machine_and_nobody_else_may_ask_unless_it_is_said() {
+        let may = |gateways: &Gateways, peer: &str| gateways.may_forward(peer.parse().unwrap());
+        let nothing_said = Gateways::default();
+        for peer in ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"] {
+            assert!(may(&nothing_said, peer), "{peer}");
+        }
+        for peer in ["10.0.0.1", "128.0.0.1", "0.0.0.0", "::", "::2", "::ffff:10.0.0.1", "fe80::1"] {
+            assert!(!may(&nothing_said, peer), "{peer}");
+        }
+        let listed = Gateways { forward_auth_peers: vec![peers("10.1.0.0/16").unwrap()], ..nothing_said };
+        assert!(may(&listed, "10.1.2.3") && may(&listed, "::ffff:10.1.2.3"));
+        assert!(!may(&listed, "127.0.0.1") && !may(&listed, "10.2.0.0"));
+    }
+
+    #[test]
+    fn networks_of_gateways_are_canonical_and_no_wider_than_private_ones() {
+        for (text, network) in [("10.1.2.3", "10.1.2.3/32"), ("10.0.0.0/8", "10.0.0.0/8"), ("fc00::/7", "fc00::/7")] {
+            assert_eq!(peers(text).map(|network| network.to_string()), Ok(network.to_owned()), "{text}");
+        }
+        let odd = ["", "localhost", "10.1.2.3/16", "10.0.0.0/33", "::ffff:0:0/96", "::ffff:10.0.0.1"];
+        for text in ["0.0.0.0/0", "::/0", "0.0.0.0/1", "128.0.0.0/1", "8000::/1"].into_iter().chain(odd) {
+            assert!(peers(text).is_err(), "{text}");
+        }
     }
 
     #[test]
