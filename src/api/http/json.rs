@@ -75,7 +75,11 @@ fn violation(field: String, error: &serde_json::Error) -> Violation {
     let said = error.to_string();
     let said = said.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&said);
     // What was found there may be a secret in the wrong place.
-    let said = said.rsplit_once(", expected ").map_or_else(|| said.to_owned(), |(_, must)| format!("must be {must}"));
+    let said = match said.rsplit_once(", expected ") {
+        Some((_, must)) => format!("must be {must}"),
+        None if said.starts_with("unrecognized enum value") => "must be one of the names that there are".to_owned(),
+        None => said.to_owned(),
+    };
     Violation { field, description: format!("{said} (line {line}, column {column})") }
 }
 
