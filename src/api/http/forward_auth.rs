@@ -23,6 +23,7 @@ use crate::api::{Peer, native};
 use crate::decide::{Undecidable, Violation};
 use crate::domain::decision::Decision;
 use crate::domain::gateway::Gateways;
+use crate::domain::identity_headers::RESERVATION;
 use crate::domain::question::Header;
 use crate::proto as pb;
 use crate::telemetry::Facade;
@@ -90,14 +91,14 @@ pub(super) async fn forward_auth(State(deciding): State<Arc<Deciding>>, request:
     }
 }
 
-/// The call may go on. Headers that tell who calls are all there, some of them empty: gateways put them in the place of what
+/// The call may go on. Headers for the service are all there, some of them empty: gateways put them in the place of what
 /// the caller wrote under their names.
 fn allowed(decision: &Decision) -> Response {
     let mut fields: Vec<(&str, String)> = told_anyway(decision);
-    let known: BTreeMap<&str, String> = decision.identity_headers().collect();
-    for header in &decision.policy.identity_headers {
-        fields.push((&header.name, known.get(&*header.name).cloned().unwrap_or_default()));
-    }
+    let mut known: BTreeMap<&str, String> = decision.identity_headers().collect();
+    let names = decision.policy.identity_headers.iter().map(|header| &*header.name);
+    fields.extend(names.map(|name| (name, known.remove(name).unwrap_or_default())));
+    fields.push((RESERVATION, decision.held.as_deref().map(native::reservation::written).unwrap_or_default()));
     fields.push((CACHE_CONTROL.as_str(), "no-store".to_owned()));
     written(StatusCode::OK, fields, None, String::new())
 }
