@@ -5,6 +5,7 @@ pub(crate) mod calls;
 pub(crate) mod gateway;
 pub(crate) mod liar;
 pub(crate) mod oidc;
+pub(crate) mod paths;
 pub(crate) mod proxy;
 pub(crate) mod redis;
 pub(crate) mod server;
