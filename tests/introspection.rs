@@ -75,7 +75,7 @@ rules: [{{ match: {{ path: /me }} }}, {{ match: {{ path: /open }}, permit: anyon
 }
 
 /// The word for what is wrong.
-fn error(answer: &Answer) -> String {
+fn word(answer: &Answer) -> String {
     let body: Value = serde_json::from_str(&answer.body).expect("it is JSON");
     assert!(body["error_description"].is_string(), "{}", answer.body);
     body["error"].as_str().expect("it has a word for it").to_owned()
@@ -190,13 +190,13 @@ async fn who_asks_must_show_it_and_may_only_with_the_scope() {
         ("Digest x".to_owned(), 400, "invalid_request", String::new()),
     ] {
         let answer = bench.ask(&post(&authorization, &form(&token))).await;
-        assert_eq!((answer.status, error(&answer).as_str()), (status, error), "{authorization}");
+        assert_eq!((answer.status, word(&answer).as_str()), (status, error), "{authorization}");
         assert_eq!(answer.header("www-authenticate"), challenge, "{authorization}");
         assert!(!answer.body.contains("ann"), "{}", answer.body);
     }
     let without = post("x", &form(&token)).replace("Authorization: x\r\n", "");
     let answer = bench.ask(&without).await;
-    assert_eq!((answer.status, error(&answer).as_str()), (401, "invalid_client"));
+    assert_eq!((answer.status, word(&answer).as_str()), (401, "invalid_client"));
     assert_eq!(answer.header("www-authenticate"), format!("{bearer} | {by_basic}"), "without an error: none was made");
 }
 
@@ -208,7 +208,7 @@ async fn what_cannot_be_found_out_is_not_called_inactive() {
     let encode = |text: &str| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text);
     let token = format!("{}.{}.{}", encode(header), encode(claims), encode(&"s".repeat(64)));
     let answer = bench.ask(&post(&gateway(), &form(&token))).await;
-    assert_eq!((answer.status, error(&answer).as_str()), (503, "temporarily_unavailable"), "{answer:?}");
+    assert_eq!((answer.status, word(&answer).as_str()), (503, "temporarily_unavailable"), "{answer:?}");
     assert_eq!(answer.header("retry-after"), "1");
     // The asker's own token, too: nobody can say that it is bad.
     let answer = bench.ask(&post(&format!("Bearer {token}"), &form(&token))).await;
@@ -242,7 +242,7 @@ async fn requests_that_are_not_what_they_must_be_are_told_so() {
     ] {
         let answer = bench.ask(&request).await;
         let first = request.lines().next().expect("there is one");
-        assert_eq!((answer.status, error(&answer).as_str()), (status, error), "{first}");
+        assert_eq!((answer.status, word(&answer).as_str()), (status, error), "{first}");
         assert_eq!(answer.header("allow"), if status == 405 { "post" } else { "" }, "{first}");
     }
     let hinted = bench.ask(&body(&format!("token_type_hint=refresh_token&{}&a=b&a=b", form(&token)))).await;
@@ -311,7 +311,7 @@ async fn requests_share_the_cap_on_calls_in_flight_and_a_stop_lets_them_finish()
     let in_flight = async || bench.tollgate.metric("tollgate_calls_in_flight").await > 0.5;
     poll(SOON, "the call", async || in_flight().await.then_some(())).await;
     let refused = bench.ask(&request).await;
-    assert_eq!((refused.status, error(&refused).as_str()), (503, "temporarily_unavailable"));
+    assert_eq!((refused.status, word(&refused).as_str()), (503, "temporarily_unavailable"));
     assert_eq!(refused.header("retry-after"), "1");
     let status = bench.tollgate.decisions().await.decide(question("GET", "/open", None)).await.expect_err("it is full");
     assert_eq!(status.code(), Code::ResourceExhausted);

@@ -122,7 +122,8 @@ fn complaints_in(folder: &Path) -> String {
 
 /// The only block of code in that language.
 fn block(page: &str, language: &str) -> String {
-    let mut blocks = page.split(&format!("```{language}\n")).skip(1);
+    let begin = format!("```{language}\n");
+    let mut blocks = page.split(&begin).skip(1);
     let block = blocks.next().and_then(|rest| rest.split_once("```")).map(|(block, _)| block.to_owned());
     assert!(blocks.next().is_none(), "several blocks of {language}");
     block.unwrap_or_else(|| panic!("no block of {language}"))
@@ -173,7 +174,8 @@ async fn serve(
     headers: HeaderMap,
     body: Bytes,
 ) -> (axum::http::StatusCode, Json<Value>) {
-    let values = |name| headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    let values =
+        |name| headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     let headers: serde_json::Map<String, Value> =
         headers.keys().map(|name| (name.to_string(), values(name).collect::<Vec<_>>().join(" | ").into())).collect();
     let told = json!({ "method": method.as_str(), "uri": uri.to_string(), "headers": headers, "body": body.len() });
