@@ -24,6 +24,7 @@ mod introspection;
 mod keycloak;
 mod logout;
 mod opaque;
+mod paths;
 mod picture;
 mod program;
 mod proofs;
