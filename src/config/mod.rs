@@ -12,7 +12,7 @@ use crate::domain::certificate::DNS_ISSUER;
 use crate::domain::issuer::Issuer;
 use crate::domain::limit::{Limit, WhenAway};
 use crate::domain::name::NamePattern;
-use crate::domain::policy::{Demand, Operators, Policy, Rule};
+use crate::domain::policy::{Demand, Operators, Paths, Policy, Rule};
 use crate::domain::ratelimit::RateLimits;
 use crate::domain::revocation::{Lifetimes, Trust};
 use crate::domain::time::Micros;
@@ -27,6 +27,7 @@ mod certificates;
 mod claims;
 mod clients;
 mod connection;
+mod guards;
 mod identity_headers;
 mod introspection;
 mod issuers;
@@ -248,6 +249,7 @@ fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
     let names: Vec<&str> = names.chain(of_certificates.iter().map(String::as_str)).chain([api_key::ISSUER]).collect();
     let known = rules::Known { limits: &limits, issuers: &names };
     let rules = fields.or(reader, "rules", Vec::new(), |reader, item| rules::rules(reader, item, &known));
+    let paths = fields.or(reader, "path", Paths::default(), guards::paths);
     let clients = fields.or(reader, "clients", Vec::new(), clients::clients);
     let identity_headers = fields.or(reader, "identity_headers", Vec::new(), identity_headers::identity_headers);
     let bounds = fields.or(reader, "bounds", Bounds::default(), server::bounds);
@@ -279,6 +281,7 @@ fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
     let policy = Policy {
         version: 0,
         rules,
+        paths: paths?,
         limits,
         operators: operators?,
         clients: clients?,
