@@ -18,6 +18,7 @@ mod budgets;
 mod counters;
 mod deploy;
 mod flood;
+mod guards;
 mod held;
 mod in_flight;
 mod introspection;
