@@ -12,7 +12,7 @@ pub(super) fn gateways(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Gatew
     let forwarded_certificates =
         fields.or(reader, "forwarded_certificates", default.forwarded_certificates, |reader, item| reader.flag(item));
     let forward_auth_peers = fields.or(reader, "forward_auth_peers", default.forward_auth_peers, |reader, item| {
-        reader.few(item, PEERS_MAX, |reader, item| reader.parse(item, |text| peers(text).map_err(str::to_owned)))
+        reader.few(item, PEERS_MAX, |reader, item| reader.parse(item, peers))
     });
     fields.finish(reader);
     Some(Gateways {
