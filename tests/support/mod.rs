@@ -2,12 +2,15 @@
 
 pub(crate) mod authority;
 pub(crate) mod calls;
+pub(crate) mod gateway;
 pub(crate) mod liar;
 pub(crate) mod oidc;
+pub(crate) mod paths;
 pub(crate) mod proxy;
 pub(crate) mod redis;
 pub(crate) mod server;
 pub(crate) mod signer;
+pub(crate) mod wire;
 
 use std::collections::VecDeque;
 use std::fmt;
