@@ -36,6 +36,7 @@ mod provider;
 mod redis;
 mod revocation;
 mod revoked;
+mod spring;
 mod stopping;
 mod strict;
 mod support;

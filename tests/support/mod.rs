@@ -122,6 +122,11 @@ impl Process {
         said.unwrap_or_else(|| panic!("{self} ended before it said anything more"))
     }
 
+    /// The next line of standard output that it has said already.
+    pub(crate) fn said(&mut self) -> Option<String> {
+        self.lines.try_recv().ok()
+    }
+
     /// The last lines of standard error.
     pub(crate) fn complaints(&self) -> String {
         let complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
