@@ -5,7 +5,9 @@
 mod asker;
 pub mod codec;
 pub mod codes;
+pub mod envoy_authz;
 pub mod http;
+mod http_answer;
 mod known;
 pub mod native;
 mod peer;

@@ -8,6 +8,7 @@ mod print;
 mod revoke;
 mod serve;
 mod server;
+mod test;
 
 use std::process::ExitCode;
 
@@ -40,6 +41,9 @@ enum Command {
     /// Make, list and end API keys.
     #[command(subcommand)]
     ApiKey(api_key::Command),
+    /// Try policies out: decide the cases of these files by their configurations. Exit code: 0 all are as expected, 1 some are
+    /// not, 2 a file cannot be used.
+    Test(test::Arguments),
     /// Look at configurations.
     #[command(subcommand)]
     Config(config::Command),
@@ -58,6 +62,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         Command::Revocations(command) => revoke::list(command),
         Command::Unrevoke(arguments) => revoke::undo(arguments),
         Command::ApiKey(command) => api_key::run(command),
+        Command::Test(arguments) => test::run(&arguments),
         Command::Config(command) => Ok(config::run(command)),
     };
     done.unwrap_or_else(|problem| {

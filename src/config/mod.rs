@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use crate::domain::api_key::{self, ApiKey};
 use crate::domain::certificate::DNS_ISSUER;
+use crate::domain::gateway::Gateways;
 use crate::domain::issuer::Issuer;
 use crate::domain::limit::{Limit, WhenAway};
 use crate::domain::name::NamePattern;
-use crate::domain::policy::{Demand, Operators, Policy, Rule};
+use crate::domain::policy::{Demand, Operators, Paths, Policy, Rule};
 use crate::domain::ratelimit::RateLimits;
 use crate::domain::revocation::{Lifetimes, Trust};
 use crate::domain::time::Micros;
@@ -23,10 +24,13 @@ use reader::{Item, Reader};
 pub use tls::{Clients, Tls};
 
 pub mod api_keys;
+pub mod cases;
 mod certificates;
 mod claims;
 mod clients;
 mod connection;
+mod gateways;
+mod guards;
 mod identity_headers;
 mod introspection;
 mod issuers;
@@ -248,8 +252,10 @@ fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
     let names: Vec<&str> = names.chain(of_certificates.iter().map(String::as_str)).chain([api_key::ISSUER]).collect();
     let known = rules::Known { limits: &limits, issuers: &names };
     let rules = fields.or(reader, "rules", Vec::new(), |reader, item| rules::rules(reader, item, &known));
+    let paths = fields.or(reader, "path", Paths::default(), guards::paths);
     let clients = fields.or(reader, "clients", Vec::new(), clients::clients);
     let identity_headers = fields.or(reader, "identity_headers", Vec::new(), identity_headers::identity_headers);
+    let gateways = fields.or(reader, "gateways", Gateways::default(), gateways::gateways);
     let bounds = fields.or(reader, "bounds", Bounds::default(), server::bounds);
     fields.finish(reader);
     // By name, as a map of names is.
@@ -279,10 +285,12 @@ fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
     let policy = Policy {
         version: 0,
         rules,
+        paths: paths?,
         limits,
         operators: operators?,
         clients: clients?,
         identity_headers: identity_headers?,
+        gateways: gateways?,
         rate_limits: RateLimits::default(),
         lifetimes: issuers.iter().map(lifetimes).collect(),
     };

@@ -436,6 +436,16 @@ impl<'n> Item<'n> {
         matches!(self.node.value, Value::List(_))
     }
 
+    /// Whether it is a mapping.
+    pub(super) const fn is_mapping(&self) -> bool {
+        matches!(self.node.value, Value::Mapping(_))
+    }
+
+    /// Whether nothing is written there, or null.
+    pub(super) fn is_nothing(&self) -> bool {
+        matches!(&self.node.value, Value::Scalar(scalar) if scalar.kind() == PlainKind::Nothing)
+    }
+
     /// Where it is.
     pub(super) const fn line(&self) -> usize {
         self.at.line

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::identity::Identity;
+use super::identity_headers::IdentityHeader;
 use super::limit::{CounterKey, Kind, Limit};
 use super::policy::Policy;
 use super::time::Micros;
@@ -258,6 +259,8 @@ pub struct Decision {
     pub identity: Option<Arc<Identity>>,
     /// The quotas that were asked, in the order of the rule, then the extra ones.
     pub quotas: QuotaStates,
+    /// The scopes that the rule and whoever asked demand, where one of them was missing.
+    pub required_scopes: Vec<String>,
     /// What the call holds until it is settled: slots of concurrency limits.
     pub held: Option<Box<Held>>,
     /// The nonce that the caller's next `DPoP` proof is to hold (RFC 9449 §8), where that has to be said.
@@ -349,6 +352,15 @@ impl Decision {
     /// The name of the rule that decided.
     pub fn rule_name(&self) -> Option<&str> {
         self.rule.map(|index| self.policy.rules[index].name.as_str())
+    }
+
+    /// The headers that tell the service behind who calls, by name, where the call may go on to it.
+    pub fn identity_headers(&self) -> impl Iterator<Item = (&str, String)> {
+        let identity = self.identity.as_deref().filter(|_| self.reason.allows());
+        let headers = identity.map(|identity| (identity, &self.policy.identity_headers));
+        headers.into_iter().flat_map(|(identity, headers)| {
+            headers.iter().filter_map(|IdentityHeader { name, facet }| Some((&**name, facet.value(identity)?)))
+        })
     }
 
     /// The time after which asking again can succeed, where waiting helps at all.

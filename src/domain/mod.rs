@@ -17,6 +17,8 @@ pub mod event;
 #[cfg(test)]
 pub(crate) mod exact_log;
 pub mod fixed;
+pub mod gateway;
+pub mod guard;
 pub mod identity;
 pub mod identity_headers;
 pub mod introspection;
@@ -25,7 +27,9 @@ pub mod lease;
 pub mod leases;
 pub mod limit;
 pub mod name;
+pub mod network;
 pub mod path;
+pub mod pattern;
 pub mod policy;
 pub mod question;
 pub mod ratelimit;

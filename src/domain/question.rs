@@ -4,10 +4,18 @@ use std::fmt;
 use std::net::IpAddr;
 
 pub use super::certificate::Certificate;
+use super::decision::Reason;
+use super::identity::Identity;
 use super::path::{Host, Method, Target};
 
-/// One question, borrowed from the message that asked it. Its parts were checked when it was made: a [`Target`] is
-/// never ambiguous and a [`Method`] always a well-formed one.
+/// The longest scope, in bytes.
+pub const SCOPE_BYTES_MAX: usize = 256;
+
+/// The longest name of a header and the longest value, in bytes.
+pub const HEADER_BYTES_MAX: usize = 16 * 1024;
+
+/// One question, borrowed from the message that asked it. Its parts were checked when it was made: a [`Method`] is always
+/// well formed, and a [`Target`] that servers read differently says so.
 #[derive(Clone, Debug)]
 pub struct Question<'a> {
     /// What the caller showed.
@@ -38,6 +46,36 @@ pub struct Question<'a> {
     pub mode: Mode,
     /// Whether the answer should say how it came about.
     pub explain: bool,
+}
+
+impl Question<'_> {
+    /// Whether `identity` (none: an anonymous caller) has the scopes that whoever asks demands.
+    pub fn admits(&self, identity: Option<&Identity>) -> Result<(), Reason> {
+        match identity {
+            _ if self.scopes.is_empty() => Ok(()),
+            None => Err(Reason::NoCredential),
+            Some(identity) if self.scopes.iter().all(|scope| identity.has_scope(scope)) => Ok(()),
+            Some(_) => Err(Reason::InsufficientScope),
+        }
+    }
+}
+
+/// Whether `text` can be a scope (RFC 6749 §3.3), of at most [`SCOPE_BYTES_MAX`] bytes. Tokens carry them separated by spaces.
+pub fn is_scope(text: &str) -> bool {
+    let allowed = |byte: u8| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
+    (1..=SCOPE_BYTES_MAX).contains(&text.len()) && text.bytes().all(allowed)
+}
+
+/// Whether `text` can be the name of a header, in lower case (RFC 9110 §5.1), of at most [`HEADER_BYTES_MAX`] bytes.
+pub fn is_header_name(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    (1..=HEADER_BYTES_MAX).contains(&text.len()) && text.bytes().all(allowed)
+}
+
+/// Whether the value of a header is text that everybody reads alike: visible ASCII, spaces and tabs. What else may be in one
+/// (`obs-text`, RFC 9110 §5.5) is Latin-1 to some and UTF-8 to others.
+pub fn is_header_text(value: &[u8]) -> bool {
+    value.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~'))
 }
 
 /// The headers of a call, by their names in lower case, each once: several of a name are one value, joined by commas (RFC 9110

@@ -26,7 +26,7 @@ pub const ISSUER: &str = "https://dev.tollgate.invalid";
 pub const AUDIENCE: &str = "demo";
 
 /// The key's name.
-const KEY_ID: &str = "dev";
+pub(super) const KEY_ID: &str = "dev";
 
 /// How long its tokens live.
 const LIFETIME: Micros = Micros::from_secs(12 * 60 * 60);
@@ -69,10 +69,18 @@ impl DevIssuer {
             "iss": ISSUER, "aud": AUDIENCE, "sub": subject, "client_id": "demo-client", "scope": scope,
             "jti": URL_SAFE_NO_PAD.encode(id), "iat": now.as_secs(), "exp": (now + LIFETIME).as_secs(),
         });
+        self.sign(Some("at+jwt"), KEY_ID, &claims)
+    }
+
+    /// A token with these claims, and `typ` and `kid` in its header.
+    ///
+    /// # Errors
+    /// The system has no randomness.
+    pub fn sign(&self, typ: Option<&str>, kid: &str, claims: &Value) -> Result<String, jsonwebtoken::errors::Error> {
         let mut header = Header::new(Algorithm::ES256);
-        header.typ = Some("at+jwt".to_owned());
-        header.kid = Some(KEY_ID.to_owned());
-        jsonwebtoken::encode(&header, &claims, &self.signing)
+        header.typ = typ.map(str::to_owned);
+        header.kid = Some(kid.to_owned());
+        jsonwebtoken::encode(&header, claims, &self.signing)
     }
 }
 

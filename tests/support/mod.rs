@@ -2,12 +2,15 @@
 
 pub(crate) mod authority;
 pub(crate) mod calls;
+pub(crate) mod gateway;
 pub(crate) mod liar;
 pub(crate) mod oidc;
+pub(crate) mod paths;
 pub(crate) mod proxy;
 pub(crate) mod redis;
 pub(crate) mod server;
 pub(crate) mod signer;
+pub(crate) mod wire;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -117,6 +120,11 @@ impl Process {
             panic!("{self} said nothing within {within:?}")
         };
         said.unwrap_or_else(|| panic!("{self} ended before it said anything more"))
+    }
+
+    /// The next line of standard output that it has said already.
+    pub(crate) fn said(&mut self) -> Option<String> {
+        self.lines.try_recv().ok()
     }
 
     /// The last lines of standard error.

@@ -13,13 +13,11 @@ use crate::domain::decision::{
     Decision, Explanation, Held, Provenance, QuotaState, QuotaVerdict, Reason, longest_wait,
 };
 use crate::domain::identity::{Actor, Identity, IdentityKind};
-use crate::domain::identity_headers::IdentityHeader;
-use crate::domain::policy::Demand;
 use crate::domain::time::Micros;
 use crate::proto as pb;
 
 /// The answer that carries `decision`; `replica` is who made it.
-pub(super) fn response(decision: &Decision, replica: &str) -> pb::DecideResponse {
+pub(in crate::api) fn response(decision: &Decision, replica: &str) -> pb::DecideResponse {
     let codes = Codes::of(decision.reason);
     pb::DecideResponse {
         allowed: decision.reason.allows(),
@@ -29,25 +27,19 @@ pub(super) fn response(decision: &Decision, replica: &str) -> pb::DecideResponse
         identity: decision.identity.as_deref().map(identity),
         quotas: decision.quotas.iter().map(quota).collect(),
         retry_after: decision.retry_after().map(duration),
-        required_scopes: required_scopes(decision),
+        // What an honest caller has to ask its issuer for (RFC 6750 §3).
+        required_scopes: decision.required_scopes.clone(),
         explanation: decision.explanation.as_deref().map(|seen| explanation(decision, *seen, replica)),
         reservation: reservation(decision.held.as_deref()),
         expires_after: expires_after(decision.held.as_deref()),
         dpop_nonce: text(decision.dpop_nonce.as_deref()),
-        identity_headers: identity_headers(decision),
+        identity_headers: decision.identity_headers().map(header).collect(),
         removed_headers: decision.policy.identity_headers.iter().map(|header| header.name.to_string()).collect(),
     }
 }
 
-/// What tells the service behind who calls, where the call may go on to it.
-fn identity_headers(decision: &Decision) -> Vec<pb::Header> {
-    let Some(identity) = decision.identity.as_deref().filter(|_| decision.reason.allows()) else { return Vec::new() };
-    let headers = decision.policy.identity_headers.iter();
-    headers
-        .filter_map(|IdentityHeader { name, facet }| {
-            Some(pb::Header { name: name.to_string(), value: facet.value(identity)? })
-        })
-        .collect()
+fn header((name, value): (&str, String)) -> pb::Header {
+    pb::Header { name: name.to_owned(), value }
 }
 
 /// What became of one of several questions.
@@ -187,15 +179,6 @@ fn quota(state: &QuotaState) -> pb::QuotaStatus {
         remaining: state.remaining,
         reset_after: Some(duration(state.reset_after)),
         retry_after,
-    }
-}
-
-/// Told only to a caller who lacks one of them: it is what an honest caller has to ask its issuer for (RFC 6750 §3).
-fn required_scopes(decision: &Decision) -> Vec<String> {
-    let rule = decision.rule.and_then(|index| decision.policy.rules.get(index));
-    match (decision.reason, rule.map(|rule| &rule.demand)) {
-        (Reason::InsufficientScope, Some(Demand::Caller(caller))) => caller.scopes.clone(),
-        _ => Vec::new(),
     }
 }
 

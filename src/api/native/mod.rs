@@ -2,14 +2,16 @@
 
 mod answer;
 mod decision;
-mod question;
+pub(super) mod question;
 mod quota;
-mod reservation;
+pub(super) mod reservation;
 mod revocation;
 pub mod status;
 mod token;
 
+pub(super) use answer::response;
 pub use decision::Decisions;
+pub(super) use question::question;
 pub use quota::QuotaApi;
 pub use token::TokenApi;
 

@@ -129,12 +129,14 @@ fn the_schemas_defaults_are_the_readers() {
     let with = format!(
         "listen: {{ {} }}
 bounds: {{ {} }}
+gateways: {{ {} }}
 revocation: {{ {} }}
 issuers: [{{ issuer: https://a.example, audiences: [a], untyped: true, {issuer} }}]
 rules: [{{ match: {{ path: /** }} }}]
 ",
         all("listen", &["grpc", "http", "admin"]),
         all("bounds", &["calls_in_flight", "drain"]),
+        all("gateways", &["trusted_hops", "forwarded_certificates", "forward_auth_peers"]),
         all("revocation", &["max_lag", "when_behind"]),
     );
     assert_eq!(good(&with), without);
@@ -211,8 +213,11 @@ fn reference() -> String {
         ("rule", "An entry of `rules`"),
         ("match", "`match` of a rule"),
         ("require", "`require` of a rule"),
+        ("sources", "`sources` of a rule"),
+        ("pathReading", "`path`"),
         ("revocation", "`revocation`"),
         ("dpop", "`dpop`"),
+        ("gateways", "`gateways`"),
         ("bounds", "`bounds`"),
     ] {
         let section = sections(&schema)[section].clone();
