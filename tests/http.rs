@@ -1,5 +1,6 @@
 //! Questions over HTTP: the native API's in JSON, and those of gateways that tell of a call in headers.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
@@ -356,4 +357,40 @@ rules:
     assert_eq!(status("GET", "/tenant", "X-Tenant: acme\r\n").await, 200);
     assert_eq!(status("GET", "/tenant", "X-Tenant: acme\r\nX-Tenant: acme\r\n").await, 403);
     assert_eq!(status("GET", "/tenant", "X-Tenant: \u{e9}\r\n").await, 400);
+}
+
+#[tokio::test]
+async fn whatever_comes_has_an_answer_or_an_end() {
+    let bench = Bench::start(POLICY).await;
+    let question =
+        r#"{"credential": {"apiKey": "x"}, "request": {"method": "GET", "path": "/public/x"}, "units": "1"}"#;
+    let good =
+        [asking("?scopes=a&limits=slots", "GET", "/public/x", "DPoP: x\r\n"), post("application/json", question)];
+    // Always the same numbers (Knuth's), so that what fails once fails again.
+    let mut state = 1_u64;
+    let mut draw = |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).unwrap_or_default() % below
+    };
+    let mut statuses = BTreeSet::new();
+    for round in 0..400 {
+        let mut bytes = good[round % 2].clone().into_bytes();
+        for _ in 0..=draw(4) {
+            let at = draw(bytes.len());
+            match draw(3) {
+                0 => bytes[at] = u8::try_from(draw(256)).unwrap_or_default(),
+                1 => bytes.insert(at, b"\0\n\r:\"{}[],\\\xff/%;."[draw(17)]),
+                _ => drop(bytes.remove(at)),
+            }
+        }
+        let mut wire = Wire::connect(bench.tollgate.server.http).await;
+        wire.send(&bytes).await;
+        let said = wire.rest().await;
+        if let Some(status) = said.get(9..12) {
+            statuses.insert(String::from_utf8_lossy(status).into_owned());
+        }
+    }
+    assert!(statuses.is_superset(&["200", "400"].map(str::to_owned).into()), "{statuses:?}");
+    assert!(!statuses.contains("500"), "{statuses:?}");
+    assert_eq!(bench.forward("", "/public/x", "").await.status, 200);
 }
