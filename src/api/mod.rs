@@ -5,6 +5,7 @@
 mod asker;
 pub mod codec;
 pub mod codes;
+pub mod envoy_authz;
 pub mod http;
 mod http_answer;
 mod known;

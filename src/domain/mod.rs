@@ -18,6 +18,7 @@ pub mod event;
 pub(crate) mod exact_log;
 pub mod fixed;
 pub mod gateway;
+pub mod guard;
 pub mod identity;
 pub mod identity_headers;
 pub mod introspection;
