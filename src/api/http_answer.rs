@@ -235,7 +235,7 @@ mod tests {
     use super::*;
     use crate::domain::identity::Identity;
     use crate::domain::limit::{Algorithm as Counting, Limit, WhenAway};
-    use crate::domain::path::{Method, Target};
+    use crate::domain::path::{Leniency, Method, Target};
     use crate::domain::policy::{Match, Policy, Rule};
     use crate::domain::question::{Headers, Mode, Proofs};
     use crate::domain::slots::Slots;
@@ -273,6 +273,8 @@ mod tests {
         let rule = Rule {
             name: "orders".to_owned(),
             matches: Match::default(),
+            leniency: Leniency::default(),
+            guard: None,
             demand: Demand::Caller(caller),
             limits: Vec::new(),
         };
@@ -284,6 +286,7 @@ mod tests {
             quotas: quotas.into(),
             held: None,
             dpop_nonce: None,
+            required_scopes: Vec::new(),
             explanation: None,
         }
     }
