@@ -17,6 +17,7 @@ mod bad_tokens;
 mod budgets;
 mod counters;
 mod deploy;
+mod envoy;
 mod flood;
 mod gateways;
 mod guards;
