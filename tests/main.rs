@@ -18,6 +18,7 @@ mod budgets;
 mod cases;
 mod counters;
 mod deploy;
+mod envoy;
 mod flood;
 mod gateways;
 mod guards;

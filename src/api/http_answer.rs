@@ -236,7 +236,7 @@ mod tests {
     use super::*;
     use crate::domain::identity::Identity;
     use crate::domain::limit::{Algorithm as Counting, Limit, WhenAway};
-    use crate::domain::path::{Method, Target};
+    use crate::domain::path::{Leniency, Method, Target};
     use crate::domain::policy::{Match, Policy, Rule};
     use crate::domain::question::{Headers, Mode, Proofs};
     use crate::domain::slots::Slots;
@@ -274,6 +274,8 @@ mod tests {
         let rule = Rule {
             name: "orders".to_owned(),
             matches: Match::default(),
+            leniency: Leniency::default(),
+            guard: None,
             demand: Demand::Caller(caller),
             limits: Vec::new(),
         };
@@ -285,6 +287,7 @@ mod tests {
             quotas: quotas.into(),
             held: None,
             dpop_nonce: None,
+            required_scopes: Vec::new(),
             explanation: None,
         }
     }

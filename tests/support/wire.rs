@@ -46,6 +46,15 @@ impl Wire {
         Answer { body: String::from_utf8(body).expect("it is text"), ..answer }
     }
 
+    /// Says that nothing more is said, and reads until the other side has said all, too.
+    pub(crate) async fn rest(&mut self) -> Vec<u8> {
+        let mut said = Vec::new();
+        // Whoever has refused what is still on its way may end the connection with it.
+        let _ = self.0.shutdown().await;
+        let _ = timeout(SOON, self.0.read_to_end(&mut said)).await.expect("it ends in time");
+        said
+    }
+
     /// Whether nothing more comes.
     pub(crate) async fn ended(&mut self) -> bool {
         matches!(timeout(SOON, self.0.read(&mut [0])).await, Ok(Ok(0) | Err(_)))

@@ -5,6 +5,8 @@
 
 mod answer;
 mod question;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
