@@ -14,7 +14,8 @@ use super::window::{Grant, LeaseId, Outcome, Terms};
 /// What the clock is cut into, and how much each piece admits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grid {
-    /// At most so many in each window. 1 to [`UNITS_MAX`].
+    /// At most so many in each window. Up to [`UNITS_MAX`]; 0, which only limits by descriptors have, refuses all that
+    /// costs something.
     pub units: u64,
     /// The length of a window. [`WINDOW_MIN`](super::limit::WINDOW_MIN) to [`WINDOW_MAX`](super::limit::WINDOW_MAX).
     pub length: Micros,
