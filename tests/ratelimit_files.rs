@@ -60,7 +60,10 @@ async fn files_of_limits_that_come_and_vanish_are_read_again_all_or_nothing() {
     let process = serve(&["--config", utf8(&at("tollgate.yaml"))]);
     let url = format!("http://{}", logged(&process, "grpc").await);
     let logs = async |text: &str| {
-        poll(SOON, text, async || process.complaints().contains(text).then_some(())).await;
+        poll(SOON, &format!("{text} in the log of {process}"), async || {
+            process.complaints().contains(text).then_some(())
+        })
+        .await;
     };
     let version = || {
         let said = run(&["decide", "--url", &url, "--json", "--explain", "GET", "/one"]).1;

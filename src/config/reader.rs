@@ -79,13 +79,11 @@ impl<'e> Reader<'e> {
         // behind the configuration's own.
         let place = |problem: &Problem| (problem.file != self.file).then(|| problem.file.clone());
         self.problems.sort_by_cached_key(|problem| (place(problem), problem.position));
+        self.files.sort();
+        self.files.dedup();
         match read {
-            Some(read) if !self.failed => {
-                self.files.sort();
-                self.files.dedup();
-                Ok((read, self.problems, self.files))
-            }
-            _ => Err(Problems { listed: self.problems, omitted: self.omitted }),
+            Some(read) if !self.failed => Ok((read, self.problems, self.files)),
+            _ => Err(Problems { listed: self.problems, omitted: self.omitted, files: self.files }),
         }
     }
 
