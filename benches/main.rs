@@ -6,6 +6,7 @@
 
 mod asked;
 mod decision;
+mod descriptors;
 mod hashes;
 mod house;
 mod leases;

@@ -34,6 +34,8 @@ mod picture;
 mod program;
 mod proofs;
 mod provider;
+mod ratelimit;
+mod ratelimit_files;
 mod redis;
 mod revocation;
 mod revoked;

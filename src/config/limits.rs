@@ -12,6 +12,7 @@ use crate::domain::fixed::Grid;
 use crate::domain::limit::{
     ATTRIBUTES_MAX, Algorithm, Attribute, HOLD_MAX, HOLD_MIN, Limit, UNITS_MAX, WINDOW_MAX, WINDOW_MIN, WhenAway,
 };
+use crate::domain::ratelimit;
 use crate::domain::slots::{SLOTS_MAX, Slots};
 use crate::domain::time::Micros;
 
@@ -35,6 +36,13 @@ pub(super) fn limits(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Limits>
     let mut limits = Limits::new();
     for (key, name, item) in reader.named(item)? {
         let well_named = limit_name(name).map_err(|must| reader.error(&key, must)).is_ok();
+        if name.starts_with(ratelimit::NAME_PREFIX) {
+            let taken = ratelimit::NAME_PREFIX;
+            reader.error(
+                &key,
+                format!("begins with `{taken}`, as the limits of `envoy_ratelimit` do; name it otherwise"),
+            );
+        }
         let limit = limit(reader, name, &item).filter(|_| well_named);
         limits.insert(name.to_owned(), limit.map(Arc::new));
     }
@@ -126,7 +134,7 @@ fn units(reader: &mut Reader<'_>, fields: &mut Fields<'_>, most: u64) -> Option<
     fields.needed(reader, "units", |reader, item| reader.whole(item, 1..=most))
 }
 
-fn span(
+pub(super) fn span(
     reader: &mut Reader<'_>,
     fields: &mut Fields<'_>,
     key: &'static str,
@@ -135,7 +143,7 @@ fn span(
     fields.needed(reader, key, |reader, item| reader.parse(item, duration(range)))
 }
 
-fn flow(reader: &mut Reader<'_>, fields: &mut Fields<'_>) -> Option<Flow> {
+pub(super) fn flow(reader: &mut Reader<'_>, fields: &mut Fields<'_>) -> Option<Flow> {
     let rate = fields.needed(reader, "rate", |reader, item| reader.parse(item, rate));
     let burst = fields.needed(reader, "burst", |reader, item| {
         let burst = reader.whole(item, 1..=UNITS_MAX)?;

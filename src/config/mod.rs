@@ -37,6 +37,7 @@ mod issuers;
 mod limits;
 mod order;
 mod problem;
+mod ratelimit;
 mod reader;
 mod rules;
 mod server;
@@ -69,7 +70,8 @@ pub struct Config {
     pub policy: Policy,
     /// How much is accepted at a time.
     pub bounds: Bounds,
-    /// The files that the configuration refers to: it is to be read again when one of them changes. Sorted.
+    /// The files that the configuration refers to, and the folders in which it looks for some: it is to be read again when
+    /// one of them changes. Sorted.
     pub files: Vec<PathBuf>,
 }
 
@@ -256,6 +258,7 @@ fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
     let clients = fields.or(reader, "clients", Vec::new(), clients::clients);
     let identity_headers = fields.or(reader, "identity_headers", Vec::new(), identity_headers::identity_headers);
     let gateways = fields.or(reader, "gateways", Gateways::default(), gateways::gateways);
+    let rate_limits = fields.or(reader, "envoy_ratelimit", RateLimits::default(), ratelimit::ratelimit);
     let bounds = fields.or(reader, "bounds", Bounds::default(), server::bounds);
     fields.finish(reader);
     // By name, as a map of names is.
@@ -268,7 +271,8 @@ fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
         }
     }
     let nobody = issuers.is_empty() && certificates.is_empty() && api_keys.kept == KeptKeys::Nowhere;
-    if rules.is_empty() && !reader.failed() {
+    let rate_limits = rate_limits?;
+    if rules.is_empty() && rate_limits.domains.is_empty() && !reader.failed() {
         reader.warning(root, "has no rule, so every call is denied; add `rules`");
     }
     if nobody && !reader.failed() && rules.iter().any(|rule| rule.demand != Demand::Anyone) {
@@ -291,7 +295,7 @@ fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
         clients: clients?,
         identity_headers: identity_headers?,
         gateways: gateways?,
-        rate_limits: RateLimits::default(),
+        rate_limits,
         lifetimes: issuers.iter().map(lifetimes).collect(),
     };
     let (listen, tls) = listen?;

@@ -1,6 +1,7 @@
 //! What is wrong with a configuration, where, and what to do about it.
 
 use std::fmt;
+use std::path::PathBuf;
 
 /// The most problems that are kept; the rest is counted only.
 pub(super) const PROBLEMS_MAX: usize = 100;
@@ -48,12 +49,14 @@ pub struct Problems {
     pub listed: Vec<Problem>,
     /// How many more there are.
     pub omitted: usize,
+    /// The files that were read besides the configuration's own: where it is mended, maybe.
+    pub files: Vec<PathBuf>,
 }
 
 impl Problems {
     /// This one only.
     pub(super) fn of(problem: Problem) -> Self {
-        Self { listed: vec![problem], omitted: 0 }
+        Self { listed: vec![problem], omitted: 0, files: Vec::new() }
     }
 }
 

@@ -16,6 +16,12 @@ use super::yaml::{self, Entry, Flaw, Node, PlainKind, Scalar, Value};
 /// The longest list: comparing its values with each other stays quick.
 const ITEMS_MAX: usize = 10_000;
 
+/// What YAML 1.1 takes for true.
+const TRUE: [&str; 11] = ["y", "Y", "yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON"];
+
+/// What YAML 1.1 takes for false.
+const FALSE: [&str; 11] = ["n", "N", "no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF"];
+
 /// Answers what an environment variable holds.
 pub(super) type Environment<'e> = &'e dyn Fn(&str) -> Option<String>;
 
@@ -28,7 +34,7 @@ pub(super) struct Reader<'e> {
     problems: Vec<Problem>,
     omitted: usize,
     failed: bool,
-    /// Files that the configuration refers to.
+    /// Files, and folders, that the configuration refers to.
     files: Vec<PathBuf>,
     /// The keys that were asked for, by section, and whether they are required: what the schema is held to.
     #[cfg(test)]
@@ -73,13 +79,11 @@ impl<'e> Reader<'e> {
         // behind the configuration's own.
         let place = |problem: &Problem| (problem.file != self.file).then(|| problem.file.clone());
         self.problems.sort_by_cached_key(|problem| (place(problem), problem.position));
+        self.files.sort();
+        self.files.dedup();
         match read {
-            Some(read) if !self.failed => {
-                self.files.sort();
-                self.files.dedup();
-                Ok((read, self.problems, self.files))
-            }
-            _ => Err(Problems { listed: self.problems, omitted: self.omitted }),
+            Some(read) if !self.failed => Ok((read, self.problems, self.files)),
+            _ => Err(Problems { listed: self.problems, omitted: self.omitted, files: self.files }),
         }
     }
 
@@ -288,6 +292,36 @@ impl<'e> Reader<'e> {
         number
     }
 
+    /// Text as it stands, for `parse`: what YAML takes for a whole number, or for true and false, is text as well, and
+    /// nothing in it refers to the environment. So read files that were written for other readers, which refuse numbers
+    /// with a fraction all the same.
+    pub(super) fn parse_verbatim<T>(
+        &mut self,
+        item: &Item<'_>,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let Value::Scalar(scalar) = &item.node.value else {
+            self.wrong(item, "must be a string");
+            return None;
+        };
+        let kind = scalar.kind();
+        if kind == PlainKind::Number && !is_whole(&scalar.text) {
+            self.wrong(item, "must be a string; YAML takes this for a number with a fraction, so put it in quotes");
+            return None;
+        }
+        let text = if kind == PlainKind::Nothing { "" } else { &scalar.text };
+        parse(text).map_err(|must| self.wrong(item, &must)).ok()
+    }
+
+    /// True or false, in all words that YAML 1.1 has for them: for files that were written for other readers.
+    pub(super) fn old_flag(&mut self, item: &Item<'_>) -> Option<bool> {
+        match &item.node.value {
+            Value::Scalar(Scalar { text, plain: true }) if TRUE.contains(&text.as_str()) => Some(true),
+            Value::Scalar(Scalar { text, plain: true }) if FALSE.contains(&text.as_str()) => Some(false),
+            _ => self.flag(item),
+        }
+    }
+
     /// `true` or `false`.
     pub(super) fn flag(&mut self, item: &Item<'_>) -> Option<bool> {
         match &item.node.value {
@@ -344,6 +378,11 @@ impl<'e> Reader<'e> {
         self.files.push(path.clone());
         let bytes = self.held(item, &path, bytes_max)?;
         Some((path, bytes))
+    }
+
+    /// The configuration is to be read again when what is at `path` changes: a file, or the names in a folder.
+    pub(super) fn depends_on(&mut self, path: PathBuf) {
+        self.files.push(path);
     }
 
     /// The path of a file that whoever uses it reads each time: no change of it makes another configuration. It must be
@@ -534,6 +573,17 @@ impl<'n> Fields<'n> {
         self.or(reader, key, None, |reader, item| read(reader, item).map(Some))
     }
 
+    /// Warns of those among `keys` that nobody asked for: they mean something, but not here.
+    pub(super) fn overlook(&mut self, reader: &mut Reader<'_>, keys: &[&'static str], why: &str) {
+        for entry in self.entries {
+            let misplaced = keys.iter().find(|key| **key == entry.key && !self.known.contains(key));
+            if let Some(key) = misplaced {
+                self.known.push(key);
+                reader.warning(&self.item.at_key(entry), why);
+            }
+        }
+    }
+
     /// Reports the keys that nobody asked for.
     pub(super) fn finish(self, reader: &mut Reader<'_>) {
         for entry in self.entries.iter().filter(|entry| !self.known.contains(&entry.key.as_str())) {
@@ -574,6 +624,11 @@ impl<'n> Fields<'n> {
 
 fn is_digits(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Whether YAML takes a number for a whole one of 64 bits.
+fn is_whole(text: &str) -> bool {
+    text.parse::<i64>().is_ok() || text.starts_with("0x") || text.starts_with("0o")
 }
 
 fn is_variable(name: &str) -> bool {

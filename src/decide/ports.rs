@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 use crate::domain::api_key::{ApiKey, KeyId};
 use crate::domain::decision::{QuotaStates, Reason};
 use crate::domain::event::{EventFlaw, EventKind};
+use crate::domain::fixed::Grid;
 use crate::domain::identity::{Identity, Thumbprint};
 use crate::domain::limit::{CounterKey, Limit};
 use crate::domain::question::{Certificate, Mode, Question};
@@ -397,6 +398,11 @@ pub trait Quotas: Send + Sync {
     /// most [`HOLD_MAX`](crate::domain::limit::HOLD_MAX), has passed counts as spent.
     fn reserve(&self, charges: Charges, hold: Micros, now: Moment) -> Answer<'_, Payment>;
 
+    /// Counts hits of fixed windows, each by itself and whether they fit or not, as envoyproxy/ratelimit does; one state
+    /// for each, in order, told as of afterwards. A counter that cannot be asked admits what its limit's `when_away`
+    /// says, and counts nothing.
+    fn hit(&self, hits: Hits, now: Moment) -> Answer<'_, QuotaStates>;
+
     /// Says what of a reservation was used: the rest comes back; more than was reserved is charged, too, even beyond
     /// the limit. Slots of a concurrency limit are released, whatever was used. What is unknown, settled already or over
     /// is left as it is. Any replica may settle what another reserved, where they share a store.
@@ -420,6 +426,22 @@ pub struct Charge {
     /// At least 1.
     pub units: u64,
 }
+
+/// Some hits of one fixed window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hit {
+    /// The limit.
+    pub limit: Arc<Limit>,
+    /// The windows that its algorithm says.
+    pub grid: Grid,
+    /// Which of its counters.
+    pub key: CounterKey,
+    /// How many; none look.
+    pub hits: u64,
+}
+
+/// Hits of several counters, one after the other.
+pub type Hits = SmallVec<[Hit; 4]>;
 
 /// What a decision costs, at most one charge per counter.
 pub type Charges = SmallVec<[Charge; 4]>;
@@ -452,6 +474,12 @@ pub trait QuotaStore: Send + Sync {
     ///
     /// A refusal changes nothing, and neither does [`Mode::Peek`]; what is left is then what is left without the units.
     fn acquire(&self, requests: Requests, mode: Mode, now: Moment) -> Answer<'_, Grants>;
+
+    /// Counts hits of fixed windows, each by itself and in order, whether they fit or not; no hits look. One answer for each,
+    /// told as of afterwards: [`Outcome::Short`] where a window has counted more than its units.
+    ///
+    /// [`Outcome::Short`]: crate::domain::window::Outcome::Short
+    fn hit(&self, hits: Hits, now: Moment) -> Answer<'_, Grants>;
 
     /// Ends leases: what was used is charged to the moment of the settling, the rest is released; slots are released
     /// whatever was used. A lease that is unknown, settled already or past its expiry is left as it is: spent whole. So is

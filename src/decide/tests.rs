@@ -4,6 +4,7 @@
 
 mod guards;
 mod hearing;
+mod ratelimit;
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -131,6 +132,17 @@ impl Quotas for World {
     fn reserve(&self, charges: Charges, hold: Micros, now: Moment) -> Answer<'_, Payment> {
         self.note(format!("for {hold}"));
         self.pay(charges, now).then(|payment| Answer::Now(Payment { held: Some(LEASE), ..payment }))
+    }
+
+    fn hit(&self, hits: ports::Hits, _: Moment) -> Answer<'_, QuotaStates> {
+        let short = self.short.lock().unwrap().clone();
+        let state = |ports::Hit { limit, grid: _, key, hits }: ports::Hit| {
+            self.note(format!("hit {key:?} with {hits}"));
+            let over = short.as_deref() == Some(&limit.name);
+            let verdict = if over { QuotaVerdict::Short { retry_after: Micros(7) } } else { QuotaVerdict::Granted };
+            QuotaState { limit, verdict, remaining: 0, reset_after: Micros(7) }
+        };
+        Answer::Now(hits.into_iter().map(state).collect())
     }
 
     fn settle(&self, settlements: ports::Settlements, _: Moment) -> Answer<'_, Result<(), ports::Away>> {

@@ -74,6 +74,20 @@ impl Counter {
         }
     }
 
+    /// Counts hits of a fixed window, whether they fit or not: see [`fixed::Count::hit`]. A counter that counts by another
+    /// algorithm begins anew.
+    pub fn hit(&mut self, grid: fixed::Grid, hits: u64, now: Moment) -> Grant {
+        match self {
+            Self::FixedWindow(count) => count.hit(grid, hits, now),
+            Self::SlidingWindow(_) | Self::TokenBucket(_) | Self::Concurrency(_) => {
+                let mut count = fixed::Count::new(grid);
+                let grant = count.hit(grid, hits, now);
+                *self = Self::FixedWindow(count);
+                grant
+            }
+        }
+    }
+
     /// Ends a lease: what was used is charged, the rest comes back. Whatever of it was used, slots are released. A lease
     /// that is unknown, settled already or past its expiry is left as it is: spent whole.
     pub fn settle(&mut self, lease: LeaseId, used: u64, now: Moment) {

@@ -14,7 +14,8 @@ use super::window::{Grant, LeaseId, Outcome, Terms};
 /// What the clock is cut into, and how much each piece admits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grid {
-    /// At most so many in each window. 1 to [`UNITS_MAX`].
+    /// At most so many in each window. Up to [`UNITS_MAX`]; 0, which only limits by descriptors have, refuses all that
+    /// costs something.
     pub units: u64,
     /// The length of a window. [`WINDOW_MIN`](super::limit::WINDOW_MIN) to [`WINDOW_MAX`](super::limit::WINDOW_MAX).
     pub length: Micros,
@@ -101,6 +102,21 @@ impl Count {
             self.leases.open(terms.lease, units, begun + terms.hold, begun);
         }
         Grant { outcome, remaining: remaining - units, reset_after: standing.left }
+    }
+
+    /// Counts hits, whether they fit or not, as envoyproxy/ratelimit does: a window that has counted more than its units stays
+    /// over until it ends, even for no hits at all, which change nothing. Never more than [`TOTAL_MAX`] are counted. What is
+    /// told is as of afterwards; what does not fit is [`Outcome::Short`] however much it is.
+    pub fn hit(&mut self, grid: Grid, hits: u64, now: Moment) -> Grant {
+        let standing = self.standing(grid, now);
+        let total = standing.used.saturating_add(hits).min(TOTAL_MAX);
+        if hits > 0 {
+            self.change(grid, &standing, total);
+        }
+        let left = standing.left;
+        let outcome =
+            if total <= grid.units { Outcome::Granted { units: hits } } else { Outcome::Short { retry_after: left } };
+        Grant { outcome, remaining: grid.units.saturating_sub(total), reset_after: left }
     }
 
     /// Ends a lease: units that were not used return to the window that they were charged to, if it still goes on; what
@@ -293,6 +309,26 @@ mod tests {
         take(&mut count, 8, even(30_000_000));
         count.forget();
         assert_eq!(take(&mut count, 10, even(30_000_000)), granted(10));
+    }
+
+    #[test]
+    fn hits_count_whether_they_fit_or_not() {
+        let mut count = Count::new(GRID);
+        let mut hit = |hits, now| {
+            let Grant { outcome, remaining, reset_after } = count.hit(GRID, hits, even(now));
+            (matches!(outcome, Outcome::Granted { .. }), remaining, reset_after.0)
+        };
+        assert_eq!(hit(0, 0), (true, 10, 60_000_000));
+        assert_eq!(hit(7, 1), (true, 3, 59_999_999));
+        assert_eq!(hit(3, 2), (true, 0, 59_999_998));
+        // All is used, and nothing more: none is not too many.
+        assert_eq!(hit(0, 3), (true, 0, 59_999_997));
+        assert_eq!(hit(4, 4), (false, 0, 59_999_996));
+        assert_eq!(hit(0, 5), (false, 0, 59_999_995));
+        assert_eq!(hit(1, MINUTE.0), (true, 9, 60_000_000));
+        assert_eq!(hit(u64::MAX, MINUTE.0), (false, 0, 60_000_000));
+        assert_eq!(hit(u64::MAX, MINUTE.0), (false, 0, 60_000_000));
+        assert_eq!(count.refund(u64::MAX, even(MINUTE.0)), TOTAL_MAX);
     }
 
     #[test]

@@ -62,7 +62,7 @@ pub struct Limit {
 pub enum Algorithm {
     /// At most so many units in any interval as long as the window: see [`super::window`].
     SlidingWindow {
-        /// 1 to [`UNITS_MAX`].
+        /// Up to [`UNITS_MAX`]; 0, which only limits by descriptors have, refuses all that costs something.
         units: u64,
         /// The window's length. [`WINDOW_MIN`] to [`WINDOW_MAX`].
         window: Micros,

@@ -6,6 +6,7 @@
 //! none waits for others longer than for the store.
 
 mod asking;
+mod hits;
 mod pulse;
 mod share;
 mod taken;
@@ -27,9 +28,10 @@ use super::standing::Standing;
 use super::table::{Entry, HOLDINGS_MAX, Table, Woken};
 use super::{Bill, Names, Purpose};
 use crate::decide::ports::{
-    Answer, Away, AwayCause, Charges, Clock, Grants, Payment, QuotaStore, Quotas, Refunds, Request, Requests,
+    Answer, Away, AwayCause, Charges, Clock, Grants, Hits, Payment, QuotaStore, Quotas, Refunds, Request, Requests,
     Settlement, Settlements, all_away,
 };
+use crate::domain::decision::QuotaStates;
 use crate::domain::lease::{Ended, Holding, Spend, end_of_lease};
 use crate::domain::limit::{CounterKey, Limit, WhenAway};
 use crate::domain::question::Mode;
@@ -453,6 +455,13 @@ impl Quotas for LeaseDesk {
             return self.look_at_all(bill, requests, now);
         }
         Answer::later(self.reserve_later(bill, requests))
+    }
+
+    fn hit(&self, hits: Hits, _: Moment) -> Answer<'_, QuotaStates> {
+        if hits.is_empty() {
+            return Answer::Now(QuotaStates::new());
+        }
+        Answer::later(self.hit_later(hits))
     }
 
     fn settle(&self, settlements: Settlements, now: Moment) -> Answer<'_, Result<(), Away>> {

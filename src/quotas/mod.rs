@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use smallvec::SmallVec;
 
 use crate::decide::ports::{
-    Answer, Away, Charge, Charges, Grants, Payment, QuotaStore, Quotas, Refunds, Request, Requests, Settlements,
+    Answer, Away, Charge, Charges, Grants, Hits, Payment, QuotaStore, Quotas, Refunds, Request, Requests, Settlements,
 };
 use crate::domain::decision::{QuotaState, QuotaStates, QuotaVerdict, Reason};
 use crate::domain::limit::{Algorithm, CounterKey, HOLD_MAX, Limit, WhenAway};
@@ -48,6 +48,11 @@ impl Quotas for QuotaDesk {
 
     fn reserve(&self, charges: Charges, hold: Micros, now: Moment) -> Answer<'_, Payment> {
         ask(&*self.store, Bill::new(charges, Purpose::reserve(hold), &self.names, now), now)
+    }
+
+    fn hit(&self, hits: Hits, now: Moment) -> Answer<'_, QuotaStates> {
+        let limits: SmallVec<[Arc<Limit>; 4]> = hits.iter().map(|hit| Arc::clone(&hit.limit)).collect();
+        self.store.hit(hits, now).then(move |grants| Answer::Now(counted(limits, &grants)))
     }
 
     fn settle(&self, settlements: Settlements, now: Moment) -> Answer<'_, Result<(), Away>> {
@@ -251,6 +256,16 @@ impl Bill {
     }
 }
 
+/// What became of hits; nothing is known where the store could not be asked, or answered something else.
+fn counted(limits: SmallVec<[Arc<Limit>; 4]>, grants: &Grants) -> QuotaStates {
+    let understood = grants.len() == limits.len();
+    let state = |(index, limit)| match grants.get(index).filter(|_| understood) {
+        Some(Ok(grant)) => granted(limit, *grant),
+        Some(Err(Away { .. })) | None => unknown(limit, QuotaVerdict::Away),
+    };
+    limits.into_iter().enumerate().map(state).collect()
+}
+
 /// What all charges to one counter come to.
 fn total(charges: &Charges, key: &CounterKey) -> u64 {
     charges.iter().filter(|charge| charge.key == *key).fold(0, |sum, charge| sum.saturating_add(charge.units))
@@ -285,8 +300,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::decide::ports::{AwayCause, Beat, Epoch, Pulse, all_away};
+    use crate::decide::ports::{AwayCause, Beat, Epoch, Hit, Pulse, all_away};
     use crate::domain::counter::Counter;
+    use crate::domain::fixed::Grid;
     use crate::domain::limit::Algorithm;
 
     const NOW: Moment = Moment { wall: Micros::ZERO, steady: Micros::from_secs(1_000) };
@@ -344,6 +360,21 @@ mod tests {
         fn acquire(&self, requests: Requests, mode: Mode, now: Moment) -> Answer<'_, Grants> {
             let answer = self.grants(&requests, mode, now);
             if self.waits { Answer::later(async { answer }) } else { Answer::Now(answer) }
+        }
+
+        fn hit(&self, hits: Hits, now: Moment) -> Answer<'_, Grants> {
+            if self.away {
+                return Answer::Now(all_away(hits.len(), Away { because: AwayCause::Unreachable }));
+            }
+            let one = |Hit { limit: _, grid, key, hits }: Hit| {
+                let mut counters = self.counters.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let place = counters.iter().position(|(known, _)| *known == key).unwrap_or_else(|| {
+                    counters.push((key, Counter::new(Algorithm::FixedWindow(grid), Micros::ZERO)));
+                    counters.len() - 1
+                });
+                Ok(counters[place].1.hit(grid, hits, now))
+            };
+            Answer::Now(hits.into_iter().map(one).collect())
         }
 
         fn settle(&self, _: Settlements, _: Moment) -> Answer<'_, Result<(), Away>> {
@@ -461,6 +492,36 @@ mod tests {
 
     fn allows_less() -> Arc<Limit> {
         limit("allows-less", 3, WhenAway::Allow)
+    }
+
+    #[test]
+    fn hits_are_counted_each_by_itself_whether_they_fit_or_not() {
+        let grid = Grid { units: 3, length: Micros::from_secs(60) };
+        let small = |name: &str, when_away| {
+            let limit =
+                Limit { name: name.to_owned(), algorithm: Algorithm::FixedWindow(grid), by: Vec::new(), when_away };
+            Arc::new(limit)
+        };
+        let (one, other) = (small("one", WhenAway::Deny), small("other", WhenAway::Allow));
+        let hits = |hits: &[(&Arc<Limit>, u64)]| -> Hits {
+            let hit = |&(limit, hits): &(&Arc<Limit>, u64)| Hit {
+                limit: Arc::clone(limit),
+                grid,
+                key: CounterKey::new(&limit.name),
+                hits,
+            };
+            hits.iter().map(hit).collect()
+        };
+        let told = |desk: &QuotaDesk, all: Hits| match desk.hit(all, NOW) {
+            Answer::Now(states) => states.iter().map(|state| (state.verdict.is_granted(), state.remaining)).collect(),
+            Answer::Later(_) => Vec::new(),
+        };
+        let desk = desk(Core::default());
+        assert_eq!(told(&desk, hits(&[(&one, 2), (&other, 4)])), [(true, 1), (false, 0)]);
+        assert_eq!(told(&desk, hits(&[(&one, 2), (&other, 0)])), [(false, 0), (false, 0)]);
+        let away = self::desk(Core { away: true, ..Core::default() });
+        let Answer::Now(states) = away.hit(hits(&[(&one, 1), (&other, 1)]), NOW) else { unreachable!("it is there") };
+        assert!(states.iter().all(|state| state.verdict == QuotaVerdict::Away));
     }
 
     #[test]

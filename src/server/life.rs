@@ -18,12 +18,14 @@ pub struct Source<'a> {
     file: PathBuf,
     environment: &'a Environment<'a>,
     watch: Watch,
+    /// The files of the configuration that was refused last: it may be mended in one of them.
+    refused: Vec<PathBuf>,
 }
 
 impl<'a> Source<'a> {
     /// Watches `file` from now on, so that what changes while the server starts is noticed.
     pub fn new(file: PathBuf, environment: &'a Environment<'a>) -> Self {
-        Self { watch: Watch::new([file.clone()]), file, environment }
+        Self { watch: Watch::new([file.clone()]), file, environment, refused: Vec::new() }
     }
 
     /// Reads it. Answers the configuration and the warnings.
@@ -34,10 +36,10 @@ impl<'a> Source<'a> {
         config::load(&self.file, self.environment)
     }
 
-    /// Watches what the configuration in force was read from, too.
+    /// Watches what the configuration in force was read from, too, and one that was refused.
     fn follow(&mut self, server: &Server) {
         let referred = server.parts.config.load();
-        self.watch.follow(referred.files.iter().cloned().chain([self.file.clone()]));
+        self.watch.follow(referred.files.iter().chain(&self.refused).chain([&self.file]).cloned());
     }
 }
 
@@ -111,13 +113,18 @@ async fn changed(source: &mut Option<Source<'_>>) {
 }
 
 /// All or nothing: whatever is wrong leaves everything as it was.
-fn reload(server: &Server, source: &Source<'_>) {
+fn reload(server: &Server, source: &mut Source<'_>) {
+    source.refused.clear();
     let outcome = match source.load() {
         Ok((config, warnings)) => {
             warn(&warnings);
-            server.reload(config)
+            let files = config.files.clone();
+            server.reload(config).inspect_err(|_| source.refused = files)
         }
-        Err(problems) => Err(problems.listed.iter().map(Problem::to_string).collect()),
+        Err(problems) => {
+            source.refused = problems.files;
+            Err(problems.listed.iter().map(Problem::to_string).collect())
+        }
     };
     server.parts.count_reload(outcome.is_ok());
     match outcome {

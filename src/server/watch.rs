@@ -22,7 +22,8 @@ const BYTES_MAX: u64 = 4 << 20;
 /// Without the system's notifications (network file systems, exhausted watches), files are compared this often.
 const COMPARE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Watches some files by their contents: a change of time or a rename that leaves the bytes alone is none.
+/// Watches some files by their contents: a change of time or a rename that leaves the bytes alone is none. What a folder
+/// holds are the names in it.
 pub(super) struct Watch {
     contents: Contents,
     // Its sender is the watcher's.
@@ -84,14 +85,26 @@ impl Watch {
     }
 }
 
-/// What a file holds. Pipes and the like are left alone: whoever waited for them would wait for ever.
+/// What a file or folder holds. Pipes and the like are left alone: whoever waited for them would wait for ever.
 fn read(file: &Path) -> Option<Vec<u8>> {
-    if !fs::metadata(file).ok()?.is_file() {
+    let kind = fs::metadata(file).ok()?;
+    if kind.is_dir() {
+        return names(file);
+    }
+    if !kind.is_file() {
         return None;
     }
     let mut bytes = Vec::new();
     fs::File::open(file).ok()?.take(BYTES_MAX).read_to_end(&mut bytes).ok()?;
     Some(bytes)
+}
+
+/// The names in a folder, in their order.
+fn names(folder: &Path) -> Option<Vec<u8>> {
+    let names = fs::read_dir(folder).ok()?.map(|entry| Some(entry.ok()?.file_name().into_encoded_bytes()));
+    let mut names = names.collect::<Option<Vec<_>>>()?;
+    names.sort_unstable();
+    Some(names.join(&0))
 }
 
 fn watcher(sender: mpsc::Sender<()>) -> notify::Result<RecommendedWatcher> {
@@ -108,7 +121,7 @@ fn watcher(sender: mpsc::Sender<()>) -> notify::Result<RecommendedWatcher> {
 fn folders(contents: &Contents) -> BTreeSet<&Path> {
     contents
         .keys()
-        .filter_map(|file| file.parent())
+        .filter_map(|file| if file.is_dir() { Some(file.as_path()) } else { file.parent() })
         .map(|folder| if folder.as_os_str().is_empty() { Path::new(".") } else { folder })
         .collect()
 }
@@ -168,6 +181,19 @@ mod tests {
             // Sooner than comparing alone would notice.
             timeout(COMPARE_INTERVAL / 2, watch.changed()).await.unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_comes_into_a_folder_or_leaves_it_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut watch = Watch::new([folder.path().to_owned()]);
+        let file = folder.path().join("new");
+        fs::write(&file, "a").unwrap();
+        timeout(COMPARE_INTERVAL / 2, watch.changed()).await.unwrap();
+        fs::write(&file, "b").unwrap();
+        timeout(Duration::from_millis(400), watch.changed()).await.unwrap_err();
+        fs::remove_file(&file).unwrap();
+        timeout(COMPARE_INTERVAL / 2, watch.changed()).await.unwrap();
     }
 
     #[tokio::test]

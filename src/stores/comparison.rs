@@ -21,7 +21,7 @@ use super::algorithms::{bucket, fixed, slots};
 use super::redis_server::RedisServer;
 use super::suite::{START, WIDTH, WINDOW, at, key, limit, memory, redis, request};
 use crate::decide::ports::{
-    Answer, Away, Beat, Charge, Charges, Epoch, Grants, Peer, Pulse, QuotaStore, Refunds, Request, Requests,
+    Answer, Away, Beat, Charge, Charges, Epoch, Grants, Hit, Hits, Peer, Pulse, QuotaStore, Refunds, Request, Requests,
     Settlement, Settlements, Word,
 };
 use crate::domain::counter::Counter;
@@ -55,6 +55,16 @@ impl QuotaStore for Core {
         let all = looked.iter().all(|grant| matches!(grant.outcome, Outcome::Granted { .. }));
         let grants = if all && mode == Consume { grant_each(true) } else { looked };
         Answer::Now(grants.into_iter().map(Ok).collect())
+    }
+
+    fn hit(&self, hits: Hits, now: Moment) -> Answer<'_, Grants> {
+        let mut counters = self.0.lock().unwrap();
+        let one = |Hit { limit: _, grid, key, hits }: Hit| {
+            let algorithm = Algorithm::FixedWindow(grid);
+            let fresh = Counter::new(algorithm, Micros::ZERO);
+            Ok(counters.entry((discriminant(&algorithm), key)).or_insert(fresh).hit(grid, hits, now))
+        };
+        Answer::Now(hits.into_iter().map(one).collect())
     }
 
     fn settle(&self, settlements: Settlements, now: Moment) -> Answer<'_, Result<(), Away>> {
@@ -105,6 +115,7 @@ enum Step {
     Wait { permille: u64, micros: u64 },
     Back { permille: u64 },
     Ask { asks: Vec<(usize, u64, u64, u64)>, peek: bool, version: usize },
+    Hit { hits: Vec<(usize, u64)>, version: usize },
     Settle { pick: usize, used: u64, version: usize },
     Refund { counters: Vec<(usize, u64)>, version: usize },
     Reset { counter: usize, version: usize },
@@ -127,6 +138,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         refunds.dedup_by_key(|(counter, _)| *counter);
         refunds
     });
+    // One counter may be hit twice in a call.
+    let hits = prop::collection::vec((0..COUNTERS, prop_oneof![8 => 0..6_u64, 1 => Just(u64::MAX)]), 1..4);
     let used = prop_oneof![8 => 0..9_u64, 1 => 9..40_u64, 1 => Just(u64::MAX)];
     let step = prop_oneof![
         3 => (0..60_u64, 0..3_u64).prop_map(|(permille, micros)| Step::Wait { permille, micros }),
@@ -134,6 +147,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (0..300_u64).prop_map(|permille| Step::Back { permille }),
         10 => (asks, prop::bool::weighted(0.3), version())
             .prop_map(|(asks, peek, version)| Step::Ask { asks, peek, version }),
+        4 => (hits, version()).prop_map(|(hits, version)| Step::Hit { hits, version }),
         4 => (0..6_usize, used, version()).prop_map(|(pick, used, version)| Step::Settle { pick, used, version }),
         2 => (refunds, version()).prop_map(|(counters, version)| Step::Refund { counters, version }),
         1 => (0..COUNTERS, version()).prop_map(|(counter, version)| Step::Reset { counter, version }),
@@ -225,6 +239,7 @@ impl<'a> Trace<'a> {
                     leases.extend(asks.iter().map(|(counter, ..)| (*counter, *version, lease)));
                     self.ask(asks, if *peek { Peek } else { Consume }, *version, lease, now).await?;
                 }
+                Step::Hit { hits, version } => self.hit(hits, *version, now).await?,
                 Step::Settle { pick, used, version } => {
                     let Some(&(counter, taken_by, lease)) = leases.iter().rev().nth(*pick) else { continue };
                     self.settle(counter, taken_by + version, lease, *used, now).await?;
@@ -262,6 +277,20 @@ impl<'a> Trace<'a> {
             async |store: &dyn QuotaStore| store.acquire(requests.iter().cloned().collect(), mode, at(now)).get().await;
         let (one, other) = (ask(one).await, ask(other).await);
         prop_assert_eq!(one, other, "{:?}", requests);
+        Ok(())
+    }
+
+    /// Of fixed windows only.
+    async fn hit(&self, hits: &[(usize, u64)], version: usize, now: Micros) -> Result<(), TestCaseError> {
+        let one = |&(counter, hits): &(usize, u64)| {
+            let limit = Arc::clone(self.limit(counter, version));
+            let Algorithm::FixedWindow(grid) = limit.algorithm else { return None };
+            Some(Hit { limit, grid, key: key(&self.name(counter)), hits })
+        };
+        let hits: Hits = hits.iter().filter_map(one).collect();
+        let [one, other] = self.stores;
+        let (one, other) = (one.hit(hits.clone(), at(now)).get().await, other.hit(hits.clone(), at(now)).get().await);
+        prop_assert_eq!(one, other, "{:?}", hits);
         Ok(())
     }
 

@@ -24,8 +24,8 @@ use smallvec::SmallVec;
 use tracing::{info, warn};
 
 use crate::decide::ports::{
-    Answer, Away, AwayCause, Beat, Charge, Charges, Epoch, Grants, Peer, Pulse, QuotaStore, Refunds, Request, Requests,
-    Settlements, Word, all_away,
+    Answer, Away, AwayCause, Beat, Charge, Charges, Epoch, Grants, Hit, Hits, Peer, Pulse, QuotaStore, Refunds,
+    Request, Requests, Settlements, Word, all_away,
 };
 use crate::domain::counter::Counter;
 use crate::domain::limit::{Algorithm, CounterKey, Limit};
@@ -100,9 +100,7 @@ impl MemoryStore {
         if let Some(grants) = self.try_acquire(requests, mode, now) {
             return grants;
         }
-        for shard in &self.shards {
-            lock(shard).let_go_of_idle(LOOKED_AT_WHEN_FULL, now.steady, &self.hasher, &self.room);
-        }
+        self.clean_up(now);
         self.try_acquire(requests, mode, now).unwrap_or_else(|| {
             self.room.say_full();
             all_away(requests.len(), Away { because: AwayCause::Full })
@@ -136,6 +134,41 @@ impl MemoryStore {
             }
         }
         Some(grants)
+    }
+
+    fn hit_one(&self, hit: &Hit, now: Moment) -> Result<Grant, Away> {
+        if let Some(grant) = self.try_hit(hit, now) {
+            return Ok(grant);
+        }
+        self.clean_up(now);
+        self.try_hit(hit, now).ok_or_else(|| {
+            self.room.say_full();
+            Away { because: AwayCause::Full }
+        })
+    }
+
+    /// What the counter says; nothing where there is no room for a new one.
+    fn try_hit(&self, Hit { limit: _, grid, key, hits }: &Hit, now: Moment) -> Option<Grant> {
+        let (hash, mut shard) = self.lock_of(key);
+        shard.let_go_of_idle(LOOKED_AT_PER_CALL, now.steady, &self.hasher, &self.room);
+        let algorithm = Algorithm::FixedWindow(*grid);
+        if let Some(counter) = shard.find(hash, key.as_bytes(), algorithm) {
+            return Some(counter.hit(*grid, *hits, now));
+        }
+        let mut counter = Counter::new(algorithm, shard.floor);
+        let grant = counter.hit(*grid, *hits, now);
+        if *hits > 0 {
+            self.room.reserve(1)?.take();
+            shard.insert(hash, Slot { key: key.as_bytes().into(), counter }, &self.hasher);
+        }
+        Some(grant)
+    }
+
+    /// Lets go of what is idle in every shard.
+    fn clean_up(&self, now: Moment) {
+        for shard in &self.shards {
+            lock(shard).let_go_of_idle(LOOKED_AT_WHEN_FULL, now.steady, &self.hasher, &self.room);
+        }
     }
 
     fn assert_one(&self, Charge { limit, key, units }: Charge, now: Moment) -> Result<(), Away> {
@@ -172,6 +205,10 @@ impl MemoryStore {
 impl QuotaStore for MemoryStore {
     fn acquire(&self, requests: Requests, mode: Mode, now: Moment) -> Answer<'_, Grants> {
         Answer::Now(self.acquire_now(&requests, mode, now))
+    }
+
+    fn hit(&self, hits: Hits, now: Moment) -> Answer<'_, Grants> {
+        Answer::Now(hits.iter().map(|hit| self.hit_one(hit, now)).collect())
     }
 
     fn settle(&self, settlements: Settlements, now: Moment) -> Answer<'_, Result<(), Away>> {

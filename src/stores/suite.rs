@@ -28,13 +28,14 @@ use super::reservations::{
 };
 use super::worked::{
     a_call_counts_for_a_number_and_for_marketing_to_it, a_call_may_cost_several_hits,
-    around_the_edge_of_a_minute_twice_as_much_goes_on_as_there, seconds_minutes_hours_and_days_end_when_the_clocks_do,
-    two_databases_have_500_a_second_each, unlike_there_a_call_that_one_limit_refuses_costs_the_others_nothing,
+    around_the_edge_of_a_minute_twice_as_much_goes_on_as_there, hits_count_whether_they_fit_or_not_as_there,
+    seconds_minutes_hours_and_days_end_when_the_clocks_do, two_databases_have_500_a_second_each,
+    unlike_there_a_call_that_one_limit_refuses_costs_the_others_nothing,
     unlike_there_hits_that_are_refused_do_not_count_and_no_hits_are_a_look, values_share_a_threshold_or_have_one_each,
 };
 use crate::decide::ports::{
-    Answer, Away, Beat, Charge, Charges, Clock, Grants, Pulse, QuotaStore, Refunds, Request, Requests, Settlement,
-    Settlements,
+    Answer, Away, Beat, Charge, Charges, Clock, Grants, Hits, Pulse, QuotaStore, Refunds, Request, Requests,
+    Settlement, Settlements,
 };
 use crate::domain::exact_log::{Keeper, Log, Step, at_once, play, traces, window};
 use crate::domain::limit::{Algorithm, CounterKey, Limit, WhenAway};
@@ -121,6 +122,7 @@ suite![
     unlike_there_hits_that_are_refused_do_not_count_and_no_hits_are_a_look,
     values_share_a_threshold_or_have_one_each,
     around_the_edge_of_a_minute_twice_as_much_goes_on_as_there,
+    hits_count_whether_they_fit_or_not_as_there,
 ];
 
 pub(super) fn memory() -> MemoryStore {
@@ -153,6 +155,10 @@ impl QuotaStore for Rested {
             self.0.rest().await;
             self.0.acquire(requests, mode, now).get().await
         })
+    }
+
+    fn hit(&self, hits: Hits, now: Moment) -> Answer<'_, Grants> {
+        self.0.hit(hits, now)
     }
 
     fn settle(&self, settlements: Settlements, now: Moment) -> Answer<'_, Result<(), Away>> {

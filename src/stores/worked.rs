@@ -1,15 +1,15 @@
 //! The worked cases of envoyproxy/ratelimit for the fixed window, for the suite: what its documentation shows, as far as it
 //! has a meaning without descriptor files. Where Tollgate differs on purpose, the test's name says so.
 
-#![expect(clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
 
 use super::algorithms::fixed;
-use super::suite::{all, granted, request, short};
-use crate::decide::ports::QuotaStore;
+use super::suite::{all, at, granted, key, request, short};
+use crate::decide::ports::{Charge, Hit, QuotaStore};
 use crate::domain::exact_log::at_once;
-use crate::domain::limit::Limit;
+use crate::domain::limit::{Algorithm, Limit, UNITS_MAX};
 use crate::domain::question::Mode::Consume;
 use crate::domain::time::Micros;
 use crate::domain::window::{Grant, Outcome};
@@ -129,4 +129,30 @@ pub(super) async fn around_the_edge_of_a_minute_twice_as_much_goes_on_as_there(s
         panic!("a minute begins")
     };
     assert_eq!(before + after, 40);
+}
+
+/// What `mode: compatible` counts by.
+pub(super) async fn hits_count_whether_they_fit_or_not_as_there(store: &dyn QuotaStore) {
+    let (two, many) = (fixed(2, MINUTE), fixed(UNITS_MAX, DAY));
+    let hit = async |hits: &[(&Arc<Limit>, &str, u64)]| -> Vec<(Outcome, u64)> {
+        let one = |(limit, value, hits): &(&Arc<Limit>, &str, u64)| {
+            let Algorithm::FixedWindow(grid) = limit.algorithm else { unreachable!("both are") };
+            Hit { limit: Arc::clone(limit), grid, key: key(value), hits: *hits }
+        };
+        let grants = store.hit(hits.iter().map(one).collect(), at(NOW)).get().await;
+        grants.into_iter().map(Result::unwrap).map(|grant| (grant.outcome, grant.remaining)).collect()
+    };
+    let over = Outcome::Short { retry_after: Micros(3_750_000) };
+    // Each by itself, and one counter twice.
+    assert_eq!(
+        hit(&[(&two, "alice", 2), (&many, "all", 1), (&two, "alice", 0), (&two, "alice", 1)]).await,
+        [(granted(2), 0), (granted(1), UNITS_MAX - 1), (granted(0), 0), (over, 0)]
+    );
+    assert_eq!(hit(&[(&two, "alice", 0), (&two, "bob", 3)]).await, [(over, 0), (over, 0)]);
+    assert!(matches!(hit(&[(&many, "all", u64::MAX)]).await[..], [(Outcome::Short { .. }, 0)]));
+    // What is given back comes off what was counted beyond the limit first.
+    let back = [Charge { limit: Arc::clone(&two), key: key("bob"), units: 2 }];
+    assert_eq!(store.refund(back.into_iter().collect(), at(NOW)).get().await.unwrap()[..], [2]);
+    assert_eq!(hit(&[(&two, "bob", 0), (&two, "carol", 0)]).await, [(granted(0), 1), (granted(0), 2)]);
+    assert_eq!(hit(&[]).await, []);
 }

@@ -191,8 +191,8 @@ mod tests {
 
     use super::*;
     use crate::decide::ports::{
-        Answer, Away, Charges, Clock, Inspected, NoLog, Payment, Proved, Quotas, Refunds, RevocationView, Settlements,
-        Shown, Standing, TokenInspector,
+        Answer, Away, Charges, Clock, Hits, Inspected, NoLog, Payment, Proved, Quotas, Refunds, RevocationView,
+        Settlements, Shown, Standing, TokenInspector,
     };
     use crate::domain::decision::{QuotaStates, Reason};
     use crate::domain::identity::{Identity, Thumbprint};
@@ -247,6 +247,10 @@ mod tests {
 
         fn reserve(&self, charges: Charges, _: Micros, now: Moment) -> Answer<'_, Payment> {
             self.pay(charges, now)
+        }
+
+        fn hit(&self, _: Hits, _: Moment) -> Answer<'_, QuotaStates> {
+            Answer::Now(QuotaStates::new())
         }
 
         fn settle(&self, _: Settlements, _: Moment) -> Answer<'_, Result<(), Away>> {

@@ -12,6 +12,7 @@ mod token;
 pub(super) use answer::response;
 pub use decision::Decisions;
 pub(super) use question::question;
+pub(super) use quota::QUOTA_SCOPE;
 pub use quota::QuotaApi;
 pub use token::TokenApi;
 
@@ -28,6 +29,6 @@ impl From<Undecidable> for tonic::Status {
 }
 
 /// The certificate that the other end of a call's connection showed.
-fn shown_by(extensions: &Extensions) -> Option<&Certificate<'static>> {
+pub(super) fn shown_by(extensions: &Extensions) -> Option<&Certificate<'static>> {
     extensions.get::<Peer>().and_then(Peer::certificate)
 }

@@ -5,6 +5,7 @@
 mod files;
 mod keys;
 mod problems;
+mod ratelimit;
 mod schema;
 mod texts;
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::Path;
 
 use jsonschema::Validator;
@@ -59,10 +60,19 @@ fn known() -> BTreeMap<&'static str, BTreeMap<&'static str, bool>> {
         let root = yaml::read(yaml).unwrap();
         config(&mut reader, &Item::root(&root));
     }
+    let mut limits = tempfile::NamedTempFile::new().unwrap();
+    limits.write_all(LIMITS.as_bytes()).unwrap();
+    let limits = format!("envoy_ratelimit: {{ files: ['{}'], domains: {{ d: {{}} }} }}", limits.path().display());
+    let root = yaml::read(&limits).unwrap();
+    config(&mut reader, &Item::root(&root));
     let keys = yaml::read("[{ id: x }]").unwrap();
     api_keys::keys(&mut reader, &Item::root(&keys), &limits::Limits::new());
     reader.known
 }
+
+/// A file of limits by descriptors in which every key is asked for.
+const LIMITS: &str = "{ domain: d, descriptors: [{ key: k, rate_limit: { replaces: [{}], algorithm: token_bucket }, \
+                      rate_limits: [{ algorithm: token_bucket }] }] }";
 
 #[test]
 fn the_schema_has_the_keys_that_the_reader_knows_and_no_others() {
@@ -210,6 +220,13 @@ fn reference() -> String {
         ("operators", "`operators`"),
         ("client", "An entry of `clients`"),
         ("limit", "An entry of `limits`"),
+        ("envoyRatelimit", "`envoy_ratelimit`"),
+        ("ratelimitDomain", "An entry of `domains` of `envoy_ratelimit`"),
+        ("ratelimitFile", "A file of `envoy_ratelimit`"),
+        ("ratelimitDescriptor", "An entry of `descriptors`"),
+        ("ratelimitLimit", "`rate_limit` of a descriptor"),
+        ("ratelimitFurther", "An entry of `rate_limits`"),
+        ("ratelimitReplaced", "An entry of `replaces`"),
         ("rule", "An entry of `rules`"),
         ("match", "`match` of a rule"),
         ("require", "`require` of a rule"),

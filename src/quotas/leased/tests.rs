@@ -4,6 +4,7 @@
 
 mod bereft;
 mod flood;
+mod hits;
 mod loss;
 mod refused;
 mod reload;
@@ -20,7 +21,7 @@ use tokio::sync::Semaphore;
 
 use super::super::{NOBODY, at_once};
 use super::*;
-use crate::decide::ports::{Beat, Charge, Epoch, Peer, Pulse, Word};
+use crate::decide::ports::{Beat, Charge, Epoch, Hit, Hits, Peer, Pulse, Word};
 use crate::domain::counter::Counter;
 use crate::domain::decision::{QuotaVerdict, Reason};
 use crate::domain::fixed::Grid;
@@ -143,6 +144,18 @@ impl QuotaStore for Core {
                 if is_lost(request) { Err(Away { because: AwayCause::Unreachable }) } else { Ok(grant) }
             });
             answers.collect()
+        })
+    }
+
+    fn hit(&self, hits: Hits, now: Moment) -> Answer<'_, Grants> {
+        Answer::later(async move {
+            if let Err(away) = self.enter().await {
+                return all_away(hits.len(), away);
+            }
+            let one = |Hit { limit, grid, key, hits }: &Hit| {
+                self.with(limit, key, |counter| Ok(counter.hit(*grid, *hits, now)))
+            };
+            hits.iter().map(one).collect()
         })
     }
 

@@ -42,10 +42,10 @@ use self::pulse::{PLACES, Trust};
 use self::script::{Call, Code};
 use self::steps::Steps;
 use crate::decide::ports::{
-    Answer, Away, AwayCause, Beat, Charge, Charges, Grants, Pulse, QuotaStore, Refunds, Request, Requests, Settlement,
-    Settlements,
+    Answer, Away, AwayCause, Beat, Charge, Charges, Grants, Hit, Hits, Pulse, QuotaStore, Refunds, Request, Requests,
+    Settlement, Settlements,
 };
-use crate::domain::limit::{Algorithm, CounterKey, Limit, UNITS_MAX, WINDOW_MAX, WhenAway};
+use crate::domain::limit::{Algorithm, CounterKey, Limit, TOTAL_MAX, UNITS_MAX, WINDOW_MAX, WhenAway};
 use crate::domain::question::Mode;
 use crate::domain::time::{Micros, Moment};
 use crate::domain::window::{Frame, Grant, LeaseId, Outcome};
@@ -65,6 +65,7 @@ struct Inner {
     steps: Steps<PLACES>,
     time: TimeSource,
     acquire: Code,
+    hit: Code,
     settle: Code,
     refund: Code,
     reset: Code,
@@ -96,6 +97,7 @@ impl RedisStore {
             steps,
             time: settings.time,
             acquire: Code::new(concat!(include_str!("now.lua"), include_str!("acquire.lua"))),
+            hit: Code::new(concat!(include_str!("now.lua"), include_str!("hit.lua"))),
             settle: Code::new(concat!(include_str!("now.lua"), include_str!("levels.lua"), include_str!("settle.lua"))),
             refund: Code::new(concat!(include_str!("now.lua"), include_str!("levels.lua"), include_str!("refund.lua"))),
             reset: Code::new(include_str!("reset.lua")),
@@ -145,6 +147,13 @@ impl QuotaStore for RedisStore {
             return Answer::Now(Grants::new());
         }
         Answer::later(async move { self.0.acquire_later(&requests, mode, now).await })
+    }
+
+    fn hit(&self, hits: Hits, now: Moment) -> Answer<'_, Grants> {
+        if hits.is_empty() {
+            return Answer::Now(Grants::new());
+        }
+        Answer::later(async move { self.0.hit_later(&hits, now).await })
     }
 
     fn settle(&self, settlements: Settlements, now: Moment) -> Answer<'_, Result<(), Away>> {
@@ -213,6 +222,23 @@ impl Inner {
         }
         call.args = vec![self.time_argument(now), asked];
         call
+    }
+
+    async fn hit_later(&self, hits: &[Hit], now: Moment) -> Grants {
+        let call = |hits: &[Hit], _| {
+            let mut call = Call::default();
+            call.keys.extend(hits.iter().map(|hit| state_key(&hit.key, Algorithm::FixedWindow(hit.grid))));
+            let mut packed = Vec::new();
+            for Hit { grid, hits, .. } in hits {
+                push(&mut packed, &[grid.length.0, grid.units, (*hits).min(TOTAL_MAX)]);
+            }
+            call.args = vec![self.time_argument(now), packed];
+            call
+        };
+        // What it tells is as of afterwards already.
+        let read = |answer: &[u8], count| grants(answer, count, Mode::Peek);
+        let (answers, _) = self.ask(&self.hit, hits, call, read).await;
+        answers.into_iter().map(|answer| answer.map(|(grant, _)| grant)).collect()
     }
 
     async fn settle_later(&self, settlements: &[Settlement], now: Moment) -> Result<(), Away> {

@@ -90,6 +90,17 @@ impl QuotaStore for Wire {
         })
     }
 
+    fn hit(&self, hits: Hits, now: Moment) -> Answer<'_, Grants> {
+        Answer::later(async move {
+            let (count, trusted) = (hits.len(), *self.trusted.lock().unwrap());
+            if trusted.is_some_and(|trusted| trusted != self.core.epoch()) {
+                return all_away(count, Away { because: AwayCause::Lost });
+            }
+            let grants = self.passes(async { Ok(self.core.hit(hits, now).get().await) }).await;
+            grants.unwrap_or_else(|away| all_away(count, away))
+        })
+    }
+
     fn settle(&self, settlements: Settlements, now: Moment) -> Answer<'_, Result<(), Away>> {
         Answer::later(self.passes(self.core.settle(settlements, now).get()))
     }
