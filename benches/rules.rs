@@ -3,8 +3,8 @@
 use divan::{Bencher, black_box};
 use tollgate::domain::identity::Identity;
 use tollgate::domain::limit::{Algorithm, Attribute, Limit, WhenAway};
-use tollgate::domain::path::{Host, Method, Target};
-use tollgate::domain::policy::{Demand, Match, PathPattern, Policy, Rule};
+use tollgate::domain::path::{Host, Leniency, Method, Target};
+use tollgate::domain::policy::{Demand, Match, PathPattern, Paths, Policy, Rule};
 use tollgate::domain::time::Micros;
 
 use crate::house;
@@ -23,7 +23,7 @@ fn rule_match_last_of(bencher: Bencher<'_, '_>, rules: usize) {
     rules.push(rule("/orders/{id}"));
     let policy = Policy { version: 1, rules, ..Policy::default() };
     let question = house::question("");
-    bencher.bench(|| policy.first_match(black_box(&question)));
+    bencher.bench(|| policy.find(black_box(&question)));
 }
 
 #[divan::bench]
@@ -37,12 +37,14 @@ fn counter_key(bencher: Bencher<'_, '_>) {
     let rule = rule("/orders/{id}");
     let question = house::question("");
     let identity = identity();
-    bencher.bench(|| rule.counter(black_box(&limit), black_box(&question), Some(&identity)));
+    let paths = Paths::default();
+    bencher.bench(|| rule.counter(black_box(&limit), black_box(&question), Some(&identity), &paths));
 }
 
 fn rule(path: &str) -> Rule {
     let matches = Match { path: Some(PathPattern::parse(path).unwrap()), ..Match::default() };
-    Rule { name: path.to_owned(), matches, demand: Demand::authenticated(), limits: Vec::new() }
+    let (leniency, demand) = (Leniency::default(), Demand::authenticated());
+    Rule { name: path.to_owned(), matches, leniency, guard: None, demand, limits: Vec::new() }
 }
 
 fn identity() -> Identity {

@@ -516,12 +516,15 @@ mod tests {
 
     use super::*;
     use crate::domain::decision::QuotaStates;
+    use crate::domain::path::Leniency;
     use crate::domain::policy::{Demand, Match, Rule};
 
     fn policy(rules: impl IntoIterator<Item = String>) -> Policy {
         let rules = rules.into_iter().map(|name| Rule {
             name,
             matches: Match::default(),
+            leniency: Leniency::default(),
+            guard: None,
             demand: Demand::Anyone,
             limits: Vec::new(),
         });
@@ -535,6 +538,7 @@ mod tests {
             rule,
             identity: None,
             quotas: QuotaStates::new(),
+            required_scopes: Vec::new(),
             held: None,
             dpop_nonce: None,
             explanation: None,

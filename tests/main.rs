@@ -19,6 +19,7 @@ mod counters;
 mod deploy;
 mod envoy;
 mod flood;
+mod guards;
 mod held;
 mod in_flight;
 mod introspection;

@@ -26,6 +26,16 @@ async fn a_call_with_two_readings_is_refused_before_any_rule() {
     assert_answers(Reading::Strict).await;
 }
 
+#[tokio::test]
+async fn what_rules_and_hosts_opt_in_to_lets_through_what_they_name_and_nothing_else() {
+    assert_answers(Reading::OptedIn).await;
+}
+
+#[tokio::test]
+async fn what_a_trusted_gateway_leaves_is_data_but_dot_segments_are_refused() {
+    assert_answers(Reading::TrustGateway).await;
+}
+
 /// Every call of `reading` gets the answer that the table has.
 async fn assert_answers(reading: Reading) {
     let issuer = DevIssuer::new().expect("the system has randomness");

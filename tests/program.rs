@@ -121,6 +121,7 @@ fn commands_that_could_not_be_done_say_why_and_exit_with_2() {
         (&["decide", "--url", "not a url", "GET", "/"], "--url"),
         (&["decide", "--url", "127.0.0.1:1", "GET", "/"], "--url: `127.0.0.1:1` is not a URL"),
         (&["decide", "--resource", "a=1", "--resource", "a=2", "GET", "/"], "--resource: `a` is given twice"),
+        (&["decide", "--header", "a=1", "--header", "a=2", "GET", "/"], "--header: `a` is given twice"),
         (&["decide", "--limit", "a=b", "GET", "/"], "NAME=UNITS"),
         (&["decide", "--token-file", "/no/such/token", "GET", "/"], "/no/such/token"),
         (&["frobnicate"], "frobnicate"),
@@ -193,6 +194,27 @@ async fn whoever_takes_a_slot_is_told_and_so_is_whoever_gets_none() {
     }
     let json: serde_json::Value = serde_json::from_str(&ask(&["--json", "--peek"]).1).expect("it is JSON");
     assert_eq!((&json["reservation"], &json["expiresAfter"]), (&"".into(), &serde_json::Value::Null));
+}
+
+#[tokio::test]
+async fn a_call_is_described_with_all_that_rules_look_at() {
+    let (_process, _folder, url) = served(
+        "rules: [{ match: { path: /upload, headers: { x-tenant: acme } }, permit: anyone, max_body: 1KiB, sources: [10.0.0.0/8] }]",
+    )
+    .await;
+    let ask = |more: &[&str]| {
+        let call = ["decide", "--url", &url, "--header", "x-tenant=acme", "--source", "10.1.2.3"];
+        run(&[&call, more, &["POST", "/upload"]].concat())
+    };
+    for (more, code, part) in [
+        (&["--body-bytes", "1024"][..], 0, "allow"),
+        (&["--body-bytes", "1025"], 1, "body_too_large"),
+        (&[], 1, "length_required"),
+        (&["--header", "content-length=5", "--scope", "read"], 1, "no_credential"),
+    ] {
+        let (status, said, _) = ask(more);
+        assert!(status == code && said.contains(part), "{more:?}: {said}");
+    }
 }
 
 #[tokio::test]

@@ -34,6 +34,15 @@ pub(super) struct Arguments {
     /// The address that it comes from.
     #[arg(long, default_value = "")]
     source: String,
+    /// A header of it, in lower case; may be repeated with another name.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    header: Vec<(String, String)>,
+    /// The size of its body.
+    #[arg(long, value_name = "BYTES")]
+    body_bytes: Option<u64>,
+    /// A scope that the caller must have besides those of the rule; may be repeated.
+    #[arg(long)]
+    scope: Vec<String>,
     /// An attribute of the thing that is accessed; may be repeated with another name.
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     resource: Vec<(String, String)>,
@@ -87,13 +96,8 @@ async fn ask(arguments: Arguments) -> Result<pb::DecideResponse, String> {
 fn question(arguments: Arguments) -> Result<pb::DecideRequest, String> {
     let token = token(arguments.token, arguments.token_file.as_deref())?;
     let kind = token.map(pb::credential::Kind::BearerToken);
-    let mut resource = BTreeMap::new();
-    for (name, value) in arguments.resource {
-        if resource.contains_key(&name) {
-            return Err(format!("--resource: `{name}` is given twice"));
-        }
-        resource.insert(name, value);
-    }
+    let resource = distinct("--resource", arguments.resource)?;
+    let headers = distinct("--header", arguments.header)?;
     Ok(pb::DecideRequest {
         credential: Some(pb::Credential { kind, ..pb::Credential::default() }),
         request: Some(pb::RequestAttributes {
@@ -101,6 +105,8 @@ fn question(arguments: Arguments) -> Result<pb::DecideRequest, String> {
             path: arguments.path,
             host: arguments.host,
             source_address: arguments.source,
+            headers,
+            body_bytes: arguments.body_bytes,
             ..pb::RequestAttributes::default()
         }),
         resource,
@@ -108,8 +114,20 @@ fn question(arguments: Arguments) -> Result<pb::DecideRequest, String> {
         units: arguments.units,
         mode: if arguments.peek { pb::QuotaMode::Peek } else { pb::QuotaMode::Consume }.into(),
         explain: arguments.explain,
-        scopes: Vec::new(),
+        scopes: arguments.scope,
     })
+}
+
+/// The pairs that `option` gives, each name once.
+fn distinct(option: &str, pairs: Vec<(String, String)>) -> Result<BTreeMap<String, String>, String> {
+    let mut distinct = BTreeMap::new();
+    for (name, value) in pairs {
+        if distinct.contains_key(&name) {
+            return Err(format!("{option}: `{name}` is given twice"));
+        }
+        distinct.insert(name, value);
+    }
+    Ok(distinct)
 }
 
 fn text(answer: &pb::DecideResponse) -> String {

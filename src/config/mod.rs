@@ -13,7 +13,7 @@ use crate::domain::gateway::Gateways;
 use crate::domain::issuer::Issuer;
 use crate::domain::limit::{Limit, WhenAway};
 use crate::domain::name::NamePattern;
-use crate::domain::policy::{Demand, Operators, Policy, Rule};
+use crate::domain::policy::{Demand, Operators, Paths, Policy, Rule};
 use crate::domain::ratelimit::RateLimits;
 use crate::domain::revocation::{Lifetimes, Trust};
 use crate::domain::time::Micros;
@@ -29,6 +29,7 @@ mod claims;
 mod clients;
 mod connection;
 mod gateways;
+mod guards;
 mod identity_headers;
 mod introspection;
 mod issuers;
@@ -250,6 +251,7 @@ fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
     let names: Vec<&str> = names.chain(of_certificates.iter().map(String::as_str)).chain([api_key::ISSUER]).collect();
     let known = rules::Known { limits: &limits, issuers: &names };
     let rules = fields.or(reader, "rules", Vec::new(), |reader, item| rules::rules(reader, item, &known));
+    let paths = fields.or(reader, "path", Paths::default(), guards::paths);
     let clients = fields.or(reader, "clients", Vec::new(), clients::clients);
     let identity_headers = fields.or(reader, "identity_headers", Vec::new(), identity_headers::identity_headers);
     let gateways = fields.or(reader, "gateways", Gateways::default(), gateways::gateways);
@@ -282,6 +284,7 @@ fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
     let policy = Policy {
         version: 0,
         rules,
+        paths: paths?,
         limits,
         operators: operators?,
         clients: clients?,

@@ -37,7 +37,7 @@ fn weaker_twin(rule: &Rule, earlier: &[Rule], later: &[Rule]) -> Option<String> 
         return None;
     }
     let taker = later.iter().find(|later| later.matches.includes(&parent))?;
-    if taker.demand.demands_as_much(&rule.demand) {
+    if taker.demands_as_much(rule) {
         return None;
     }
     let above = parent.path.as_ref()?.as_str();

@@ -5,15 +5,17 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::certificates;
+use super::guards::{attributes, guard, leniency};
 use super::issuers::{TEXT_BYTES_MAX, binding};
 use super::limits::Limits;
 use super::order;
 use super::problem::nearest;
 use super::reader::{Fields, Item, Reader};
 use super::values::{duration, scope, word};
+use crate::domain::guard::Guard;
 use crate::domain::issuer::BindingDemand;
 use crate::domain::limit::{Attribute, Limit};
-use crate::domain::path::Method;
+use crate::domain::path::{Leniency, Method};
 use crate::domain::policy::{Caller, Demand, HostPattern, LIMITS_MAX, Match, PathPattern, Rule};
 use crate::domain::time::Micros;
 
@@ -28,8 +30,17 @@ struct Draft<'n> {
     item: Item<'n>,
     name: Option<String>,
     matches: Match,
+    leniency: Leniency,
+    guard: Option<Box<Guard>>,
     demand: Demand,
     limits: Vec<Arc<Limit>>,
+}
+
+impl<'n> Draft<'n> {
+    fn named(self, name: String) -> (Item<'n>, Rule) {
+        let Self { item, name: _, matches, leniency, guard, demand, limits } = self;
+        (item, Rule { name, matches, leniency, guard, demand, limits })
+    }
 }
 
 /// What rules refer to by name.
@@ -44,11 +55,8 @@ pub(super) fn rules(reader: &mut Reader<'_>, item: &Item<'_>, known: &Known<'_>)
     let count = items.len();
     let drafts: Vec<Draft<'_>> = items.iter().filter_map(|item| rule(reader, item, known)).collect();
     let names = names(reader, &drafts);
-    let (items, rules): (Vec<Item<'_>>, Vec<Rule>) = drafts
-        .into_iter()
-        .zip(names)
-        .map(|(Draft { item, name: _, matches, demand, limits }, name)| (item, Rule { name, matches, demand, limits }))
-        .unzip();
+    let (items, rules): (Vec<Item<'_>>, Vec<Rule>) =
+        drafts.into_iter().zip(names).map(|(draft, name)| draft.named(name)).unzip();
     for (index, doubt) in order::doubts(&rules) {
         reader.warning(&items[index], doubt);
     }
@@ -75,9 +83,12 @@ fn rule<'n>(reader: &mut Reader<'_>, item: &Item<'n>, known: &Known<'_>) -> Opti
             named_limit(reader, item, known.limits, matches.as_ref(), demand.as_ref())
         })
     });
+    let guard = guard(reader, &mut fields, demand.as_ref());
+    let leniency = leniency(reader, &mut fields);
     fields.finish(reader);
     let limits = limits?.into_iter().filter_map(|(_, limit)| limit).collect();
-    Some(Draft { item: item.clone(), name: name?, matches: matches?, demand: demand?, limits })
+    let (name, matches, leniency) = (name?, matches?, leniency?);
+    Some(Draft { item: item.clone(), name, matches, leniency, guard: guard?, demand: demand?, limits })
 }
 
 fn matching(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Match> {
@@ -87,10 +98,12 @@ fn matching(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Match> {
     });
     let host = fields.optional(reader, "host", |reader, item| reader.parse(item, HostPattern::parse));
     let path = fields.optional(reader, "path", |reader, item| reader.parse(item, PathPattern::parse));
+    let attributes = attributes(reader, &mut fields);
     fields.finish(reader);
-    let matches = Match { methods: methods?.unwrap_or_default(), host: host?, path: path? };
+    let methods = methods?.unwrap_or_default();
+    let matches = Match { methods, host: host?, path: path?, attributes: attributes? };
     if matches == Match::default() {
-        reader.error(item, "must have `method`, `host` or `path`; `path: /**` is every path");
+        reader.error(item, "must have `method`, `host`, `path` or another part; `path: /**` is every path");
         return None;
     }
     Some(matches)

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use url::{Host, Url};
 
 use crate::domain::limit::{Limit, NAME_BYTES_MAX, UNITS_MAX};
+use crate::domain::question::is_scope;
 use crate::domain::time::Micros;
 
 /// The units that durations are written in, the longest first.
@@ -27,6 +28,22 @@ pub(super) fn duration(range: RangeInclusive<Micros>) -> impl FnOnce(&str) -> Re
         let unit = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, length)| length.0);
         let micros = count.parse::<u64>().ok().zip(unit).and_then(|(count, unit)| count.checked_mul(unit)).map(Micros);
         micros.filter(|micros| range.contains(micros)).ok_or(must)
+    }
+}
+
+/// The units that sizes are written in.
+const SIZES: [(&str, u64); 4] = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
+
+/// A size in bytes within `range`: one whole number and one unit.
+pub(super) fn size(range: RangeInclusive<u64>) -> impl FnOnce(&str) -> Result<u64, String> {
+    move |text| {
+        let most = range.end() / SIZES[3].1;
+        let must = || format!("must be a size of at most {most}GiB, such as 0B, 64KiB, 1MiB or 2GiB");
+        let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (count, unit) = text.split_at(end);
+        let unit = SIZES.iter().find(|(name, _)| *name == unit).map(|(_, bytes)| *bytes);
+        let bytes = count.parse::<u64>().ok().zip(unit).and_then(|(count, unit)| count.checked_mul(unit));
+        bytes.filter(|bytes| range.contains(bytes)).ok_or_else(must)
     }
 }
 
@@ -77,8 +94,7 @@ pub(super) fn word(what: &'static str, bytes_max: usize) -> impl Fn(&str) -> Res
 
 /// A scope (RFC 6749 §3.3): tokens carry them separated by spaces.
 pub(super) fn scope(text: &str) -> Result<String, String> {
-    let allowed = |byte: u8| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
-    if (1..=256).contains(&text.len()) && text.bytes().all(allowed) {
+    if is_scope(text) {
         return Ok(text.to_owned());
     }
     Err("must be one scope: 1 to 256 printable ASCII characters without space, `\"` and `\\`".to_owned())
@@ -192,6 +208,21 @@ mod tests {
         ] {
             assert!(rate(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn sizes_are_one_number_and_one_unit() {
+        let read = |text: &str| size(0..=1 << 40)(text);
+        for (text, bytes) in
+            [("0B", 0), ("1B", 1), ("64KiB", 65_536), ("1MiB", 1_048_576), ("007GiB", 7 << 30), ("1024GiB", 1 << 40)]
+        {
+            assert_eq!(read(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "1", "B", "1 MiB", "1MB", "1mib", "-1B", "+1B", "1.5MiB", "1025GiB", "1B ", "٣B"] {
+            assert!(read(text).is_err(), "{text}");
+        }
+        assert!(read("99999999999999999999B").is_err());
+        assert!(read("18446744073709551615GiB").is_err());
     }
 
     #[test]

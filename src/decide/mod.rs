@@ -1,12 +1,13 @@
 //! The one path: every façade's question comes in here, and every decision leaves here.
 //!
-//! Match the rule, authenticate, authorize, pay the quotas, conclude. The steps stop at the first refusal, and quotas
+//! Match the rule, guard it, authenticate, authorize, pay the quotas, conclude. The steps stop at the first refusal, and quotas
 //! come last, so that a refused call costs its caller nothing. Each step answers at once or later ([`Answer`]); when
 //! the verdict is remembered and the store answers from memory, the whole path runs without waiting, on the caller's
 //! stack.
 
 mod audit;
 mod counters;
+mod fields;
 mod hearing;
 mod introspection;
 mod pace;
@@ -22,6 +23,7 @@ use arc_swap::ArcSwap;
 pub use self::audit::Way;
 use self::counters::Holding;
 pub use self::counters::{CounterCharge, Paid};
+use self::fields::{field_of, lacking, unknown_limit, unmatchable};
 pub use self::hearing::Hearing;
 pub use self::introspection::{Asker, INTROSPECT_SCOPE, Unpermitted};
 use self::pace::Pace;
@@ -31,9 +33,10 @@ use self::ports::{
 };
 pub use self::revoking::{Asked, Filter, NotRevoked, NotTakenBack, REVOKE_SCOPE, Revoker, TakenBack, Wanted};
 use crate::domain::decision::{Decision, Explanation, Held, Provenance, QuotaStates, Reason};
+use crate::domain::guard::Unmet;
 use crate::domain::identity::{Binding, Identity};
-use crate::domain::limit::{Attribute, Limit};
-use crate::domain::policy::{Demand, Operators, Policy, Rule, Unkeyed};
+use crate::domain::limit::Limit;
+use crate::domain::policy::{Demand, Met, Operators, Policy, Rule, Unkeyed};
 use crate::domain::question::{Certificate, Credential, Mode, Question};
 use crate::domain::time::{Micros, Moment};
 use crate::telemetry::{Call, DecisionMeter, Facade, Telemetry};
@@ -131,23 +134,43 @@ impl Decider {
                 return Answer::Now(Err(undecidable));
             }
         };
-        let Some(rule) = plan.policy.first_match(question) else {
-            let decision = Decision {
-                reason: Reason::NoRule,
-                rule: None,
-                identity: None,
-                quotas: QuotaStates::new(),
-                held: None,
-                dpop_nonce: None,
-                explanation: question.explain.then(Box::default),
-                policy: Arc::clone(&plan.policy),
-            };
-            plan.meter.conclude(call, &decision, self.clock.steady());
-            return Answer::Now(Ok(decision));
+        let (rule, is_preflight) = match plan.policy.find(question) {
+            Ok(Met::Rule(rule)) => (rule, false),
+            Ok(Met::Preflight(rule)) => (rule, true),
+            Ok(Met::Nothing) => {
+                let decision = Decision {
+                    reason: Reason::NoRule,
+                    rule: None,
+                    identity: None,
+                    quotas: QuotaStates::new(),
+                    required_scopes: Vec::new(),
+                    held: None,
+                    dpop_nonce: None,
+                    explanation: question.explain.then(Box::default),
+                    policy: Arc::clone(&plan.policy),
+                };
+                plan.meter.conclude(call, &decision, self.clock.steady());
+                return Answer::Now(Ok(decision));
+            }
+            Err(why) => {
+                call.malformed();
+                return Answer::Now(Err(unmatchable(why)));
+            }
         };
         let explanation = Explanation::default();
         let journey = Journey { question, now, plan, call, rule, extra, held: None, dpop_nonce: None, explanation };
-        self.authenticate(journey)
+        match journey.rule().guard.as_ref().map_or(Ok(()), |guard| guard.check(question)) {
+            Ok(()) if is_preflight => {
+                Answer::Now(Ok(self.conclude(journey, Reason::Allowed, None, QuotaStates::new())))
+            }
+            Ok(()) => self.authenticate(journey),
+            Err(Unmet::Denied(reason)) => Answer::Now(Ok(self.conclude(journey, reason, None, QuotaStates::new()))),
+            Err(Unmet::Unclear(lack)) => {
+                let undecidable = lacking(lack, &journey.rule().name);
+                journey.call.malformed();
+                Answer::Now(Err(undecidable))
+            }
+        }
     }
 
     /// Counts a question that a façade could not even read.
@@ -201,13 +224,18 @@ impl Decider {
             Ok(identity) => (Some(identity), None),
             Err(reason) => (None, Some(reason)),
         };
-        let refused = match (&journey.rule().demand, refused) {
+        let Rule { demand, guard, .. } = journey.rule();
+        let refuses = || guard.as_ref().is_some_and(|guard| guard.refuses_bad_credentials);
+        let refused = match (demand, refused) {
+            (Demand::Anyone, Some(reason)) if reason != Reason::NoCredential && refuses() => Some(reason),
             // Whoever anyone is: a credential that is not accepted counts as none, and says nothing about anybody.
-            (Demand::Anyone, _) => None,
-            (Demand::Caller(_), Some(reason)) => Some(reason),
-            (demand @ Demand::Caller(_), None) => {
+            (Demand::Anyone, _) if journey.question.scopes.is_empty() => None,
+            (_, Some(reason)) => Some(reason),
+            (demand, None) => {
                 let certificate = journey.question.proofs.certificate.as_ref();
-                demand.admits(identity.as_deref(), certificate, journey.now.wall).err()
+                let admitted = demand.admits(identity.as_deref(), certificate, journey.now.wall);
+                let asked = |()| journey.question.admits(identity.as_deref());
+                admitted.and_then(asked).err()
             }
         };
         match refused {
@@ -250,12 +278,14 @@ impl Decider {
         identity: Option<Arc<Identity>>,
         quotas: QuotaStates,
     ) -> Decision {
+        let required_scopes = if reason == Reason::InsufficientScope { journey.required_scopes() } else { Vec::new() };
         let Journey { question, plan, call, rule, held, dpop_nonce, explanation, .. } = journey;
         let decision = Decision {
             reason,
             rule: Some(rule),
             identity,
             quotas,
+            required_scopes,
             held,
             dpop_nonce,
             explanation: question.explain.then(|| Box::new(explanation)),
@@ -321,6 +351,21 @@ impl Journey<'_> {
         &self.plan.policy.rules[self.rule]
     }
 
+    /// The scopes that the rule demands, then those that the asker does.
+    fn required_scopes(&self) -> Vec<String> {
+        let of_rule = match &self.rule().demand {
+            Demand::Anyone => &[][..],
+            Demand::Caller(caller) => &caller.scopes,
+        };
+        let mut scopes = of_rule.to_vec();
+        for asked in &self.question.scopes {
+            if !scopes.iter().any(|scope| scope == asked) {
+                scopes.push((*asked).to_owned());
+            }
+        }
+        scopes
+    }
+
     /// What an allowed call consumes: the rule's limits, then the caller's own, then the extra ones.
     fn charges(&self, identity: Option<&Identity>) -> Result<Charges, Unchargeable> {
         let rule = self.rule();
@@ -341,19 +386,20 @@ impl Journey<'_> {
         let mut charges = Charges::new();
         for named in of_rule.chain(own).chain(extra) {
             let (limit, units) = named?;
-            let key = rule.counter(limit, question, identity).map_err(|unkeyed| match unkeyed {
-                // A shared counter for all tokens without the claim would let them lock each other out.
-                Unkeyed::Claim(_) => Unchargeable::Denied(match identity {
-                    Some(_) => Reason::MissingClaim,
-                    None => Reason::NoCredential,
-                }),
-                Unkeyed::Attribute(attribute) => Unchargeable::Undecidable(Undecidable {
-                    violations: vec![Violation {
-                        field: field_of(attribute),
-                        description: format!("is needed: the limit `{}` counts by {attribute}", limit.name),
-                    }],
-                }),
-            })?;
+            let key =
+                rule.counter(limit, question, identity, &self.plan.policy.paths).map_err(|unkeyed| match unkeyed {
+                    // A shared counter for all tokens without the claim would let them lock each other out.
+                    Unkeyed::Claim(_) => Unchargeable::Denied(match identity {
+                        Some(_) => Reason::MissingClaim,
+                        None => Reason::NoCredential,
+                    }),
+                    Unkeyed::Attribute(attribute) => Unchargeable::Undecidable(Undecidable {
+                        violations: vec![Violation {
+                            field: field_of(attribute),
+                            description: format!("is needed: the limit `{}` counts by {attribute}", limit.name),
+                        }],
+                    }),
+                })?;
             match charges.iter_mut().find(|charge| charge.key == key) {
                 // The question names a limit of the rule once more: one counter, both costs.
                 Some(charge) => charge.units = charge.units.saturating_add(units),
@@ -375,25 +421,6 @@ fn named_limits(policy: &Policy, question: &Question<'_>) -> Result<Vec<Arc<Limi
         }
     }
     if violations.is_empty() { Ok(limits) } else { Err(Undecidable { violations }) }
-}
-
-fn unknown_limit(field: String, name: &str) -> Violation {
-    let name: String = name.chars().take(64).flat_map(char::escape_default).collect();
-    Violation { field, description: format!("`{name}` is no limit of the configuration") }
-}
-
-/// Where in the native API's message an attribute comes from.
-fn field_of(attribute: &Attribute) -> String {
-    match attribute {
-        Attribute::SourceAddress => "request.source_address".to_owned(),
-        Attribute::Host => "request.host".to_owned(),
-        Attribute::Path | Attribute::PathParameter(_) => "request.path".to_owned(),
-        Attribute::Resource(name) => format!("resource[\"{name}\"]"),
-        Attribute::Method => "request.method".to_owned(),
-        Attribute::Issuer | Attribute::Subject | Attribute::Client | Attribute::Session | Attribute::Rule => {
-            "credential".to_owned()
-        }
-    }
 }
 
 /// What the question shows of its caller. A certificate counts where nothing else was shown.

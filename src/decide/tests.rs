@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod guards;
 mod hearing;
 
 use std::collections::BTreeMap;
@@ -14,8 +15,8 @@ use super::*;
 use crate::domain::client::Sight;
 use crate::domain::decision::{HeldCounter, QuotaState, QuotaVerdict};
 use crate::domain::identity::{Binding, Thumbprint};
-use crate::domain::limit::{Algorithm, CounterKey, Kind, WhenAway};
-use crate::domain::path::{Method, Target};
+use crate::domain::limit::{Algorithm, Attribute, CounterKey, Kind, WhenAway};
+use crate::domain::path::{Leniency, Method, Target};
 use crate::domain::policy::{Caller, Match, PathPattern};
 use crate::domain::question::{Certificate, ExtraCharge, Headers, Pairs, Proofs};
 use crate::domain::slots::Slots;
@@ -179,6 +180,8 @@ fn policy() -> Policy {
     let rule = |path: &str, demand, limits: &[&Arc<Limit>]| Rule {
         name: path.to_owned(),
         matches: Match { path: Some(PathPattern::parse(path).unwrap()), ..Match::default() },
+        leniency: Leniency::default(),
+        guard: None,
         demand,
         limits: limits.iter().copied().cloned().collect(),
     };

@@ -259,6 +259,8 @@ pub struct Decision {
     pub identity: Option<Arc<Identity>>,
     /// The quotas that were asked, in the order of the rule, then the extra ones.
     pub quotas: QuotaStates,
+    /// The scopes that the rule and whoever asked demand, where one of them was missing.
+    pub required_scopes: Vec<String>,
     /// What the call holds until it is settled: slots of concurrency limits.
     pub held: Option<Box<Held>>,
     /// The nonce that the caller's next `DPoP` proof is to hold (RFC 9449 §8), where that has to be said.

@@ -2,14 +2,19 @@
 //!
 //! Tollgate only advises: the gateway forwards the original bytes. Whoever reads an ambiguous path one way and lets it
 //! through to a server that reads it another way has opened a door. So a path that two servers could read differently
-//! is refused before any rule is looked at.
+//! is refused, whatever the rules, unless the configuration says how the servers behind read it (`doubt`).
 //!
 //! What is left after those refusals has one reading. It is matched percent-decoded, because the server behind will
 //! decode it: a rule for `/a+b` must meet `/a%2Bb` too.
 
+mod doubt;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::net::Ipv6Addr;
+
+pub(super) use self::doubt::data;
+pub use self::doubt::{Doubt, Leniency};
 
 /// The longest path that is read, in bytes, the query not counted.
 pub const PATH_BYTES_MAX: usize = 8 * 1024;
@@ -48,11 +53,13 @@ pub enum Target<'a> {
     Authority,
 }
 
-/// An absolute path that has one reading, percent-decoded, without a trailing slash.
+/// An absolute path, percent-decoded, without a trailing slash. It has one reading, or else a [`Doubt`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Path<'a> {
+    /// Where there is a doubt: as a rule reads it that lets it pass.
     read: Cow<'a, str>,
     written: &'a str,
+    doubt: Option<Box<Doubt>>,
 }
 
 /// Why a method, host or path is refused.
@@ -157,12 +164,13 @@ impl<'a> Host<'a> {
 }
 
 impl<'a> Target<'a> {
-    /// Reads the request target of a call with this method and host.
+    /// Reads the request target of a call with this method and host. A path in it may have a [`Doubt`]: whether it is to
+    /// be refused is the policy's to say.
     pub fn parse(text: &'a str, method: Method<'_>, host: Option<&Host<'_>>) -> Result<Self, Unclear> {
         match (text, method.as_str()) {
             ("*", "OPTIONS") => return Ok(Self::Asterisk),
             ("", "CONNECT") => return Ok(Self::Authority),
-            _ if text.starts_with('/') => return Path::parse(text).map(Self::Path),
+            _ if text.starts_with('/') => return Path::read(text).map(Self::Path),
             _ => {}
         }
         let rest = ["http://", "https://"].iter().find_map(|scheme| text.strip_prefix(scheme)).ok_or(Unclear::Form)?;
@@ -171,8 +179,8 @@ impl<'a> Target<'a> {
             return Err(Unclear::OtherHost);
         }
         match &rest[end..] {
-            "" => Ok(Self::Path(Path { read: Cow::Borrowed("/"), written: "/" })),
-            path => Path::parse(path).map(Self::Path),
+            "" => Ok(Self::Path(Path { read: Cow::Borrowed("/"), written: "/", doubt: None })),
+            path => Path::read(path).map(Self::Path),
         }
     }
 
@@ -186,9 +194,9 @@ impl<'a> Target<'a> {
 }
 
 impl<'a> Path<'a> {
-    /// Reads an absolute path; a query is cut off first, so that nothing in it counts as path.
+    /// Reads an absolute path that has one reading; a query is cut off first, so that nothing in it counts as path.
     pub fn parse(text: &'a str) -> Result<Self, Unclear> {
-        let text = text.find('?').map_or(text, |question_mark| &text[..question_mark]);
+        let text = without_query(text);
         if !text.starts_with('/') {
             return Err(Unclear::Form);
         }
@@ -215,14 +223,14 @@ impl<'a> Path<'a> {
             return Err(Unclear::TooLong);
         }
         let decoded = if encoded { Cow::Owned(decode(text)?) } else { Cow::Borrowed(text) };
-        if decoded.chars().any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')) {
+        if decoded.chars().any(is_control) {
             return Err(Unclear::Control);
         }
         if decoded.split('/').any(|segment| matches!(segment, "." | "..")) {
             return Err(Unclear::DotSegment);
         }
         if decoded.len() == 1 || !decoded.ends_with('/') {
-            return Ok(Self { read: decoded, written: text });
+            return Ok(Self { read: decoded, written: text, doubt: None });
         }
         let read = match decoded {
             Cow::Borrowed(path) => Cow::Borrowed(&path[..path.len() - 1]),
@@ -231,10 +239,11 @@ impl<'a> Path<'a> {
                 Cow::Owned(path)
             }
         };
-        Ok(Self { read, written: text })
+        Ok(Self { read, written: text, doubt: None })
     }
 
-    /// The path, decoded, without a trailing slash.
+    /// The path, decoded, without a trailing slash. Where there is a [`doubt`](Self::doubt), without parameters, and what is
+    /// data of a segment although it has a meaning stays encoded: `/` as `%2F`, `%` as `%25`.
     pub fn as_str(&self) -> &str {
         &self.read
     }
@@ -244,11 +253,23 @@ impl<'a> Path<'a> {
         self.written
     }
 
-    /// The segments between the slashes, decoded; none for `/`. None of them is empty.
+    /// The segments between the slashes, decoded as [`as_str`](Self::as_str) has them; none for `/`. None of them is empty,
+    /// but where there is a doubt.
     pub fn segments(&self) -> impl Iterator<Item = &str> {
         // `/` would yield one empty segment.
-        self.read[1..].split('/').filter(|segment| !segment.is_empty())
+        let root = self.read.len() == 1;
+        self.read[1..].split('/').filter(move |_| !root)
     }
+
+    /// What servers read differently in it.
+    pub fn doubt(&self) -> Option<&Doubt> {
+        self.doubt.as_deref()
+    }
+}
+
+/// `text` up to its query.
+fn without_query(text: &str) -> &str {
+    text.find('?').map_or(text, |question_mark| &text[..question_mark])
 }
 
 /// Percent-decodes once. What decoding would turn into a character with a meaning of its own is refused.
@@ -260,18 +281,29 @@ fn decode(text: &str) -> Result<String, Unclear> {
             decoded.push(byte);
             continue;
         }
-        let digit = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16)).ok_or(Unclear::BadEncoding);
-        let (high, low) = (digit(bytes.next())?, digit(bytes.next())?);
-        match u8::try_from(high * 16 + low).map_err(|_| Unclear::BadEncoding)? {
+        match octet(&mut bytes)? {
             b'/' => return Err(Unclear::EncodedSlash),
             b'\\' => return Err(Unclear::Backslash),
             b'%' => return Err(Unclear::EncodedPercent),
             b';' => return Err(Unclear::Parameters),
-            0..0x20 | 0x7f => return Err(Unclear::Control),
-            byte => decoded.push(byte),
+            octet => decoded.push(octet),
         }
     }
     String::from_utf8(decoded).map_err(|_| Unclear::NotUtf8)
+}
+
+/// The octet that the two digits behind a percent sign stand for, unless it is a control character.
+fn octet(digits: &mut impl Iterator<Item = u8>) -> Result<u8, Unclear> {
+    let mut digit = || digits.next().and_then(|byte| char::from(byte).to_digit(16)).ok_or(Unclear::BadEncoding);
+    match u8::try_from(digit()? * 16 + digit()?).map_err(|_| Unclear::BadEncoding)? {
+        0..0x20 | 0x7f => Err(Unclear::Control),
+        octet => Ok(octet),
+    }
+}
+
+/// Whether some servers end a line at `c`, or a text.
+fn is_control(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
 impl fmt::Display for Method<'_> {

@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::IpAddr;
 
 pub use super::certificate::Certificate;
+use super::decision::Reason;
+use super::identity::Identity;
 use super::path::{Host, Method, Target};
 
 /// The longest scope, in bytes.
@@ -12,8 +14,8 @@ pub const SCOPE_BYTES_MAX: usize = 256;
 /// The longest name of a header and the longest value, in bytes.
 pub const HEADER_BYTES_MAX: usize = 16 * 1024;
 
-/// One question, borrowed from the message that asked it. Its parts were checked when it was made: a [`Target`] is
-/// never ambiguous and a [`Method`] always a well-formed one.
+/// One question, borrowed from the message that asked it. Its parts were checked when it was made: a [`Method`] is always
+/// well formed, and a [`Target`] that servers read differently says so.
 #[derive(Clone, Debug)]
 pub struct Question<'a> {
     /// What the caller showed.
@@ -44,6 +46,18 @@ pub struct Question<'a> {
     pub mode: Mode,
     /// Whether the answer should say how it came about.
     pub explain: bool,
+}
+
+impl Question<'_> {
+    /// Whether `identity` (none: an anonymous caller) has the scopes that whoever asks demands.
+    pub fn admits(&self, identity: Option<&Identity>) -> Result<(), Reason> {
+        match identity {
+            _ if self.scopes.is_empty() => Ok(()),
+            None => Err(Reason::NoCredential),
+            Some(identity) if self.scopes.iter().all(|scope| identity.has_scope(scope)) => Ok(()),
+            Some(_) => Err(Reason::InsufficientScope),
+        }
+    }
 }
 
 /// Whether `text` can be a scope (RFC 6749 §3.3), of at most [`SCOPE_BYTES_MAX`] bytes. Tokens carry them separated by spaces.

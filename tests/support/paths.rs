@@ -141,6 +141,7 @@ fn strict() -> Vec<Case> {
     cases.extend(decided());
     cases.extend(methods_and_headers());
     cases.extend(hosts());
+    cases.extend(further());
     cases
 }
 
@@ -177,6 +178,42 @@ fn decided() -> Vec<Case> {
         get(35, "/api/orders/{id}", "orders allowed"),
         get(35, "/api/orders/**", "orders allowed"),
         get(35, "/api/*/x", "- no_rule"),
+    ]
+}
+
+/// Further tricks, beyond those that were promised.
+fn further() -> Vec<Case> {
+    vec![
+        // A question mark that is encoded begins no query.
+        get(39, "/api/admin%3Fx=/api/public/", "- no_rule"),
+        get(39, "/api/public/%3F/../admin", "400"),
+        get(39, "/api/public/%3f/x", "public allowed"),
+        // Ends of lines and texts, of whatever alphabet.
+        get(40, "/api/admin%E2%80%A8", "400"),
+        get(40, "/api/admin\u{2029}", "400"),
+        get(40, "/api/admin%C2%85", "400"),
+        get(40, "/api/admin%09", "400"),
+        get(40, "/api/admin%7F", "400"),
+        // What nobody sees is data all the same.
+        get(41, "/api/adm%E2%80%8Bin", "- no_rule"),
+        get(41, "/api/%E2%80%AEnimda", "- no_rule"),
+        get(41, "/api/admin%CC%81", "- no_rule"),
+        // A method in the query, which some frameworks obey, is no method.
+        call(42, "POST", "/api/orders/1?_method=DELETE", "orders allowed"),
+        // Plus is plus, and names may begin with dots.
+        get(43, "/api/admin+", "- no_rule"),
+        get(43, "/api/public/+..", "public allowed"),
+        get(43, "/api/public/...", "public allowed"),
+        get(43, "/api/public/..a/.well-known", "public allowed"),
+        get(43, "/.%61pi/admin", "- no_rule"),
+        // Absolute forms that some read as paths.
+        get(44, "HTTP://api.example.com/api/public/x", "400"),
+        get(44, "http:/api/public/x", "400"),
+        get(44, "http:///api/public/x", "400"),
+        get(44, "//api.example.com/api/public/x", "400"),
+        get(44, "http://api.example.com?/api/admin", "400"),
+        get(44, "http://api.example.com#/api/public", "400"),
+        get(44, "http://api.example.com\\@evil/api/public", "400"),
     ]
 }
 

@@ -46,11 +46,12 @@ const HOMES: [(&str, &[&str]); 18] = [
 ];
 
 /// Crates that do no input or output, start nothing and keep no time: all that `domain` may name beside `std`.
-const PURE: [&str; 11] = [
+const PURE: [&str; 12] = [
     "aws_lc_rs",
     "base64",
     "foldhash",
     "http",
+    "ipnet",
     "proptest",
     "rcgen",
     "serde",

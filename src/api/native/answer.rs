@@ -13,7 +13,6 @@ use crate::domain::decision::{
     Decision, Explanation, Held, Provenance, QuotaState, QuotaVerdict, Reason, longest_wait,
 };
 use crate::domain::identity::{Actor, Identity, IdentityKind};
-use crate::domain::policy::Demand;
 use crate::domain::time::Micros;
 use crate::proto as pb;
 
@@ -28,7 +27,8 @@ pub(super) fn response(decision: &Decision, replica: &str) -> pb::DecideResponse
         identity: decision.identity.as_deref().map(identity),
         quotas: decision.quotas.iter().map(quota).collect(),
         retry_after: decision.retry_after().map(duration),
-        required_scopes: required_scopes(decision),
+        // What an honest caller has to ask its issuer for (RFC 6750 §3).
+        required_scopes: decision.required_scopes.clone(),
         explanation: decision.explanation.as_deref().map(|seen| explanation(decision, *seen, replica)),
         reservation: reservation(decision.held.as_deref()),
         expires_after: expires_after(decision.held.as_deref()),
@@ -179,15 +179,6 @@ fn quota(state: &QuotaState) -> pb::QuotaStatus {
         remaining: state.remaining,
         reset_after: Some(duration(state.reset_after)),
         retry_after,
-    }
-}
-
-/// Told only to a caller who lacks one of them: it is what an honest caller has to ask its issuer for (RFC 6750 §3).
-fn required_scopes(decision: &Decision) -> Vec<String> {
-    let rule = decision.rule.and_then(|index| decision.policy.rules.get(index));
-    match (decision.reason, rule.map(|rule| &rule.demand)) {
-        (Reason::InsufficientScope, Some(Demand::Caller(caller))) => caller.scopes.clone(),
-        _ => Vec::new(),
     }
 }
 

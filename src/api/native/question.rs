@@ -1,6 +1,6 @@
 //! Wire messages to questions. Everything that is wrong with a message is found in one reading.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::net::IpAddr;
 
@@ -8,9 +8,13 @@ use super::reservation::{self, Reservation};
 use crate::decide::{CounterCharge, Undecidable, Violation};
 use crate::domain::certificate::{Certificate, Unreadable};
 use crate::domain::decision::HeldCounter;
+use crate::domain::guard::announced_body;
 use crate::domain::limit::{HOLD_MAX, HOLD_MIN, UNITS_MAX};
 use crate::domain::path::{Host, Method, Target};
-use crate::domain::question::{Credential, ExtraCharge, Headers, Mode, Proofs, Question};
+use crate::domain::question::{
+    Credential, ExtraCharge, HEADER_BYTES_MAX, Headers, Mode, Proofs, Question, is_header_name, is_header_text,
+    is_scope,
+};
 use crate::domain::time::Micros;
 use crate::domain::window::LeaseId;
 use crate::proto as pb;
@@ -26,6 +30,9 @@ pub(in crate::api) const ATTRIBUTE_BYTES_MAX: usize = 4 * 1024;
 
 /// The most scopes that one question may demand.
 pub(in crate::api) const SCOPES_MAX: usize = 64;
+
+/// The most headers of the call.
+const HEADERS_MAX: usize = 128;
 
 /// How long a reservation lasts when nothing is said: long enough for most answers of a language model.
 const HOLD_DEFAULT: Micros = Micros::from_secs(60);
@@ -61,7 +68,7 @@ impl Violations {
 
 /// Reads a question.
 pub(super) fn question(wire: &pb::DecideRequest) -> Result<Question<'_>, Undecidable> {
-    let pb::DecideRequest { credential, request, resource, limits, units, mode, explain, scopes: _ } = wire;
+    let pb::DecideRequest { credential, request, resource, limits, units, mode, explain, scopes } = wire;
     let mut violations = Violations::default();
     let mode = violations.keep("mode", mode_of(*mode));
     let consumes = mode != Some(Mode::Peek);
@@ -78,14 +85,16 @@ pub(super) fn question(wire: &pb::DecideRequest) -> Result<Question<'_>, Undecid
             );
         }
     }
+    let scopes = scopes_of(scopes, &mut violations);
     let proofs = proofs_of(credential.as_ref(), &mut violations);
     if request.is_none() {
         violations.push("request", "is needed: the call that asks for passage");
     }
     let request = request.as_ref().and_then(|request| request_of(request, &mut violations));
-    let (Some((method, host, target, source, plain_http)), Some(units), Some(mode)) = (request, units, mode) else {
+    let (Some(request), Some(units), Some(mode)) = (request, units, mode) else {
         return Err(violations.into_undecidable());
     };
+    let Request { method, host, target, source, plain_http, headers, body } = request;
     violations.or(Some(Question {
         credential: credential_of(credential.as_ref()),
         proofs: Proofs { plain_http, ..proofs },
@@ -93,9 +102,9 @@ pub(super) fn question(wire: &pb::DecideRequest) -> Result<Question<'_>, Undecid
         host,
         target,
         source,
-        headers: Headers::default(),
-        body: None,
-        scopes: Vec::new(),
+        headers,
+        body,
+        scopes,
         resource: resource.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect(),
         extra,
         units,
@@ -104,11 +113,19 @@ pub(super) fn question(wire: &pb::DecideRequest) -> Result<Question<'_>, Undecid
     }))
 }
 
-/// Method, host, target, source, and whether it came by plain HTTP.
-type Request<'a> = (Method<'a>, Option<Host<'a>>, Target<'a>, Option<IpAddr>, bool);
+/// What is read of the call that asks for passage.
+struct Request<'a> {
+    method: Method<'a>,
+    host: Option<Host<'a>>,
+    target: Target<'a>,
+    source: Option<IpAddr>,
+    plain_http: bool,
+    headers: Headers<'a>,
+    body: Option<u64>,
+}
 
 fn request_of<'a>(wire: &'a pb::RequestAttributes, violations: &mut Violations) -> Option<Request<'a>> {
-    let pb::RequestAttributes { method, path, host, source_address, scheme, headers: _, body_bytes: _ } = wire;
+    let pb::RequestAttributes { method, path, host, source_address, scheme, headers, body_bytes } = wire;
     let plain_http = violations.keep("request.scheme", is_plain_http(scheme));
     let method = violations.keep("request.method", Method::parse(method));
     let host = match host.as_str() {
@@ -119,10 +136,41 @@ fn request_of<'a>(wire: &'a pb::RequestAttributes, violations: &mut Violations) 
         "" => Some(None),
         address => violations.keep("request.source_address", address_of(address)).map(Some),
     };
+    let headers = headers_of(headers, violations);
     // How the path is read depends on the method and the host.
     let (method, host) = (method?, host?);
     let target = violations.keep("request.path", Target::parse(path, method, host.as_ref()))?;
-    Some((method, host, target, source?, plain_http?))
+    let body = body_bytes.or_else(|| announced_body(method, &headers));
+    Some(Request { method, host, target, source: source?, plain_http: plain_http?, headers, body })
+}
+
+fn headers_of<'a>(wire: &'a BTreeMap<String, String>, violations: &mut Violations) -> Headers<'a> {
+    if wire.len() > HEADERS_MAX {
+        violations.push("request.headers", format!("has {} entries; at most {HEADERS_MAX} are read", wire.len()));
+    }
+    for (name, value) in wire {
+        if !is_header_name(name) || value.len() > HEADER_BYTES_MAX {
+            violations.push(
+                format!("request.headers[\"{}\"]", shown(name)),
+                format!("must have a header's name in lower case, and name and value at most {HEADER_BYTES_MAX} bytes"),
+            );
+        }
+    }
+    let text = |value: &'a str| Some(value).filter(|value| is_header_text(value.as_bytes()));
+    Headers::new(wire.iter().map(|(name, value)| (name.as_str(), text(value))).collect())
+}
+
+fn scopes_of<'a>(wire: &'a [String], violations: &mut Violations) -> Vec<&'a str> {
+    if wire.len() > SCOPES_MAX {
+        violations.push("scopes", format!("has {} entries; at most {SCOPES_MAX} are read", wire.len()));
+    }
+    for (index, _) in wire.iter().enumerate().filter(|(_, scope)| !is_scope(scope)).take(SCOPES_MAX) {
+        violations.push(
+            format!("scopes[{index}]"),
+            "must be one scope: 1 to 256 printable ASCII characters without space, `\"` and `\\`",
+        );
+    }
+    wire.iter().map(String::as_str).collect()
 }
 
 /// The name of an entry, as a message can show it.
@@ -292,6 +340,7 @@ mod tests {
     use super::*;
     use crate::domain::decision::Held;
     use crate::domain::limit::{CounterKey, Kind};
+    use crate::domain::question::Header;
 
     fn good() -> pb::DecideRequest {
         pb::DecideRequest {
@@ -376,6 +425,71 @@ mod tests {
             read(&[charge(None), charge(Some(0)), pb::QuotaCharge::default()]),
             ["charges[1].units", "charges[1].counter", "charges[2].counter"]
         );
+    }
+
+    #[test]
+    fn headers_are_bounded_and_what_is_no_text_is_known_to_be_none() {
+        let with = |headers: &[(&str, &str)]| {
+            let headers = headers.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+            let request = Some(pb::RequestAttributes { headers, ..good().request.unwrap() });
+            pb::DecideRequest { request, ..good() }
+        };
+        let long = "x".repeat(HEADER_BYTES_MAX + 1);
+        let wire = with(&[
+            ("x-tenant", "a, b"),
+            ("x-tab", "a\tb"),
+            ("x-empty", ""),
+            ("x-obs-text", "\u{e9}"),
+            ("x-control", "a\r\nb"),
+            ("x-nul", "\0"),
+            ("x-del", "\u{7f}"),
+        ]);
+        let headers = question(&wire).unwrap().headers;
+        for (name, value) in [("x-tenant", "a, b"), ("x-tab", "a\tb"), ("x-empty", "")] {
+            assert_eq!(headers.get(name), Header::Text(value));
+        }
+        for name in ["x-obs-text", "x-control", "x-nul", "x-del"] {
+            assert_eq!(headers.get(name), Header::Unreadable, "{name}");
+        }
+        assert_eq!(headers.get("x-other"), Header::Absent);
+        for name in ["", "X-Tenant", "x tenant", "x:tenant", ":authority", "\u{e9}", &long] {
+            let shown = shown(name);
+            assert_eq!(fields(&with(&[(name, "a")])), [format!("request.headers[\"{shown}\"]")], "{shown}");
+        }
+        assert_eq!(fields(&with(&[("x-long", &long)])), ["request.headers[\"x-long\"]"]);
+        assert_eq!(fields(&with(&[("x-long", &long[1..])])), [""; 0]);
+        let many: Vec<String> = (0..=HEADERS_MAX).map(|number| format!("x-{number}")).collect();
+        let many: Vec<(&str, &str)> = many.iter().map(|name| (name.as_str(), "")).collect();
+        assert_eq!(fields(&with(&many)), ["request.headers"]);
+        assert_eq!(fields(&with(&many[1..])), [""; 0]);
+    }
+
+    #[test]
+    fn a_body_has_the_size_that_is_given_else_what_the_headers_announce() {
+        let body = |method: &str, headers: &[(&str, &str)], body_bytes| {
+            let headers = headers.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+            let method = method.to_owned();
+            let request = Some(pb::RequestAttributes { method, headers, body_bytes, ..good().request.unwrap() });
+            question(&pb::DecideRequest { request, ..good() }).unwrap().body
+        };
+        assert_eq!(body("POST", &[("content-length", "5")], Some(7)), Some(7));
+        assert_eq!(body("POST", &[("transfer-encoding", "chunked")], Some(0)), Some(0));
+        assert_eq!(body("POST", &[("content-length", "5")], None), Some(5));
+        assert_eq!(body("POST", &[], None), None);
+        assert_eq!(body("GET", &[], None), Some(0));
+        assert_eq!(body("GET", &[("transfer-encoding", "chunked")], None), None);
+    }
+
+    #[test]
+    fn scopes_are_words_and_few() {
+        let with = |scopes: Vec<String>| pb::DecideRequest { scopes, ..good() };
+        let scopes = |number: usize| (0..number).map(|number| format!("s:{number}")).collect::<Vec<_>>();
+        assert_eq!(question(&with(scopes(SCOPES_MAX))).unwrap().scopes.len(), SCOPES_MAX);
+        assert_eq!(fields(&with(scopes(SCOPES_MAX + 1))), ["scopes"]);
+        let odd = ["a", "", "a b", "\"", "a\\", "\u{e9}"].map(str::to_owned).to_vec();
+        assert_eq!(fields(&with(odd)), ["scopes[1]", "scopes[2]", "scopes[3]", "scopes[4]", "scopes[5]"]);
+        let endless = vec![" ".to_owned(); 100_000];
+        assert_eq!(fields(&with(endless)).len(), SCOPES_MAX + 1);
     }
 
     #[test]

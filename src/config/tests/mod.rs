@@ -14,11 +14,14 @@ use crate::domain::client::{Client, MayRevoke, Sight, secret_hash};
 use crate::domain::connection::Connection;
 use crate::domain::event::Events;
 use crate::domain::fixed::Grid;
+use crate::domain::guard::{Guard, Origin, Sources};
 use crate::domain::identity_headers::{Facet, IdentityHeader};
 use crate::domain::introspection::{ClientAuth, Introspection};
 use crate::domain::issuer::{Algorithm as Signing, BindingDemand, ClaimPath, KeySource};
 use crate::domain::limit::{Algorithm, Attribute, WhenAway};
-use crate::domain::policy::Caller;
+use crate::domain::network::Network;
+use crate::domain::path::Leniency;
+use crate::domain::policy::{Attributes, Caller, HostPattern, ValuePattern};
 use crate::domain::revocation::WhenBehind;
 use crate::domain::slots::Slots;
 use crate::domain::status::StatusLists;
@@ -129,9 +132,18 @@ rules:
     match: { method: [PUT, POST], host: "*.example.com", path: "/orders/{id}" }
     require: { names: [spiffe://td/ns/**], roles: [ADMIN, OWNER], scopes: ["orders:read"], issuers: [partner], audiences: [orders], actors: [], max_login_age: 5m, binding: dpop }
     limits: [per-subject, all]
-  - match: { method: GET, path: /public/** }
+    sources: { allow: [10.0.0.0/8, 192.0.2.7], deny: ["2001:db8::/32"] }
+    max_body: 1MiB
+    origins: [https://app.example.com, "http://localhost:3000"]
+    refuse_method_override: true
+    encoded_slash: allow
+    path_parameters: strip
+  - match: { method: GET, path: /public/**, headers: { x-tenant: [acme, "a b"], x-trace: "*" }, resource: { route: open } }
     permit: anyone
+    sources: [10.0.0.0/8]
+    on_invalid: refuse
   - match: { host: example.com }
+path: { normalization: trust_gateway, case_insensitive_hosts: ["*.legacy.example.com"] }
 revocation: { max_lag: 5s, when_behind: deny }
 dpop: { nonce_secret: 0123456789abcdef0123456789ABCDEF }
 gateways: { trusted_hops: 2, forwarded_certificates: true }
@@ -210,6 +222,28 @@ fn everything_that_can_be_said_is_heard() {
         scopes: vec!["orders:read".into()],
     };
     assert_eq!(order.demand, Demand::Caller(caller));
+    let networks = |texts: &[&str]| texts.iter().map(|text| Network::parse(text).unwrap()).collect::<Vec<_>>();
+    let (allow, deny) = (networks(&["10.0.0.0/8", "192.0.2.7"]), networks(&["2001:db8::/32"]));
+    let guard = Guard {
+        sources: Sources { allow, deny },
+        body_max: Some(1_048_576),
+        origins: ["https://app.example.com", "http://localhost:3000"].map(|text| Origin::parse(text).unwrap()).to_vec(),
+        refuses_bad_credentials: false,
+        refuses_method_override: true,
+    };
+    assert_eq!(order.guard.as_deref(), Some(&guard));
+    assert_eq!(order.leniency, Leniency { encoded_slash: true, path_parameters: true });
+    let sources = Sources { allow: networks(&["10.0.0.0/8"]), deny: Vec::new() };
+    assert_eq!(public.guard.as_deref(), Some(&Guard { sources, refuses_bad_credentials: true, ..Guard::default() }));
+    let one_of = |values: &[&str]| ValuePattern::OneOf(values.iter().map(|&value| value.to_owned()).collect());
+    let attributes = Attributes {
+        headers: vec![("x-tenant".to_owned(), one_of(&["acme", "a b"])), ("x-trace".to_owned(), ValuePattern::Present)],
+        resource: vec![("route".to_owned(), one_of(&["open"]))],
+    };
+    assert_eq!(public.matches.attributes.as_deref(), Some(&attributes));
+    assert!(rest.guard.is_none() && rest.matches.attributes.is_none() && rest.leniency == Leniency::default());
+    let hosts = vec![HostPattern::parse("*.legacy.example.com").unwrap()];
+    assert_eq!(config.policy.paths, Paths { trusts_gateway: true, case_insensitive_hosts: hosts });
     assert_eq!(public.demand, Demand::Anyone);
     assert_eq!(rest.demand, Demand::authenticated());
 }

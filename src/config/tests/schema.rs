@@ -213,6 +213,8 @@ fn reference() -> String {
         ("rule", "An entry of `rules`"),
         ("match", "`match` of a rule"),
         ("require", "`require` of a rule"),
+        ("sources", "`sources` of a rule"),
+        ("pathReading", "`path`"),
         ("revocation", "`revocation`"),
         ("dpop", "`dpop`"),
         ("gateways", "`gateways`"),
