@@ -1,6 +1,7 @@
 //! A real Envoy whose filter `ext_authz` asks Tollgate, with the configuration that docs/gateways/envoy.md shows.
 
 mod grpc;
+mod guards;
 mod hard;
 mod messages;
 mod paths;

@@ -86,9 +86,9 @@ impl<'a> Fields<'a> {
         let text = str::from_utf8(value).ok().filter(|value| is_header_text(value.as_bytes())).map(Cow::Borrowed);
         match self.named.iter_mut().find(|(own, _)| *own == name) {
             None => self.named.push((name, text)),
-            // RFC 9110 §5.3. One that nobody can read leaves the whole unreadable.
+            // RFC 9110 §5.3, as Envoy writes it in its other form. One that nobody can read leaves the whole unreadable.
             Some((_, joined)) => {
-                *joined = joined.take().zip(text).map(|(before, text)| Cow::Owned(format!("{before}, {text}")));
+                *joined = joined.take().zip(text).map(|(before, text)| Cow::Owned(format!("{before},{text}")));
             }
         }
     }
