@@ -19,12 +19,12 @@ use url::form_urlencoded;
 
 use super::{Deciding, undecided, written};
 use crate::api::http_answer::{PROBLEM, Refusal, told_anyway};
-use crate::api::{Peer, native};
+use crate::api::{Peer, native, route};
 use crate::decide::{Undecidable, Violation};
 use crate::domain::decision::Decision;
 use crate::domain::gateway::Gateways;
 use crate::domain::identity_headers::RESERVATION;
-use crate::domain::question::Header;
+use crate::domain::question::{ExtraCharge, Header};
 use crate::proto as pb;
 use crate::telemetry::Facade;
 
@@ -262,12 +262,13 @@ impl<'a> Reading<'a> {
                 continue;
             }
             let read = match (&*name, name.strip_prefix("resource.")) {
-                ("scopes", _) => {
-                    wire.scopes = value.split(' ').filter(|scope| !scope.is_empty()).map(str::to_owned).collect();
-                    Ok(())
-                }
-                ("limits", _) => limits(&value).map(|limits| wire.limits = limits),
-                ("units", _) => number(&value).map(|units| wire.units = Some(units)),
+                ("scopes", _) => route::scopes(&value).map(|scopes| {
+                    wire.scopes = scopes.into_iter().map(str::to_owned).collect();
+                }),
+                ("limits", _) => route::limits(&value).map(|limits| {
+                    wire.limits = limits.into_iter().map(charge).collect();
+                }),
+                ("units", _) => route::units(&value).map(|units| wire.units = Some(units)),
                 ("refuse", _) if value == "403" => {
                     way.refuses_with_403 = true;
                     Ok(())
@@ -287,21 +288,8 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// Limits by name, separated by commas, each with its units behind `=` where it is not 1.
-fn limits(text: &str) -> Result<Vec<pb::LimitCharge>, String> {
-    let limit = |entry: &str| {
-        let (limit, units) = match entry.split_once('=') {
-            Some((limit, units)) => (limit, Some(number(units)?)),
-            None => (entry, None),
-        };
-        Ok(pb::LimitCharge { limit: limit.to_owned(), units })
-    };
-    text.split(',').map(str::trim).filter(|entry| !entry.is_empty()).map(limit).collect()
-}
-
-fn number(text: &str) -> Result<u64, String> {
-    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    text.parse().ok().filter(|_| digits).ok_or_else(|| "must have whole numbers of units".to_owned())
+fn charge(ExtraCharge { limit, units }: ExtraCharge<'_>) -> pb::LimitCharge {
+    pb::LimitCharge { limit: limit.to_owned(), units: Some(units) }
 }
 
 /// The call's own headers: gateways copy them to the request by which they ask.
@@ -467,14 +455,16 @@ mod tests {
         assert_eq!(way, Way { refuses_with_403: true });
         let wire = asked.unwrap();
         assert_eq!((&wire.scopes[..], wire.units), (&["a".to_owned(), "b:c".to_owned()][..], Some(3)));
-        let charge = |limit: &str, units| pb::LimitCharge { limit: limit.to_owned(), units };
-        assert_eq!(wire.limits, [charge("per-client", Some(2)), charge("spikes", None)]);
+        let charge = |limit: &str, units| pb::LimitCharge { limit: limit.to_owned(), units: Some(units) };
+        assert_eq!(wire.limits, [charge("per-client", 2), charge("spikes", 1)]);
         assert_eq!(wire.resource, [("owner".to_owned(), "ann".to_owned())].into());
         for (query, field) in [
             ("scope=a", "query.scope"),
             ("scopes=a&scopes=a", "query.scopes"),
             ("limits=a%3Dx", "query.limits"),
             ("limits=a%3D", "query.limits"),
+            ("limits=a,a", "query.limits"),
+            ("scopes=", "query.scopes"),
             ("units=-1", "query.units"),
             ("units=99999999999999999999", "query.units"),
             ("refuse=429", "query.refuse"),
