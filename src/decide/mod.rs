@@ -31,6 +31,7 @@ use self::ports::{
 };
 pub use self::revoking::{Asked, Filter, NotRevoked, NotTakenBack, REVOKE_SCOPE, Revoker, TakenBack, Wanted};
 use crate::domain::decision::{Decision, Explanation, Held, Provenance, QuotaStates, Reason};
+use crate::domain::demand;
 use crate::domain::identity::{Binding, Identity};
 use crate::domain::limit::{Attribute, Limit};
 use crate::domain::policy::{Demand, Operators, Policy, Rule, Unkeyed};
@@ -201,13 +202,15 @@ impl Decider {
             Ok(identity) => (Some(identity), None),
             Err(reason) => (None, Some(reason)),
         };
-        let refused = match (&journey.rule().demand, refused) {
+        let rule = journey.rule();
+        let refused = match (&rule.demand, refused) {
             // Whoever anyone is: a credential that is not accepted counts as none, and says nothing about anybody.
             (Demand::Anyone, _) => None,
             (Demand::Caller(_), Some(reason)) => Some(reason),
             (demand @ Demand::Caller(_), None) => {
-                let certificate = journey.question.proofs.certificate.as_ref();
-                demand.admits(identity.as_deref(), certificate, journey.now.wall).err()
+                let pattern = rule.matches.path.as_ref();
+                let call = demand::Call { question: journey.question, pattern, now: journey.now.wall };
+                demand.admits(identity.as_deref(), call).err()
             }
         };
         match refused {
