@@ -1,6 +1,7 @@
 //! Who may: what a rule demands of its caller.
 
 use super::decision::Reason;
+use super::expression::Expression;
 use super::identity::{Binding, Identity, IdentityKind};
 use super::issuer::BindingDemand;
 use super::name::NamePattern;
@@ -37,6 +38,8 @@ pub struct Caller {
     pub roles: Vec<String>,
     /// All of these scopes.
     pub scopes: Vec<String>,
+    /// What must be true of the caller and the call together.
+    pub when: Option<Box<Expression>>,
 }
 
 /// What a demand sees of a call besides who makes it.
@@ -79,7 +82,7 @@ impl Caller {
     /// First what another credential would change, then what the caller may.
     fn admits(&self, identity: &Identity, call: Call<'_>) -> Result<(), Reason> {
         // What is left out is taken apart by name, so that whatever is added is demanded.
-        let Self { issuers, audiences, actors, max_login_age, binding, names, roles, scopes } = self;
+        let Self { issuers, audiences, actors, max_login_age, binding, names, roles, scopes, when } = self;
         if !issuers.is_empty() && !issuers.iter().any(|issuer| **issuer == *identity.issuer) {
             return Err(Reason::WrongCaller);
         }
@@ -107,11 +110,14 @@ impl Caller {
         if !scopes.iter().all(|scope| identity.has_scope(scope)) {
             return Err(Reason::InsufficientScope);
         }
+        if when.as_ref().is_some_and(|condition| !condition.holds(identity, call)) {
+            return Err(Reason::ConditionNotMet);
+        }
         Ok(())
     }
 
     fn demands_as_much(&self, measure: &Self) -> bool {
-        let Self { issuers, audiences, actors, max_login_age, binding, names, roles, scopes } = measure;
+        let Self { issuers, audiences, actors, max_login_age, binding, names, roles, scopes, when } = measure;
         one_of(&self.issuers, issuers)
             && one_of(&self.audiences, audiences)
             && self.binding.demands_as_much(*binding)
@@ -122,6 +128,7 @@ impl Caller {
             && actors.as_ref().is_none_or(|actors| {
                 self.actors.as_ref().is_some_and(|own| own.iter().all(|actor| actors.contains(actor)))
             })
+            && when.as_ref().is_none_or(|when| self.when.as_ref().is_some_and(|own| own.demands_as_much(when)))
     }
 }
 
@@ -159,6 +166,10 @@ mod tests {
 
     fn names(patterns: &[&str]) -> Vec<NamePattern> {
         patterns.iter().filter_map(|pattern| NamePattern::parse(pattern).ok()).collect()
+    }
+
+    fn expression(text: &str) -> Box<Expression> {
+        Box::new(Expression::compile(text, &["id"]).unwrap())
     }
 
     const NOW: Micros = Micros::from_secs(1_000);
@@ -288,6 +299,28 @@ mod tests {
     }
 
     #[test]
+    fn the_rules_expression_must_be_true_of_the_caller_and_the_call() {
+        let caller = Caller {
+            roles: list(&["USER"]),
+            when: Some(expression("resource.owner == identity.subject")),
+            ..Caller::default()
+        };
+        let alice = Identity { subject: Some("alice".into()), ..identity() };
+        let of = |owner: Option<&'static str>, identity: &Identity| {
+            let resource = owner.map(|owner| ("owner", owner)).into_iter().collect();
+            let question = Question { resource, ..question(None) };
+            admits(&Demand::Caller(caller.clone()), Some(identity), &question, NOW)
+        };
+        assert_eq!(of(Some("alice"), &alice), Ok(()));
+        assert_eq!(of(Some("bob"), &alice), Err(Reason::ConditionNotMet));
+        assert_eq!(of(None, &alice), Err(Reason::ConditionNotMet), "nobody says whose it is");
+        assert_eq!(of(Some("alice"), &identity()), Err(Reason::ConditionNotMet), "nobody says who calls");
+        // What the caller lacks by itself is said first.
+        let stranger = Identity { roles: Box::default(), ..alice };
+        assert_eq!(of(Some("bob"), &stranger), Err(Reason::InsufficientRole));
+    }
+
+    #[test]
     fn a_certificate_with_one_of_the_names_is_needed_beside_the_credential() {
         let caller = Caller { names: names(&["spiffe://td/ns/prod/**", "*.example.com"]), ..Caller::default() };
         let at = |certificate: Option<&Certificate<'_>>, now: Micros| {
@@ -349,6 +382,7 @@ mod tests {
             names: names(&["*.example.com"]),
             roles: list(&["R"]),
             scopes: list(&["s"]),
+            when: Some(expression("identity.subject == resource.owner")),
         };
         let as_much = |own: Caller, measure: Caller| Demand::Caller(own).demands_as_much(&Demand::Caller(measure));
         assert!(as_much(base.clone(), base.clone()));
@@ -366,10 +400,17 @@ mod tests {
             Caller { names: Vec::new(), ..base.clone() },
             Caller { roles: list(&["R", "S"]), ..base.clone() },
             Caller { scopes: Vec::new(), ..base.clone() },
+            Caller { when: None, ..base.clone() },
         ];
         for weaker in weaker {
             assert!(!as_much(weaker.clone(), base.clone()), "{weaker:?}");
             assert!(as_much(base.clone(), weaker), "and the other way about");
         }
+        // Of two expressions that differ nobody says which demands more.
+        let other = Caller { when: Some(expression("identity.subject == resource.reader")), ..base.clone() };
+        assert!(!as_much(other.clone(), base.clone()) && !as_much(base.clone(), other));
+        // Two paths may have a segment of that name in two places.
+        let segment = Caller { when: Some(expression("identity.subject == path.id")), ..base };
+        assert!(!as_much(segment.clone(), segment));
     }
 }

@@ -335,7 +335,7 @@ impl PathPattern {
     }
 
     /// The segment of `path` that `{name}` stands for.
-    fn parameter<'p>(&self, name: &str, path: &'p Path<'_>) -> Option<&'p str> {
+    pub(super) fn parameter<'p>(&self, name: &str, path: &'p Path<'_>) -> Option<&'p str> {
         let index = self
             .segments
             .iter()

@@ -13,6 +13,7 @@ use crate::domain::bucket::Flow;
 use crate::domain::client::{Client, MayRevoke, Sight, secret_hash};
 use crate::domain::connection::Connection;
 use crate::domain::event::Events;
+use crate::domain::expression::Expression;
 use crate::domain::fixed::Grid;
 use crate::domain::identity_headers::{Facet, IdentityHeader};
 use crate::domain::introspection::{ClientAuth, Introspection};
@@ -127,7 +128,7 @@ limits:
 rules:
   - name: one order
     match: { method: [PUT, POST], host: "*.example.com", path: "/orders/{id}" }
-    require: { names: [spiffe://td/ns/**], roles: [ADMIN, OWNER], scopes: ["orders:read"], issuers: [partner], audiences: [orders], actors: [], max_login_age: 5m, binding: dpop }
+    require: { names: [spiffe://td/ns/**], roles: [ADMIN, OWNER], scopes: ["orders:read"], issuers: [partner], audiences: [orders], actors: [], max_login_age: 5m, binding: dpop, when: path.id == identity.subject }
     limits: [per-subject, all]
   - match: { method: GET, path: /public/** }
     permit: anyone
@@ -206,6 +207,7 @@ fn everything_that_can_be_said_is_heard() {
         names: vec![NamePattern::parse("spiffe://td/ns/**").unwrap()],
         roles: vec!["ADMIN".into(), "OWNER".into()],
         scopes: vec!["orders:read".into()],
+        when: Some(Box::new(Expression::compile("path.id == identity.subject", &["id"]).unwrap())),
     };
     assert_eq!(order.demand, Demand::Caller(caller));
     assert_eq!(public.demand, Demand::Anyone);
