@@ -1,10 +1,13 @@
-//! Reading a path, finding the rule, naming the counter.
+//! Reading a path, finding the rule, what it demands, naming the counter.
 
 use divan::{Bencher, black_box};
+use tollgate::domain::demand::Call;
+use tollgate::domain::expression::{Expression, ITEM_BYTES_MAX, ITEMS_MAX, STEPS_MAX};
 use tollgate::domain::identity::Identity;
 use tollgate::domain::limit::{Algorithm, Attribute, Limit, WhenAway};
 use tollgate::domain::path::{Host, Leniency, Method, Target};
-use tollgate::domain::policy::{Demand, Match, PathPattern, Paths, Policy, Rule};
+use tollgate::domain::policy::{Caller, Demand, Match, PathPattern, Paths, Policy, Rule};
+use tollgate::domain::question::Question;
 use tollgate::domain::time::Micros;
 
 use crate::house;
@@ -39,6 +42,46 @@ fn counter_key(bencher: Bencher<'_, '_>) {
     let identity = identity();
     let paths = Paths::default();
     bencher.bench(|| rule.counter(black_box(&limit), black_box(&question), Some(&identity), &paths));
+}
+
+/// What a rule demands of a caller who is remembered: without an expression, and with one.
+#[divan::bench(args = EXPRESSIONS)]
+fn demand(bencher: Bencher<'_, '_>, expression: &str) {
+    let when = (!expression.is_empty()).then(|| Box::new(Expression::compile(expression, &["id"]).unwrap()));
+    let demand = Demand::Caller(Caller { scopes: vec!["orders:read".to_owned()], when, ..Caller::default() });
+    let resource = vec![("owner", "4f9c2f6e-8a5b-4c1d-9e3f-7b2a6d8c0e14")];
+    let question = Question { resource, ..house::question("") };
+    let scopes = Box::new(["orders:read".into(), "orders:write".into()]);
+    let roles = Box::new(["USER".into(), "EDITOR".into(), "OWNER".into()]);
+    let identity = Identity { scopes, roles, ..identity() };
+    let pattern = PathPattern::parse("/orders/{id}").unwrap();
+    let call = Call { question: &question, pattern: Some(&pattern), now: Micros::from_secs(1_800_000_000) };
+    assert_eq!(demand.admits(Some(&identity), call), Ok(()));
+    bencher.bench(|| demand.admits(Some(black_box(&identity)), black_box(call)));
+}
+
+const EXPRESSIONS: [&str; 6] = [
+    "",
+    "true",
+    "resource.owner == identity.subject",
+    r#""ADMIN" in identity.roles || resource.owner == identity.subject"#,
+    r#"identity.scopes.exists(s, s.startsWith("orders:"))"#,
+    r#"request.path.matches("^/orders/[0-9]+$")"#,
+];
+
+/// The most steps that an expression may take, nearly, of the largest call that it can be asked of: a role of 1,024 has
+/// the part at its end.
+#[divan::bench(sample_size = 1)]
+fn demand_at_its_worst(bencher: Bencher<'_, '_>) {
+    let text =
+        r#"identity.roles.exists(r, r.startsWith("team:") && r.endsWith(":admin") && r.contains(resource.team))"#;
+    let expression = Expression::compile(text, &[]).unwrap();
+    let role = format!("team:{}:admin", "x".repeat(ITEM_BYTES_MAX - "team::admin".len()));
+    let identity = Identity { roles: vec![role.into_boxed_str(); ITEMS_MAX].into(), ..identity() };
+    let question = Question { resource: vec![("team", "y")], ..house::question("") };
+    let call = Call { question: &question, pattern: None, now: Micros::from_secs(1_800_000_000) };
+    assert!(!expression.holds(&identity, call) && expression.steps_max() > STEPS_MAX * 9 / 10);
+    bencher.bench(|| expression.holds(black_box(&identity), black_box(call)));
 }
 
 fn rule(path: &str) -> Rule {

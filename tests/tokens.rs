@@ -15,7 +15,7 @@ const AUDIENCE: &str = "https://orders.example";
 /// Trusts the provider by discovery alone, as with Spring's `issuer-uri`.
 fn policy(oidc: &Oidc) -> String {
     format!(
-        r"
+        r#"
 issuers:
   - issuer: {}
     audiences: [{AUDIENCE}]
@@ -28,11 +28,13 @@ rules:
     require: {{ roles: [ADMIN] }}
   - match: {{ method: POST, path: /orders/** }}
     require: {{ scopes: ['orders:write'] }}
+  - match: {{ method: DELETE, path: '/orders/{{id}}' }}
+    require: {{ when: '"ADMIN" in identity.roles || resource.owner == identity.subject' }}
   - match: {{ path: /orders/** }}
     require: {{ scopes: ['orders:read'] }}
     limits: [per-subject]
   - match: {{ path: /me }}
-",
+"#,
         oidc.issuer()
     )
 }
@@ -75,6 +77,27 @@ async fn rules_look_at_scopes_and_roles() {
     }
     let answer = tollgate.decide(question("POST", "/orders/1", Some(&reader))).await;
     assert_eq!(answer.required_scopes, ["orders:write"]);
+}
+
+#[tokio::test]
+async fn whoever_owns_an_order_may_delete_it_and_so_may_an_admin() {
+    let Some(oidc) = Oidc::start().await else { return };
+    let tollgate = Tollgate::start(&policy(&oidc)).await;
+    let reader = oidc.token(Client::Reader, AUDIENCE, Signature::Es256, "orders:read").await;
+    let admin = oidc.token(Client::Admin, AUDIENCE, Signature::Es256, "orders:read").await;
+    for (token, owner, detail) in [
+        (&reader, Some(Client::Reader.id()), "allowed"),
+        (&reader, Some("somebody"), "condition_not_met"),
+        (&reader, None, "condition_not_met"),
+        (&admin, Some("somebody"), "allowed"),
+        (&admin, None, "allowed"),
+    ] {
+        let mut asked = question("DELETE", "/orders/1", Some(token));
+        asked.resource.extend(owner.map(|owner| ("owner".to_owned(), owner.to_owned())));
+        let answer = tollgate.decide(asked).await;
+        assert_eq!((answer.allowed, answer.detail.as_str()), (detail == "allowed", detail), "{owner:?}");
+    }
+    assert_eq!(tollgate.verdict("DELETE", "/orders/1", None).await, "deny no_credential");
 }
 
 #[tokio::test]

@@ -267,8 +267,6 @@ mod tests {
             guard: None,
             demand: Demand::Caller(caller),
             limits: Vec::new(),
-            guard: None,
-            leniency: Leniency::default(),
         };
         Decision {
             reason,
@@ -279,7 +277,6 @@ mod tests {
             required_scopes: vec!["orders:read".to_owned(), "route:a".to_owned()],
             held: None,
             dpop_nonce: None,
-            required_scopes: Vec::new(),
             explanation: None,
         }
     }

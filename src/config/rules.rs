@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::thread;
 
 use super::certificates;
 use super::guards::{attributes, guard, leniency};
@@ -12,6 +13,7 @@ use super::order;
 use super::problem::nearest;
 use super::reader::{Fields, Item, Reader};
 use super::values::{duration, scope, word};
+use crate::domain::expression::Expression;
 use crate::domain::guard::Guard;
 use crate::domain::issuer::BindingDemand;
 use crate::domain::limit::{Attribute, Limit};
@@ -69,8 +71,16 @@ fn rule<'n>(reader: &mut Reader<'_>, item: &Item<'n>, known: &Known<'_>) -> Opti
         fields.optional(reader, "name", |reader, item| reader.parse(item, word("a rule's name", RULE_NAME_BYTES_MAX)));
     let matches = fields.required(reader, "match", matching);
     let permit = fields.optional(reader, "permit", |reader, item| reader.one_of(item, &[("anyone", Demand::Anyone)]));
-    let require = fields.optional(reader, "require", |reader, item| caller(reader, item, known).map(Demand::Caller));
+    let require = fields
+        .optional(reader, "require", |reader, item| caller(reader, item, known, matches.as_ref()).map(Demand::Caller));
     let demand = match (permit, require) {
+        (Some(Some(_)), Some(Some(Demand::Caller(Caller { when: Some(_), .. })))) => {
+            reader.error(
+                item,
+                "has `when` beside `permit: anyone`; an expression is about a caller: keep `require` alone",
+            );
+            None
+        }
         (Some(Some(_)), Some(Some(_))) => {
             reader.error(item, "has both `permit` and `require`; keep one: `permit: anyone` demands nothing");
             None
@@ -113,7 +123,7 @@ fn method(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<String> {
     reader.parse(item, |text| Method::parse(text).map(|method| method.to_string()).map_err(|why| why.to_string()))
 }
 
-fn caller(reader: &mut Reader<'_>, item: &Item<'_>, known: &Known<'_>) -> Option<Caller> {
+fn caller(reader: &mut Reader<'_>, item: &Item<'_>, known: &Known<'_>, matches: Option<&Match>) -> Option<Caller> {
     let mut fields = reader.fields(item, "require")?;
     let issuers = fields.or(reader, "issuers", Vec::new(), |reader, item| {
         reader.some(item, |reader, item| issuer(reader, item, known.issuers))
@@ -129,6 +139,7 @@ fn caller(reader: &mut Reader<'_>, item: &Item<'_>, known: &Known<'_>) -> Option
     let roles = words(reader, &mut fields, "roles", "a role");
     let scopes = fields
         .or(reader, "scopes", Vec::new(), |reader, item| reader.some(item, |reader, item| reader.parse(item, scope)));
+    let when = fields.optional(reader, "when", |reader, item| condition(reader, item, matches));
     fields.finish(reader);
     let caller = Caller {
         issuers: issuers?,
@@ -139,6 +150,7 @@ fn caller(reader: &mut Reader<'_>, item: &Item<'_>, known: &Known<'_>) -> Option
         names: names?,
         roles: roles?,
         scopes: scopes?,
+        when: when?,
     };
     if caller == Caller::default() {
         reader.error(
@@ -148,6 +160,25 @@ fn caller(reader: &mut Reader<'_>, item: &Item<'_>, known: &Known<'_>) -> Option
         return None;
     }
     Some(caller)
+}
+
+/// What must be true of the caller and the call. It may name the segments of the rule's path.
+fn condition(reader: &mut Reader<'_>, item: &Item<'_>, matches: Option<&Match>) -> Option<Box<Expression>> {
+    let segments: Vec<&str> = matches?.path.iter().flat_map(PathPattern::parameters).collect();
+    reader.parse(item, |text| compiled(text, &segments).map(Box::new))
+}
+
+/// Reads an expression on a stack of its own, since its parser takes more of it than a task may have left.
+fn compiled(text: &str, segments: &[&str]) -> Result<Expression, String> {
+    const STACK_BYTES: usize = 8 << 20;
+    let unread = |why: &str| format!("must be an expression that can be read; {why}");
+    thread::scope(|scope| {
+        let reading = thread::Builder::new().name("expression".to_owned()).stack_size(STACK_BYTES);
+        let reading = reading.spawn_scoped(scope, || Expression::compile(text, segments));
+        let read = reading.map_err(|error| unread(&format!("there was no thread to read it: {error}")))?.join();
+        let read = read.map_err(|_| unread("reading it failed, which is a fault of the program"))?;
+        read.map_err(|flaw| format!("must be a condition in CEL: {flaw}"))
+    })
 }
 
 fn words(

@@ -36,6 +36,7 @@ use self::ports::{
 pub use self::ratelimit::{Asked as HitsAsked, Descriptor, DescriptorStatus, RateLimitQuestion, RateLimited};
 pub use self::revoking::{Asked, Filter, NotRevoked, NotTakenBack, REVOKE_SCOPE, Revoker, TakenBack, Wanted};
 use crate::domain::decision::{Decision, Explanation, Held, Provenance, QuotaStates, Reason};
+use crate::domain::demand;
 use crate::domain::guard::Unmet;
 use crate::domain::identity::{Binding, Identity};
 use crate::domain::limit::Limit;
@@ -266,16 +267,17 @@ impl Decider {
             Ok(identity) => (Some(identity), None),
             Err(reason) => (None, Some(reason)),
         };
-        let Rule { demand, guard, .. } = journey.rule();
-        let is_strict = || guard.as_ref().is_some_and(|guard| guard.refuses_bad_credentials);
-        let refused = match (demand, refused) {
+        let rule = journey.rule();
+        let is_strict = || rule.guard.as_ref().is_some_and(|guard| guard.refuses_bad_credentials);
+        let refused = match (&rule.demand, refused) {
             (Demand::Anyone, Some(reason)) if reason != Reason::NoCredential && is_strict() => Some(reason),
             // Whoever anyone is: a credential that is not accepted counts as none, and says nothing about anybody.
             (Demand::Anyone, _) if journey.question.scopes.is_empty() => None,
             (_, Some(reason)) => Some(reason),
             (demand, None) => {
-                let certificate = journey.question.proofs.certificate.as_ref();
-                let admitted = demand.admits(identity.as_deref(), certificate, journey.now.wall);
+                let pattern = rule.matches.path.as_ref();
+                let call = demand::Call { question: journey.question, pattern, now: journey.now.wall };
+                let admitted = demand.admits(identity.as_deref(), call);
                 let asked = |()| journey.question.admits(identity.as_deref());
                 admitted.and_then(asked).err()
             }

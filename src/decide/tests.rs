@@ -15,6 +15,7 @@ use futures_util::FutureExt as _;
 use super::*;
 use crate::domain::client::Sight;
 use crate::domain::decision::{HeldCounter, QuotaState, QuotaVerdict};
+use crate::domain::expression::Expression;
 use crate::domain::identity::{Binding, Thumbprint};
 use crate::domain::limit::{Algorithm, Attribute, CounterKey, Kind, WhenAway};
 use crate::domain::path::{Leniency, Method, Target};
@@ -187,7 +188,8 @@ fn slots(name: &str, hold: Micros) -> Arc<Limit> {
     Arc::new(Limit { algorithm, ..Limit::clone(&limit(name, &[])) })
 }
 
-/// `/open` is for anyone, `/orders/{id}` for the scope `read` at a price, `/clients` counts by client, `/busy` takes slots.
+/// `/open` is for anyone, `/orders/{id}` for the scope `read` at a price, `/clients` counts by client, `/busy` takes slots,
+/// `/own/{name}` is for whom it names.
 fn policy() -> Policy {
     let per_subject = limit("per-subject", &["identity.subject"]);
     let per_order = limit("per-order", &["path.id"]);
@@ -207,6 +209,8 @@ fn policy() -> Policy {
         let scopes = scopes.iter().map(|s| (*s).to_owned()).collect();
         Demand::Caller(Caller { scopes, ..Caller::default() })
     };
+    let when = Expression::compile("path.name == identity.subject", &["name"]).unwrap();
+    let own = Demand::Caller(Caller { when: Some(Box::new(when)), ..Caller::default() });
     Policy {
         version: 3,
         rules: vec![
@@ -215,6 +219,7 @@ fn policy() -> Policy {
             rule("/clients", caller(&[]), &[&per_client]),
             rule("/anybody", caller(&[]), &[]),
             rule("/busy", Demand::Anyone, &[&long, &per_rule, &short]),
+            rule("/own/{name}", own, &[&per_rule]),
         ],
         limits: vec![long, per_address, per_client, per_order, per_rule, per_subject, short],
         ..Policy::default()
@@ -416,6 +421,18 @@ fn a_peek_peeks() {
     let bench = Bench::new();
     let (_, asked) = bench.decide(&Question { mode: Mode::Peek, ..question("/orders/7", Some("reader")) });
     assert_eq!(asked[2], "peek");
+}
+
+#[test]
+fn a_call_of_which_the_rules_expression_is_not_true_is_denied_and_costs_nothing() {
+    let bench = Bench::new();
+    let (reason, asked) = bench.decide(&question("/own/bob", Some("reader")));
+    assert_eq!(reason, Reason::ConditionNotMet);
+    assert!(!asked.iter().any(|step| step.starts_with("pay")), "{asked:?}");
+    let (reason, asked) = bench.decide(&question("/own/ann", Some("reader")));
+    assert_eq!(reason, Reason::Allowed);
+    assert!(asked.iter().any(|step| step.starts_with("pay")), "{asked:?}");
+    assert_eq!(bench.decide(&question("/own/ann", None)).0, Reason::NoCredential);
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! Who may: what a rule demands of its caller.
 
-use super::certificate::Certificate;
 use super::decision::Reason;
+use super::expression::Expression;
 use super::identity::{Binding, Identity, IdentityKind};
 use super::issuer::BindingDemand;
 use super::name::NamePattern;
+use super::policy::PathPattern;
+use super::question::Question;
 use super::time::Micros;
 
 /// Who may.
@@ -36,6 +38,19 @@ pub struct Caller {
     pub roles: Vec<String>,
     /// All of these scopes.
     pub scopes: Vec<String>,
+    /// What must be true of the caller and the call together.
+    pub when: Option<Box<Expression>>,
+}
+
+/// What a demand sees of a call besides who makes it.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'c> {
+    /// What is asked.
+    pub question: &'c Question<'c>,
+    /// The pattern by which the rule matched the path, where it has one.
+    pub pattern: Option<&'c PathPattern>,
+    /// The moment of the decision, by the wall clock.
+    pub now: Micros,
 }
 
 impl Demand {
@@ -44,18 +59,12 @@ impl Demand {
         Self::Caller(Caller::default())
     }
 
-    /// Whether `identity` (none: an anonymous caller), who holds the key of `certificate`, may pass at `now`, by the wall
-    /// clock; quotas aside.
-    pub fn admits(
-        &self,
-        identity: Option<&Identity>,
-        certificate: Option<&Certificate<'_>>,
-        now: Micros,
-    ) -> Result<(), Reason> {
+    /// Whether `identity` (none: an anonymous caller) may do what `call` is about; quotas aside.
+    pub fn admits(&self, identity: Option<&Identity>, call: Call<'_>) -> Result<(), Reason> {
         match (self, identity) {
             (Self::Anyone, _) => Ok(()),
             (Self::Caller(_), None) => Err(Reason::NoCredential),
-            (Self::Caller(caller), Some(identity)) => caller.admits(identity, certificate, now),
+            (Self::Caller(caller), Some(identity)) => caller.admits(identity, call),
         }
     }
 
@@ -71,12 +80,14 @@ impl Demand {
 
 impl Caller {
     /// First what another credential would change, then what the caller may.
-    fn admits(&self, identity: &Identity, certificate: Option<&Certificate<'_>>, now: Micros) -> Result<(), Reason> {
+    fn admits(&self, identity: &Identity, call: Call<'_>) -> Result<(), Reason> {
         // What is left out is taken apart by name, so that whatever is added is demanded.
-        let Self { issuers, audiences, actors, max_login_age, binding, names, roles, scopes } = self;
+        let Self { issuers, audiences, actors, max_login_age, binding, names, roles, scopes, when } = self;
         if !issuers.is_empty() && !issuers.iter().any(|issuer| **issuer == *identity.issuer) {
             return Err(Reason::WrongCaller);
         }
+        let now = call.now;
+        let certificate = call.question.proofs.certificate.as_ref();
         let certificate = certificate.filter(|certificate| certificate.standing(now).is_ok());
         if !names.is_empty() && !certificate.is_some_and(|certificate| certificate.has_name(names)) {
             return Err(Reason::WrongCaller);
@@ -99,11 +110,14 @@ impl Caller {
         if !scopes.iter().all(|scope| identity.has_scope(scope)) {
             return Err(Reason::InsufficientScope);
         }
+        if when.as_ref().is_some_and(|condition| !condition.holds(identity, call)) {
+            return Err(Reason::ConditionNotMet);
+        }
         Ok(())
     }
 
     fn demands_as_much(&self, measure: &Self) -> bool {
-        let Self { issuers, audiences, actors, max_login_age, binding, names, roles, scopes } = measure;
+        let Self { issuers, audiences, actors, max_login_age, binding, names, roles, scopes, when } = measure;
         one_of(&self.issuers, issuers)
             && one_of(&self.audiences, audiences)
             && self.binding.demands_as_much(*binding)
@@ -114,6 +128,7 @@ impl Caller {
             && actors.as_ref().is_none_or(|actors| {
                 self.actors.as_ref().is_some_and(|own| own.iter().all(|actor| actors.contains(actor)))
             })
+            && when.as_ref().is_none_or(|when| self.when.as_ref().is_some_and(|own| own.demands_as_much(when)))
     }
 }
 
@@ -141,13 +156,20 @@ fn acts_only(identity: &Identity, actors: &[String]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::domain::identity::Actor;
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-    use crate::domain::certificate::Validity;
+    use super::*;
+    use crate::domain::certificate::{Certificate, Validity};
+    use crate::domain::identity::Actor;
+    use crate::domain::path::{Method, Target};
+    use crate::domain::question::{Credential, Headers, Mode, Proofs};
 
     fn names(patterns: &[&str]) -> Vec<NamePattern> {
         patterns.iter().filter_map(|pattern| NamePattern::parse(pattern).ok()).collect()
+    }
+
+    fn expression(text: &str) -> Box<Expression> {
+        Box::new(Expression::compile(text, &["id"]).unwrap())
     }
 
     const NOW: Micros = Micros::from_secs(1_000);
@@ -173,15 +195,45 @@ mod tests {
         names.iter().map(|&name| name.to_owned()).collect()
     }
 
+    /// A call by the holder of this certificate's key.
+    fn question(certificate: Option<Certificate<'_>>) -> Question<'_> {
+        Question {
+            credential: Credential::None,
+            proofs: Proofs { certificate, ..Proofs::default() },
+            method: Method::parse("GET").unwrap(),
+            host: None,
+            target: Target::Authority,
+            source: None,
+            headers: Headers::default(),
+            body: None,
+            resource: Vec::new(),
+            scopes: Vec::new(),
+            extra: Vec::new(),
+            units: 1,
+            mode: Mode::Consume,
+            explain: false,
+        }
+    }
+
+    fn admits(
+        demand: &Demand,
+        identity: Option<&Identity>,
+        question: &Question<'_>,
+        now: Micros,
+    ) -> Result<(), Reason> {
+        demand.admits(identity, Call { question, pattern: None, now })
+    }
+
     fn reason(caller: Caller, identity: &Identity) -> Reason {
-        Demand::Caller(caller).admits(Some(identity), None, NOW).err().unwrap_or(Reason::Allowed)
+        admits(&Demand::Caller(caller), Some(identity), &question(None), NOW).err().unwrap_or(Reason::Allowed)
     }
 
     #[test]
     fn whoever_is_not_anyone_must_be_somebody() {
-        assert_eq!(Demand::Anyone.admits(None, None, NOW), Ok(()));
-        assert_eq!(Demand::authenticated().admits(None, None, NOW), Err(Reason::NoCredential));
-        assert_eq!(Demand::authenticated().admits(Some(&identity()), None, NOW), Ok(()));
+        let of = |demand: Demand, identity: Option<&Identity>| admits(&demand, identity, &question(None), NOW);
+        assert_eq!(of(Demand::Anyone, None), Ok(()));
+        assert_eq!(of(Demand::authenticated(), None), Err(Reason::NoCredential));
+        assert_eq!(of(Demand::authenticated(), Some(&identity())), Ok(()));
     }
 
     #[test]
@@ -247,11 +299,34 @@ mod tests {
     }
 
     #[test]
+    fn the_rules_expression_must_be_true_of_the_caller_and_the_call() {
+        let caller = Caller {
+            roles: list(&["USER"]),
+            when: Some(expression("resource.owner == identity.subject")),
+            ..Caller::default()
+        };
+        let alice = Identity { subject: Some("alice".into()), ..identity() };
+        let of = |owner: Option<&'static str>, identity: &Identity| {
+            let resource = owner.map(|owner| ("owner", owner)).into_iter().collect();
+            let question = Question { resource, ..question(None) };
+            admits(&Demand::Caller(caller.clone()), Some(identity), &question, NOW)
+        };
+        assert_eq!(of(Some("alice"), &alice), Ok(()));
+        assert_eq!(of(Some("bob"), &alice), Err(Reason::ConditionNotMet));
+        assert_eq!(of(None, &alice), Err(Reason::ConditionNotMet), "nobody says whose it is");
+        assert_eq!(of(Some("alice"), &identity()), Err(Reason::ConditionNotMet), "nobody says who calls");
+        // What the caller lacks by itself is said first.
+        let stranger = Identity { roles: Box::default(), ..alice };
+        assert_eq!(of(Some("bob"), &stranger), Err(Reason::InsufficientRole));
+    }
+
+    #[test]
     fn a_certificate_with_one_of_the_names_is_needed_beside_the_credential() {
         let caller = Caller { names: names(&["spiffe://td/ns/prod/**", "*.example.com"]), ..Caller::default() };
-        let with = |certificate: Option<&Certificate<'_>>| {
-            Demand::Caller(caller.clone()).admits(Some(&identity()), certificate, NOW)
+        let at = |certificate: Option<&Certificate<'_>>, now: Micros| {
+            admits(&Demand::Caller(caller.clone()), Some(&identity()), &question(certificate.cloned()), now)
         };
+        let with = |certificate: Option<&Certificate<'_>>| at(certificate, NOW);
         let named = |name: &'static str| Certificate { names: vec![name.into()], ..Certificate::default() };
         assert_eq!(with(Some(&named("spiffe://td/ns/prod/web"))), Ok(()));
         assert_eq!(with(Some(&named("a.example.com"))), Ok(()));
@@ -259,7 +334,7 @@ mod tests {
         assert_eq!(with(None), Err(Reason::WrongCaller));
         let validity = Some(Validity { not_before: Micros::ZERO, not_after: NOW });
         let ended = Certificate { validity, ..named("a.example.com") };
-        let later = Demand::Caller(caller.clone()).admits(Some(&identity()), Some(&ended), NOW + NOW);
+        let later = at(Some(&ended), NOW + NOW);
         assert_eq!((with(Some(&ended)), later), (Ok(()), Err(Reason::WrongCaller)));
     }
 
@@ -307,6 +382,7 @@ mod tests {
             names: names(&["*.example.com"]),
             roles: list(&["R"]),
             scopes: list(&["s"]),
+            when: Some(expression("identity.subject == resource.owner")),
         };
         let as_much = |own: Caller, measure: Caller| Demand::Caller(own).demands_as_much(&Demand::Caller(measure));
         assert!(as_much(base.clone(), base.clone()));
@@ -324,10 +400,17 @@ mod tests {
             Caller { names: Vec::new(), ..base.clone() },
             Caller { roles: list(&["R", "S"]), ..base.clone() },
             Caller { scopes: Vec::new(), ..base.clone() },
+            Caller { when: None, ..base.clone() },
         ];
         for weaker in weaker {
             assert!(!as_much(weaker.clone(), base.clone()), "{weaker:?}");
             assert!(as_much(base.clone(), weaker), "and the other way about");
         }
+        // Of two expressions that differ nobody says which demands more.
+        let other = Caller { when: Some(expression("identity.subject == resource.reader")), ..base.clone() };
+        assert!(!as_much(other.clone(), base.clone()) && !as_much(base.clone(), other));
+        // Two paths may have a segment of that name in two places.
+        let segment = Caller { when: Some(expression("identity.subject == path.id")), ..base };
+        assert!(!as_much(segment.clone(), segment));
     }
 }

@@ -16,6 +16,7 @@ pub mod demand;
 pub mod event;
 #[cfg(test)]
 pub(crate) mod exact_log;
+pub mod expression;
 pub mod fixed;
 pub mod gateway;
 pub mod guard;

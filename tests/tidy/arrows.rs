@@ -24,7 +24,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
 const SEE_ALL: [&str; 3] = ["server", "main", "lib"];
 
 /// Crates, and parts of the standard library, that only these modules may name.
-const HOMES: [(&str, &[&str]); 18] = [
+const HOMES: [(&str, &[&str]); 20] = [
     ("tonic", &["api", "server", "cli", "lib"]),
     ("tonic_prost", &["api", "server", "lib"]),
     ("tonic_types", &["api", "server", "cli"]),
@@ -43,17 +43,21 @@ const HOMES: [(&str, &[&str]); 18] = [
     ("notify", &["server"]),
     ("tokio_rustls", &["server"]),
     ("x509_parser", &["domain"]),
+    ("cel", &["domain"]),
+    ("regex", &["domain"]),
 ];
 
 /// Crates that do no input or output, start nothing and keep no time: all that `domain` may name beside `std`.
-const PURE: [&str; 12] = [
+const PURE: [&str; 14] = [
     "aws_lc_rs",
     "base64",
+    "cel",
     "foldhash",
     "http",
     "ipnet",
     "proptest",
     "rcgen",
+    "regex",
     "serde",
     "smallvec",
     "thiserror",

@@ -14,6 +14,7 @@ use crate::domain::bucket::Flow;
 use crate::domain::client::{Client, MayRevoke, Sight, secret_hash};
 use crate::domain::connection::Connection;
 use crate::domain::event::Events;
+use crate::domain::expression::Expression;
 use crate::domain::fixed::Grid;
 use crate::domain::guard::{Guard, Origin, Sources};
 use crate::domain::identity_headers::{Facet, IdentityHeader};
@@ -131,7 +132,7 @@ limits:
 rules:
   - name: one order
     match: { method: [PUT, POST], host: "*.example.com", path: "/orders/{id}" }
-    require: { names: [spiffe://td/ns/**], roles: [ADMIN, OWNER], scopes: ["orders:read"], issuers: [partner], audiences: [orders], actors: [], max_login_age: 5m, binding: dpop }
+    require: { names: [spiffe://td/ns/**], roles: [ADMIN, OWNER], scopes: ["orders:read"], issuers: [partner], audiences: [orders], actors: [], max_login_age: 5m, binding: dpop, when: path.id == identity.subject }
     limits: [per-subject, all]
     sources: { allow: [10.0.0.0/8, 192.0.2.7], deny: ["2001:db8::/32"] }
     max_body: 1MiB
@@ -223,6 +224,7 @@ fn everything_that_can_be_said_is_heard() {
         names: vec![NamePattern::parse("spiffe://td/ns/**").unwrap()],
         roles: vec!["ADMIN".into(), "OWNER".into()],
         scopes: vec!["orders:read".into()],
+        when: Some(Box::new(Expression::compile("path.id == identity.subject", &["id"]).unwrap())),
     };
     assert_eq!(order.demand, Demand::Caller(caller));
     let networks = |texts: &[&str]| texts.iter().map(|text| Network::parse(text).unwrap()).collect::<Vec<_>>();
