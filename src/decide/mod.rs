@@ -15,7 +15,8 @@ mod revoking;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
@@ -47,6 +48,8 @@ pub struct Decider {
     quotas: Arc<dyn Quotas>,
     telemetry: Arc<Telemetry>,
     plan: ArcSwap<Plan>,
+    /// Held while the configuration is replaced, by one at a time.
+    replacing: Mutex<()>,
     pace: Pace,
 }
 
@@ -54,6 +57,17 @@ pub struct Decider {
 struct Plan {
     policy: Arc<Policy>,
     meter: DecisionMeter,
+    /// Set before any other part of the configuration is replaced: a verdict that was made later may be of the next one.
+    is_ending: AtomicBool,
+}
+
+/// A plan that is being replaced. Where that comes to nothing, it stays in force.
+struct Ending<'p>(&'p Plan);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.is_ending.store(false, Ordering::Release);
+    }
 }
 
 /// A question that cannot be decided, because it is not well formed.
@@ -98,15 +112,28 @@ impl Decider {
         quotas: Arc<dyn Quotas>,
         telemetry: Arc<Telemetry>,
     ) -> Self {
-        let policy = Arc::new(Policy::default());
-        let plan = ArcSwap::from_pointee(Plan { meter: telemetry.meter(&policy), policy });
-        Self { clock, tokens, revocations, log, quotas, telemetry, plan, pace: Pace::default() }
+        let plan = ArcSwap::from_pointee(Plan::new(Policy::default(), &telemetry));
+        let (replacing, pace) = (Mutex::default(), Pace::default());
+        Self { clock, tokens, revocations, log, quotas, telemetry, plan, replacing, pace }
     }
 
-    /// Decides by this policy from now on. Questions on their way are decided by the one that they began with.
+    /// Decides by this policy from now on. Questions whose caller is known are decided by the one that they began with.
     pub fn adopt(&self, policy: Policy) {
-        let policy = Arc::new(policy);
-        self.plan.store(Arc::new(Plan { meter: self.telemetry.meter(&policy), policy }));
+        self.adopt_with(policy, || {});
+    }
+
+    /// The same, and `rest` replaces whatever else says who a caller is. No question meets rules of one configuration with a
+    /// verdict of the other: it would let pass what neither does, such as an issuer that is new under rules that know it not.
+    pub fn adopt_with(&self, policy: Policy, rest: impl FnOnce()) {
+        let next = Arc::new(Plan::new(policy, &self.telemetry));
+        let _one_at_a_time = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = self.plan.load();
+        old.is_ending.store(true, Ordering::Release);
+        let ending = Ending(&old);
+        rest();
+        self.plan.store(next);
+        // It has ended.
+        std::mem::forget(ending);
     }
 
     /// The time by which it decides.
@@ -122,8 +149,11 @@ impl Decider {
     /// May this call go on?
     pub fn decide<'a>(&'a self, question: &'a Question<'a>, facade: Facade) -> Answer<'a, Decided> {
         let now = self.clock.now();
+        self.begin(question, now, self.telemetry.call(facade, now.steady))
+    }
+
+    fn begin<'a>(&'a self, question: &'a Question<'a>, now: Moment, call: Call<'a>) -> Answer<'a, Decided> {
         let plan = self.plan.load_full();
-        let call = self.telemetry.call(facade, now.steady);
         let extra = match named_limits(&plan.policy, question) {
             Ok(extra) => extra,
             Err(undecidable) => {
@@ -162,12 +192,22 @@ impl Decider {
             Err(reason) => return self.authorize(journey, Err(reason)),
         };
         self.tokens.inspect(shown, now).then(move |Inspected { verdict, remembered }| {
+            if journey.plan.is_ending.load(Ordering::Acquire) {
+                return self.begin_again(journey);
+            }
             journey.explanation.token = Some(provenance(!remembered));
             match verdict {
                 Ok(identity) => self.ask_for_proof(journey, identity),
                 Err(reason) => self.authorize(journey, Err(reason)),
             }
         })
+    }
+
+    /// The verdict may be of the next configuration. Nothing was paid or used up yet.
+    fn begin_again<'a>(&'a self, journey: Journey<'a>) -> Answer<'a, Decided> {
+        // Whoever replaces the configuration has prepared everything and waits for nobody, so this is over at once.
+        drop(self.replacing.lock().unwrap_or_else(PoisonError::into_inner));
+        self.begin(journey.question, journey.now, journey.call)
     }
 
     /// A proof is for one call, so it is asked for even where the verdict is remembered.
@@ -307,6 +347,12 @@ impl Decider {
             Err(reason) => return Answer::Now(Err(reason)),
         };
         self.revocations.standing(&identity, now).then(move |standing| Answer::Now(stands(identity, standing)))
+    }
+}
+
+impl Plan {
+    fn new(policy: Policy, telemetry: &Telemetry) -> Self {
+        Self { meter: telemetry.meter(&policy), policy: Arc::new(policy), is_ending: AtomicBool::new(false) }
     }
 }
 

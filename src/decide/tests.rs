@@ -1,6 +1,6 @@
 //! The path, with ports that answer what they are told and remember what they were asked.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod hearing;
 
@@ -36,6 +36,8 @@ pub(super) struct World {
     short: Mutex<Option<String>>,
     /// Whether tokens have to be asked for.
     cold: AtomicBool,
+    /// What happens just before the next token is looked at.
+    meanwhile: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     asked: Mutex<Vec<String>>,
 }
 
@@ -58,6 +60,10 @@ impl TokenInspector for World {
             Shown::Certificate(certificate) => &certificate.names[0],
         };
         self.note(format!("token {token}"));
+        let meanwhile = self.meanwhile.lock().unwrap().take();
+        if let Some(meanwhile) = meanwhile {
+            meanwhile();
+        }
         let verdict = self.verdicts.lock().unwrap().get(token).cloned().unwrap_or(Err(Reason::BadSignature));
         let cold = self.cold.load(Ordering::Relaxed);
         let inspected = Inspected { verdict, remembered: !cold };
@@ -202,7 +208,8 @@ fn policy() -> Policy {
 
 struct Bench {
     world: Arc<World>,
-    decider: Decider,
+    decider: Arc<Decider>,
+    telemetry: Arc<Telemetry>,
 }
 
 impl Bench {
@@ -225,10 +232,10 @@ impl Bench {
             Arc::clone(&world) as _,
             Arc::new(ports::NoLog),
             Arc::clone(&world) as _,
-            telemetry,
+            Arc::clone(&telemetry),
         );
         decider.adopt(policy());
-        Self { world, decider }
+        Self { world, decider: Arc::new(decider), telemetry }
     }
 
     /// The reason, and everything that was asked on the way to it.
@@ -316,6 +323,39 @@ fn anyone_may_with_a_bad_credential_and_is_nobody_then() {
     }
     bench.world.revoked.store(true, Ordering::Relaxed);
     assert_eq!(bench.decide(&question("/open", Some("reader"))).0, Reason::Allowed);
+}
+
+#[test]
+fn a_verdict_of_the_next_configuration_never_meets_rules_of_the_last() {
+    for cold in [false, true] {
+        let bench = Bench::new();
+        bench.world.cold.store(cold, Ordering::Relaxed);
+        let (world, decider) = (Arc::clone(&bench.world), Arc::clone(&bench.decider));
+        // One issuer more, whose tokens may not do what others' may.
+        *bench.world.meanwhile.lock().unwrap() = Some(Box::new(move || {
+            let rules = policy().rules.into_iter().filter(|rule| rule.name != "/orders/{id}").collect();
+            decider.adopt_with(Policy { version: 4, rules, ..policy() }, || {
+                world.verdicts.lock().unwrap().insert("new".to_owned(), Ok(identity(&["read"])));
+            });
+        }));
+        let question = question("/orders/7", Some("new"));
+        let decision = bench.decider.decide(&question, Facade::Unary).get().now_or_never().unwrap().unwrap();
+        assert_eq!((decision.reason, decision.policy.version), (Reason::NoRule, 4));
+        assert_eq!(*bench.world.asked.lock().unwrap(), ["token new"]);
+        let text = bench.telemetry.render();
+        let counted: Vec<&str> = text.lines().filter(|line| line.starts_with("tollgate_decisions_total")).collect();
+        assert!(matches!(counted[..], [one] if one.contains("no_rule") && one.ends_with(" 1")), "{counted:?}");
+    }
+}
+
+#[test]
+fn a_configuration_that_cannot_be_replaced_stays_in_force() {
+    let bench = Bench::new();
+    let replacing = || bench.decider.adopt_with(Policy::default(), || panic!("on purpose"));
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(replacing)).is_err());
+    assert_eq!(bench.decide(&question("/orders/7", Some("reader"))).0, Reason::Allowed);
+    bench.decider.adopt(Policy::default());
+    assert_eq!(bench.decide(&question("/orders/7", Some("reader"))).0, Reason::NoRule);
 }
 
 #[test]

@@ -51,7 +51,7 @@ use crate::stores::proofs::{self, MemoryProofs};
 use crate::stores::redis::{self, RedisStore};
 use crate::stores::revocations::MemoryRevocations;
 use crate::telemetry::{Telemetry, names};
-use crate::tokens::{Kept, KeyRing, Tokens, VERDICTS_MAX_DEFAULT};
+use crate::tokens::{self, Kept, KeyRing, Tokens, VERDICTS_MAX_DEFAULT};
 
 /// The largest gRPC message that is read. A batch of 1,000 questions with tokens of 4 KiB fits.
 pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -218,7 +218,9 @@ impl Server {
         Ok(server)
     }
 
-    /// Goes over to `config`, all or nothing; requests on their way are decided by what they began with.
+    /// Goes over to `config`, all or nothing. A request whose caller is known by then is decided by the rules that it began
+    /// with, every other by the new configuration; none by issuers, keys or certificates of one and rules of the other.
+    /// `DPoP` nonces and the trust in revocations are asked last, and what is in force then counts.
     ///
     /// # Errors
     /// Sentences that say what cannot be taken over. Everything stays as it was then.
@@ -229,11 +231,8 @@ impl Server {
             return Err(fixed.iter().map(|key| format!("{key}: can only be changed by a restart")).collect());
         }
         let secured = parts.secured(&config).map_err(|problem| vec![problem])?;
-        parts.tokens.adopt(config.issuers.clone())?;
-        parts.tokens.demand_nonces(config.dpop.nonce_secret.as_ref().map(Secret::reveal));
-        parts.tokens.adopt_api_keys(key_ring(&config, parts.shared.as_ref().map(|shared| &shared.store)));
-        parts.revocations.adopt(config.revocation.trust);
-        parts.adopt(&config, secured);
+        let issuers = parts.tokens.prepare(config.issuers.clone())?;
+        parts.adopt(&config, issuers, secured);
         parts.config.store(Arc::new(config));
         Ok(())
     }
@@ -335,9 +334,8 @@ impl Parts {
         let telemetry = Arc::new(telemetry);
         let Keepers { quotas, proofs, log, shared } = Keepers::of(&config, clock, &telemetry)?;
         let tokens = Tokens::new(Arc::clone(clock), Arc::clone(&telemetry), VERDICTS_MAX_DEFAULT, proofs);
-        tokens.demand_nonces(config.dpop.nonce_secret.as_ref().map(Secret::reveal));
-        tokens.adopt(config.issuers.clone()).map_err(|problems| StartProblem::Configuration(problems.join("\n")))?;
-        tokens.adopt_api_keys(key_ring(&config, shared.as_ref().map(|shared| &shared.store)));
+        let issuers = tokens.prepare(config.issuers.clone());
+        let issuers = issuers.map_err(|problems| StartProblem::Configuration(problems.join("\n")))?;
         let revocations = Arc::new(Revocations::new(log, config.revocation.trust, &telemetry));
         let decider = Arc::new(Decider::new(
             Arc::clone(clock),
@@ -371,27 +369,33 @@ impl Parts {
             http_stopped: CancellationToken::new(),
         };
         let secured = parts.secured(&config).map_err(StartProblem::Configuration)?;
-        parts.adopt(&config, secured);
+        parts.adopt(&config, issuers, secured);
         Ok(parts)
     }
 
-    /// What nothing can go wrong with any more.
     /// What secures both ports, to be adopted.
     fn secured(&self, config: &Config) -> Result<[tls::Prepared; 2], String> {
         let tls = config.tls.as_ref();
         Ok([self.tls.prepare(tls)?, self.http_tls.prepare(tls)?])
     }
 
-    fn adopt(&self, config: &Config, [tls, http_tls]: [tls::Prepared; 2]) {
+    /// What nothing can go wrong with any more.
+    fn adopt(&self, config: &Config, issuers: tokens::Prepared, [tls, http_tls]: [tls::Prepared; 2]) {
         self.tls.commit(tls);
         self.http_tls.commit(http_tls);
-        self.tokens.accept_certificates(config.certificates.clone());
         if let Some(doubt) = config.tls.as_ref().and_then(|tls| tls::doubt(tls, self.decider.now().wall)) {
             tracing::warn!(%doubt, "in the configuration");
         }
         let policy = config.policy.clone();
         let version = self.policy_version.fetch_add(1, Ordering::Relaxed) + 1;
-        self.decider.adopt(Policy { version, ..policy });
+        let keys = key_ring(config, self.shared.as_ref().map(|shared| &shared.store));
+        self.decider.adopt_with(Policy { version, ..policy }, || {
+            self.tokens.commit(issuers);
+            self.tokens.adopt_api_keys(keys);
+            self.tokens.accept_certificates(config.certificates.clone());
+            self.tokens.demand_nonces(config.dpop.nonce_secret.as_ref().map(Secret::reveal));
+            self.revocations.adopt(config.revocation.trust);
+        });
     }
 
     fn count_reload(&self, done: bool) {
