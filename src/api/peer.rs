@@ -1,6 +1,7 @@
 //! Who holds the other end of a connection.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::domain::certificate::Certificate;
@@ -9,6 +10,7 @@ use crate::domain::certificate::Certificate;
 /// extensions.
 #[derive(Clone, Default)]
 pub struct Peer {
+    address: Option<IpAddr>,
     shown: Option<Arc<Shown>>,
 }
 
@@ -19,10 +21,24 @@ struct Shown {
 }
 
 impl Peer {
-    /// Of a connection whose other end showed `certificate`. `still_trusted` says whether that would be verified now:
+    /// Of a connection from that address, where it is known.
+    pub fn at(address: Option<IpAddr>) -> Self {
+        Self { address, shown: None }
+    }
+
+    /// Where the connection comes from; none: not known.
+    pub const fn address(&self) -> Option<IpAddr> {
+        self.address
+    }
+
+    /// The same, whose other end showed `certificate`. `still_trusted` says whether that would be verified now:
     /// connections outlive the trust in who issued it.
-    pub fn with(certificate: Certificate<'static>, still_trusted: impl Fn() -> bool + Send + Sync + 'static) -> Self {
-        Self { shown: Some(Arc::new(Shown { certificate, still_trusted: Box::new(still_trusted) })) }
+    pub fn showing(
+        self,
+        certificate: Certificate<'static>,
+        still_trusted: impl Fn() -> bool + Send + Sync + 'static,
+    ) -> Self {
+        Self { shown: Some(Arc::new(Shown { certificate, still_trusted: Box::new(still_trusted) })), ..self }
     }
 
     /// The certificate that it showed, as long as it is trusted.
@@ -34,6 +50,6 @@ impl Peer {
 impl fmt::Debug for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let certificate = self.shown.as_deref().map(|shown| &shown.certificate);
-        f.debug_struct("Peer").field("certificate", &certificate).finish()
+        f.debug_struct("Peer").field("address", &self.address).field("certificate", &certificate).finish()
     }
 }

@@ -1,21 +1,24 @@
 //! The HTTP port: HTTP/1.1 and HTTP/2, with TLS or without (h2c), each connection and request within bounds.
 
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use axum::Router;
+use axum::extract::Request;
 use axum::middleware::from_fn_with_state;
-use axum::{Extension, Router};
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep};
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
 
 use super::layers::{Admission, admit};
 use super::{HEADER_BYTES_MAX, KEEPALIVE_INTERVAL, STREAMS_MAX};
@@ -23,6 +26,10 @@ use crate::api::Peer;
 
 /// How long the head of a request may take to come, and how long a connection of HTTP/1.1 is kept without one.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A connection without a request for so long is closed. Twice as long at most: it is looked at now and then. This is for
+/// HTTP/2, where whoever answers to pings would keep it for ever.
+const IDLE_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// Fewer bytes than any request has that says its host, and as many as it takes to tell HTTP/2 from HTTP/1.1.
 const FIRST_BYTES: usize = 24;
@@ -38,25 +45,47 @@ where
 {
     let builder = transport();
     let router = router.layer(from_fn_with_state(admission, admit));
-    let graceful = GracefulShutdown::new();
     // Dropped, with all connections, when this is given up.
     let mut tasks = JoinSet::new();
-    let mut connections = Box::pin(connections.take_until(stopping.cancelled_owned()));
+    let mut connections = Box::pin(connections.take_until(stopping.clone().cancelled_owned()));
     while let Some(accepted) = connections.next().await {
         while tasks.join_next().now_or_never().flatten().is_some() {}
         let Ok((peer, connection)) = accepted else { continue };
-        let service = TowerToHyperService::new(router.clone().layer(Extension(peer)));
-        let served = builder.serve_connection(TokioIo::new(Prompt::new(connection)), service);
-        let served = graceful.watch(served.into_owned());
+        let (builder, router, stopping) = (builder.clone(), router.clone(), stopping.clone());
         tasks.spawn(async move {
-            if let Err(error) = served.await {
+            let asked = Arc::<AtomicBool>::default();
+            let asks = Arc::clone(&asked);
+            let service = router.map_request(move |mut request: Request<_>| {
+                asks.store(true, Ordering::Relaxed);
+                request.extensions_mut().insert(peer.clone());
+                request
+            });
+            let connection = TokioIo::new(Prompt::new(connection));
+            let mut served = pin!(builder.serve_connection(connection, TowerToHyperService::new(service)));
+            let ended = loop {
+                tokio::select! {
+                    ended = served.as_mut() => break Some(ended),
+                    () = stopping.cancelled() => break None,
+                    () = sleep(IDLE_TIMEOUT) => if !asked.swap(false, Ordering::Relaxed) {
+                        break None;
+                    }
+                }
+            };
+            let ended = match ended {
+                Some(ended) => ended,
+                None => {
+                    served.as_mut().graceful_shutdown();
+                    served.await
+                }
+            };
+            if let Err(error) = ended {
                 tracing::debug!(%error, "an HTTP connection ended");
             }
         });
     }
     // No more are accepted.
     drop(connections);
-    graceful.shutdown().await;
+    while tasks.join_next().await.is_some() {}
 }
 
 fn transport() -> Builder<TokioExecutor> {
@@ -196,6 +225,41 @@ mod tests {
             let took = closed_after(connect(), said.as_bytes()).await;
             assert!(exactly(took), "{said}: {took:?}");
         }
+    }
+
+    const SETTINGS: u8 = 4;
+    const PING: u8 = 6;
+    const ACK: u8 = 1;
+
+    /// The head of a frame of the connection (RFC 9113 §4.1).
+    const fn frame(length: u8, kind: u8, flags: u8) -> [u8; 9] {
+        [0, 0, length, kind, flags, 0, 0, 0, 0]
+    }
+
+    /// How long a connection of HTTP/2 without a request is kept, whose other end answers to pings, or does not.
+    async fn kept_without_a_request(answers: bool) -> Duration {
+        let mut connection = connect();
+        let began = Instant::now();
+        connection.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        connection.write_all(&frame(0, SETTINGS, 0)).await.unwrap();
+        let mut head = [0; 9];
+        while connection.read_exact(&mut head).await.is_ok() {
+            let [_, high, low, kind, flags, ..] = head;
+            let mut payload = vec![0; usize::from(high) << 8 | usize::from(low)];
+            connection.read_exact(&mut payload).await.unwrap();
+            if kind == PING && flags & ACK == 0 && answers {
+                // Whoever has just closed does not read it.
+                let _ = connection.write_all(&[&frame(8, PING, ACK)[..], &payload].concat()).await;
+            }
+        }
+        began.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_of_http_2_is_not_kept_for_ever_by_pings_alone() {
+        let kept = kept_without_a_request(true).await;
+        assert!((IDLE_TIMEOUT..=IDLE_TIMEOUT + Duration::from_secs(1)).contains(&kept), "{kept:?}");
+        assert!(kept_without_a_request(false).await < 2 * KEEPALIVE_INTERVAL);
     }
 
     #[tokio::test(start_paused = true)]

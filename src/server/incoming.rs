@@ -145,9 +145,19 @@ impl Connection {
             read.inspect_err(|why| tracing::debug!(%why, "a client's certificate is verified but names nobody")).ok()
         });
         let then = Arc::downgrade(secured);
-        let peer = certificate.map(|read| Peer::with(read, move || tls.still_trusts(&then, &chain)));
-        Self::Secure(Box::new(stream), peer.unwrap_or_default())
+        let (socket, _) = stream.get_ref();
+        let peer = peer(socket);
+        let peer = match certificate {
+            Some(read) => peer.showing(read, move || tls.still_trusts(&then, &chain)),
+            None => peer,
+        };
+        Self::Secure(Box::new(stream), peer)
     }
+}
+
+/// Whoever is at the other end. One whose address cannot be told is gone already.
+fn peer(stream: &TcpStream) -> Peer {
+    Peer::at(stream.peer_addr().ok().map(|address| address.ip()))
 }
 
 impl Connected for Connection {
@@ -155,7 +165,7 @@ impl Connected for Connection {
 
     fn connect_info(&self) -> Peer {
         match self {
-            Self::Plain(_) => Peer::default(),
+            Self::Plain(stream) => peer(stream),
             Self::Secure(_, peer) => peer.clone(),
         }
     }
