@@ -1,7 +1,7 @@
 //! The section `gateways`.
 
 use super::reader::{Item, Reader};
-use crate::domain::gateway::{Gateways, HOPS_MAX};
+use crate::domain::gateway::{Gateways, HOPS_MAX, PEERS_MAX, peers};
 
 pub(super) fn gateways(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Gateways> {
     let default = Gateways::default();
@@ -11,6 +11,13 @@ pub(super) fn gateways(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Gatew
     });
     let forwarded_certificates =
         fields.or(reader, "forwarded_certificates", default.forwarded_certificates, |reader, item| reader.flag(item));
+    let forward_auth_peers = fields.or(reader, "forward_auth_peers", default.forward_auth_peers, |reader, item| {
+        reader.few(item, PEERS_MAX, |reader, item| reader.parse(item, peers))
+    });
     fields.finish(reader);
-    Some(Gateways { trusted_hops: trusted_hops?, forwarded_certificates: forwarded_certificates? })
+    Some(Gateways {
+        trusted_hops: trusted_hops?,
+        forwarded_certificates: forwarded_certificates?,
+        forward_auth_peers: forward_auth_peers?,
+    })
 }

@@ -2,22 +2,41 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::network::Network;
 use super::question::Header;
 
 /// The most proxies that can stand before a gateway.
 pub const HOPS_MAX: u64 = 16;
 
+/// The most networks of gateways that can be listed.
+pub const PEERS_MAX: usize = 64;
+
 /// How far gateways, and the proxies before them, are trusted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gateways {
     /// How many addresses at the end of `x-forwarded-for` were written by those who are trusted; 0: the gateway's own word
     /// counts alone. At most [`HOPS_MAX`].
     pub trusted_hops: usize,
     /// Whether the caller's certificate is what `x-forwarded-client-cert` says, where the gateway hands on none itself.
     pub forwarded_certificates: bool,
+    /// Who may ask at `/forward-auth`, where a call is told of in headers that anybody could write: those who connect from
+    /// these networks. Each was read by [`peers`].
+    pub forward_auth_peers: Vec<Network>,
+}
+
+/// The gateway's own word counts alone, and only this machine may ask at `/forward-auth`.
+impl Default for Gateways {
+    fn default() -> Self {
+        Self { trusted_hops: 0, forwarded_certificates: false, forward_auth_peers: Network::LOOPBACK.into() }
+    }
 }
 
 impl Gateways {
+    /// Whether whoever connects from `address` may ask at `/forward-auth`.
+    pub fn may_forward(&self, address: IpAddr) -> bool {
+        self.forward_auth_peers.iter().any(|network| network.covers(address))
+    }
+
     /// Where a call comes from: with no trusted hops from `peer`, the other end of the gateway's connection; else from the
     /// first address that a trusted one wrote into `forwarded_for`. None: not known, since there are fewer.
     ///
@@ -33,6 +52,18 @@ impl Gateways {
             Header::Unreadable => Err(NO_ADDRESS),
         }
     }
+}
+
+/// Reads a network of gateways, or the address of one; else what it must be.
+pub fn peers(text: &str) -> Result<Network, String> {
+    let network = Network::parse(text)?;
+    if network.is_wider_than_private() {
+        return Err(
+            "must be no wider than /8 (IPv4) or /7 (IPv6): whoever is in it is believed what it tells of a call"
+                .to_owned(),
+        );
+    }
+    Ok(network)
 }
 
 const NO_ADDRESS: &str = "must have IP addresses, separated by commas";
@@ -56,6 +87,32 @@ mod tests {
 
     fn at(address: &str) -> Result<Option<IpAddr>, &'static str> {
         Ok(Some(address.parse().unwrap()))
+    }
+
+    #[test]
+    fn this_machine_and_nobody_else_may_ask_unless_it_is_said() {
+        let may = |gateways: &Gateways, peer: &str| gateways.may_forward(peer.parse().unwrap());
+        let nothing_said = Gateways::default();
+        for peer in ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"] {
+            assert!(may(&nothing_said, peer), "{peer}");
+        }
+        for peer in ["10.0.0.1", "128.0.0.1", "0.0.0.0", "::", "::2", "::ffff:10.0.0.1", "fe80::1"] {
+            assert!(!may(&nothing_said, peer), "{peer}");
+        }
+        let listed = Gateways { forward_auth_peers: vec![peers("10.1.0.0/16").unwrap()], ..nothing_said };
+        assert!(may(&listed, "10.1.2.3") && may(&listed, "::ffff:10.1.2.3"));
+        assert!(!may(&listed, "127.0.0.1") && !may(&listed, "10.2.0.0"));
+    }
+
+    #[test]
+    fn networks_of_gateways_are_canonical_and_no_wider_than_private_ones() {
+        for text in ["10.1.2.3", "10.0.0.0/8", "fc00::/7"] {
+            assert!(peers(text).is_ok(), "{text}");
+        }
+        let odd = ["", "localhost", "10.1.2.3/16", "::ffff:0:0/96"];
+        for text in ["0.0.0.0/0", "::/0", "0.0.0.0/1", "128.0.0.0/1", "8000::/1"].into_iter().chain(odd) {
+            assert!(peers(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Networks: addresses that begin with the same bits (RFC 4632, RFC 4291 §2.3).
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// A network, or one address. What IPv6 maps from IPv4 (RFC 4291 §2.5.5.2) is IPv4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +29,20 @@ impl Network {
             return Err(format!("must be canonical: `{spelled}`, without bits beyond the prefix"));
         }
         Ok(Self(network))
+    }
+
+    /// This machine's own addresses (RFC 1122 §3.2.1.3, RFC 4291 §2.5.3).
+    pub const LOOPBACK: [Self; 2] = [
+        Self(IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8))),
+        Self(IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128))),
+    ];
+
+    /// Whether it is wider than the largest private networks (RFC 1918 §3, RFC 4193 §3).
+    pub const fn is_wider_than_private(&self) -> bool {
+        match self.0 {
+            IpNet::V4(network) => network.prefix_len() < 8,
+            IpNet::V6(network) => network.prefix_len() < 7,
+        }
     }
 
     /// Whether `address` is in it.

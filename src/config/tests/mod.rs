@@ -146,7 +146,7 @@ rules:
 path: { normalization: trust_gateway, case_insensitive_hosts: ["*.legacy.example.com"] }
 revocation: { max_lag: 5s, when_behind: deny }
 dpop: { nonce_secret: 0123456789abcdef0123456789ABCDEF }
-gateways: { trusted_hops: 2, forwarded_certificates: true }
+gateways: { trusted_hops: 2, forwarded_certificates: true, forward_auth_peers: [10.1.0.0/16, "2001:db8::7"] }
 bounds: { calls_in_flight: 5, drain: 1m }
 certificates: { names: ["spiffe://td/**", "*.example.com"] }
 "#;
@@ -178,7 +178,9 @@ fn everything_that_can_be_said_is_heard() {
     assert_eq!(config.revocation, Revocation { trust, file: None });
     let kept = good("revocation: { file: dir/revoked }\nrules: [{ match: { path: /** }, permit: anyone }]").revocation;
     assert_eq!(kept, Revocation { trust: Trust::default(), file: Some("dir/revoked".into()) });
-    assert_eq!(config.policy.gateways, Gateways { trusted_hops: 2, forwarded_certificates: true });
+    let forward_auth_peers = ["10.1.0.0/16", "2001:db8::7"].map(|peers| Network::parse(peers).unwrap()).into();
+    let gateways = Gateways { trusted_hops: 2, forwarded_certificates: true, forward_auth_peers };
+    assert_eq!(config.policy.gateways, gateways);
     assert_eq!(config.bounds, Bounds { calls_in_flight: 5, drain: Micros::from_secs(60) });
 
     let limits: Vec<_> = config.policy.limits.iter().map(|limit| (limit.name.as_str(), limit.units())).collect();

@@ -136,7 +136,7 @@ rules: [{{ match: {{ path: /** }} }}]
 ",
         all("listen", &["grpc", "http", "admin"]),
         all("bounds", &["calls_in_flight", "drain"]),
-        all("gateways", &["trusted_hops", "forwarded_certificates"]),
+        all("gateways", &["trusted_hops", "forwarded_certificates", "forward_auth_peers"]),
         all("revocation", &["max_lag", "when_behind"]),
     );
     assert_eq!(good(&with), without);
