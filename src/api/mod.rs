@@ -11,5 +11,6 @@ mod http_answer;
 mod known;
 pub mod native;
 mod peer;
+mod route;
 
 pub use peer::Peer;

@@ -4,19 +4,16 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::api::native::question::{
-    ATTRIBUTE_BYTES_MAX, ATTRIBUTES_MAX, CHARGES_MAX, SCOPES_MAX, Violations, address_of, is_plain_http, shown,
-    units_of,
-};
+use crate::api::native::question::{ATTRIBUTE_BYTES_MAX, ATTRIBUTES_MAX, Violations, address_of, is_plain_http, shown};
+use crate::api::route::{limits, scopes, units};
 use crate::decide::{Undecidable, Violation};
 use crate::domain::certificate::Certificate;
 use crate::domain::gateway::Gateways;
 use crate::domain::guard::announced_body;
-use crate::domain::limit::Limit;
 use crate::domain::path::{Host, Method, Target};
 use crate::domain::question::{
     Credential, ExtraCharge, HEADER_BYTES_MAX, Header, Headers, Mode, Pairs, Proofs, Question, is_header_name,
-    is_header_text, is_scope,
+    is_header_text,
 };
 use crate::proto::envoy::config::core::v3::address::Address as Place;
 use crate::proto::envoy::config::core::v3::{Address, HeaderValue};
@@ -298,42 +295,6 @@ impl<'a> Demands<'a> {
 
 fn extension(name: &str) -> String {
     format!("context_extensions[\"{}\"]", shown(name))
-}
-
-fn scopes(text: &str) -> Result<Vec<&str>, String> {
-    let scopes: Vec<&str> = text.split(' ').collect();
-    if scopes.len() > SCOPES_MAX || !scopes.iter().all(|scope| is_scope(scope)) {
-        return Err(format!("must be 1 to {SCOPES_MAX} scopes with one space between them"));
-    }
-    Ok(scopes)
-}
-
-/// `per-client=2, spikes`
-fn limits(text: &str) -> Result<Vec<ExtraCharge<'_>>, String> {
-    let must = || {
-        format!("must be 1 to {CHARGES_MAX} names of limits, each once, with units or without: `per-client=2, spikes`")
-    };
-    let mut charges: Vec<ExtraCharge<'_>> = Vec::new();
-    for named in text.split(',') {
-        let named = named.trim_matches(' ');
-        let (limit, cost) = match named.split_once('=') {
-            Some((limit, cost)) => (limit, units(cost)?),
-            None => (named, 1),
-        };
-        if !Limit::is_name(limit) || charges.len() == CHARGES_MAX || charges.iter().any(|charge| charge.limit == limit)
-        {
-            return Err(must());
-        }
-        charges.push(ExtraCharge { limit, units: cost });
-    }
-    Ok(charges)
-}
-
-fn units(text: &str) -> Result<u64, String> {
-    // `parse` alone would take a sign.
-    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    let units = text.parse().ok().filter(|_| digits).ok_or("must be a whole number")?;
-    units_of(Some(units), true)
 }
 
 /// What `decide` finds wrong in a native message's words, in those of whoever configured the route.
