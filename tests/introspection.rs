@@ -5,7 +5,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tollgate::decide::ports::Clock as _;
@@ -16,6 +16,7 @@ use tonic::metadata::MetadataValue;
 
 use crate::support::poll;
 use crate::support::server::{SOON, Tollgate, question};
+use crate::support::wire::{Answer, Wire};
 
 const FORM: &str = "application/x-www-form-urlencoded";
 
@@ -56,7 +57,7 @@ rules: [{{ match: {{ path: /me }} }}, {{ match: {{ path: /open }}, permit: anyon
     }
 
     async fn connect(&self) -> Wire {
-        Wire(TcpStream::connect(self.tollgate.server.http).await.expect("the server listens"))
+        Wire::connect(self.tollgate.server.http).await
     }
 
     /// The answer to a request of its own connection.
@@ -73,57 +74,11 @@ rules: [{{ match: {{ path: /me }} }}, {{ match: {{ path: /open }}, permit: anyon
     }
 }
 
-/// A connection as bytes.
-struct Wire(TcpStream);
-
-/// What came back.
-#[derive(Debug)]
-struct Answer {
-    status: u16,
-    head: String,
-    body: String,
-}
-
-impl Wire {
-    async fn send(&mut self, bytes: &str) {
-        self.0.write_all(bytes.as_bytes()).await.expect("it is taken");
-    }
-
-    async fn answer(&mut self) -> Answer {
-        timeout(SOON, self.read()).await.expect("it answers in time")
-    }
-
-    async fn read(&mut self) -> Answer {
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(self.0.read_u8().await.expect("it answers"));
-        }
-        let head = String::from_utf8(head).expect("it is ASCII").to_ascii_lowercase();
-        let answer = Answer { status: head[9..12].parse().expect("it has a status"), head, body: String::new() };
-        let length = answer.header("content-length").parse().expect("it says how long it is");
-        let mut body = vec![0; length];
-        self.0.read_exact(&mut body).await.expect("it is whole");
-        Answer { body: String::from_utf8(body).expect("it is text"), ..answer }
-    }
-
-    /// Whether nothing more comes.
-    async fn ended(&mut self) -> bool {
-        matches!(timeout(SOON, self.0.read(&mut [0])).await, Ok(Ok(0) | Err(_)))
-    }
-}
-
-impl Answer {
-    /// The value of a header, in lower case; all of them where it is there several times.
-    fn header(&self, name: &str) -> String {
-        let values = self.head.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
-        values.collect::<Vec<_>>().join(" | ")
-    }
-
-    fn error(&self) -> String {
-        let body: Value = serde_json::from_str(&self.body).expect("it is JSON");
-        assert!(body["error_description"].is_string(), "{}", self.body);
-        body["error"].as_str().expect("it has a word for it").to_owned()
-    }
+/// The word for what is wrong.
+fn word(answer: &Answer) -> String {
+    let body: Value = serde_json::from_str(&answer.body).expect("it is JSON");
+    assert!(body["error_description"].is_string(), "{}", answer.body);
+    body["error"].as_str().expect("it has a word for it").to_owned()
 }
 
 fn basic(id: &str, secret: &str) -> String {
@@ -235,13 +190,13 @@ async fn who_asks_must_show_it_and_may_only_with_the_scope() {
         ("Digest x".to_owned(), 400, "invalid_request", String::new()),
     ] {
         let answer = bench.ask(&post(&authorization, &form(&token))).await;
-        assert_eq!((answer.status, answer.error().as_str()), (status, error), "{authorization}");
+        assert_eq!((answer.status, word(&answer).as_str()), (status, error), "{authorization}");
         assert_eq!(answer.header("www-authenticate"), challenge, "{authorization}");
         assert!(!answer.body.contains("ann"), "{}", answer.body);
     }
     let without = post("x", &form(&token)).replace("Authorization: x\r\n", "");
     let answer = bench.ask(&without).await;
-    assert_eq!((answer.status, answer.error().as_str()), (401, "invalid_client"));
+    assert_eq!((answer.status, word(&answer).as_str()), (401, "invalid_client"));
     assert_eq!(answer.header("www-authenticate"), format!("{bearer} | {by_basic}"), "without an error: none was made");
 }
 
@@ -253,7 +208,7 @@ async fn what_cannot_be_found_out_is_not_called_inactive() {
     let encode = |text: &str| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text);
     let token = format!("{}.{}.{}", encode(header), encode(claims), encode(&"s".repeat(64)));
     let answer = bench.ask(&post(&gateway(), &form(&token))).await;
-    assert_eq!((answer.status, answer.error().as_str()), (503, "temporarily_unavailable"), "{answer:?}");
+    assert_eq!((answer.status, word(&answer).as_str()), (503, "temporarily_unavailable"), "{answer:?}");
     assert_eq!(answer.header("retry-after"), "1");
     // The asker's own token, too: nobody can say that it is bad.
     let answer = bench.ask(&post(&format!("Bearer {token}"), &form(&token))).await;
@@ -287,7 +242,7 @@ async fn requests_that_are_not_what_they_must_be_are_told_so() {
     ] {
         let answer = bench.ask(&request).await;
         let first = request.lines().next().expect("there is one");
-        assert_eq!((answer.status, answer.error().as_str()), (status, error), "{first}");
+        assert_eq!((answer.status, word(&answer).as_str()), (status, error), "{first}");
         assert_eq!(answer.header("allow"), if status == 405 { "post" } else { "" }, "{first}");
     }
     let hinted = bench.ask(&body(&format!("token_type_hint=refresh_token&{}&a=b&a=b", form(&token)))).await;
@@ -356,7 +311,7 @@ async fn requests_share_the_cap_on_calls_in_flight_and_a_stop_lets_them_finish()
     let in_flight = async || bench.tollgate.metric("tollgate_calls_in_flight").await > 0.5;
     poll(SOON, "the call", async || in_flight().await.then_some(())).await;
     let refused = bench.ask(&request).await;
-    assert_eq!((refused.status, refused.error().as_str()), (503, "temporarily_unavailable"));
+    assert_eq!((refused.status, word(&refused).as_str()), (503, "temporarily_unavailable"));
     assert_eq!(refused.header("retry-after"), "1");
     let status = bench.tollgate.decisions().await.decide(question("GET", "/open", None)).await.expect_err("it is full");
     assert_eq!(status.code(), Code::ResourceExhausted);

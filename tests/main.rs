@@ -21,6 +21,7 @@ mod envoy;
 mod flood;
 mod guards;
 mod held;
+mod http;
 mod in_flight;
 mod introspection;
 mod keycloak;

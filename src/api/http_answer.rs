@@ -104,7 +104,8 @@ fn no_store() -> Field {
     ("cache-control", "no-store".to_owned())
 }
 
-fn problem(status: StatusCode, detail: &str) -> Value {
+/// Problem details that say no more than the status and a sentence.
+pub(super) fn problem(status: StatusCode, detail: &str) -> Value {
     json!({
         "type": "about:blank",
         "title": status.canonical_reason().unwrap_or_default(),

@@ -205,9 +205,11 @@ impl Server {
             }
         });
         let incoming = Incoming::new(http, Arc::clone(&parts.http_tls)).stream();
+        let pages = api::http::router(Arc::clone(&parts.decider), Arc::clone(&parts.hearing) as _, replica)
+            .map_err(StartProblem::Configuration)?;
         let http_port = http::serve(
             incoming.map(|accepted| accepted.map(|connection| (connection.connect_info(), connection))),
-            api::http::router(Arc::clone(&parts.decider), Arc::clone(&parts.hearing) as _),
+            pages,
             parts.admission.clone(),
             parts.stopping.clone(),
         );

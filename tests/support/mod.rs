@@ -10,6 +10,7 @@ pub(crate) mod proxy;
 pub(crate) mod redis;
 pub(crate) mod server;
 pub(crate) mod signer;
+pub(crate) mod wire;
 
 use std::collections::VecDeque;
 use std::fmt;

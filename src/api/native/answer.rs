@@ -17,7 +17,7 @@ use crate::domain::time::Micros;
 use crate::proto as pb;
 
 /// The answer that carries `decision`; `replica` is who made it.
-pub(super) fn response(decision: &Decision, replica: &str) -> pb::DecideResponse {
+pub(in crate::api) fn response(decision: &Decision, replica: &str) -> pb::DecideResponse {
     let codes = Codes::of(decision.reason);
     pb::DecideResponse {
         allowed: decision.reason.allows(),

@@ -9,7 +9,9 @@ mod revocation;
 pub mod status;
 mod token;
 
+pub(super) use answer::response;
 pub use decision::Decisions;
+pub(super) use question::question;
 pub use quota::QuotaApi;
 pub use token::TokenApi;
 

@@ -67,7 +67,7 @@ impl Violations {
 }
 
 /// Reads a question.
-pub(super) fn question(wire: &pb::DecideRequest) -> Result<Question<'_>, Undecidable> {
+pub(in crate::api) fn question(wire: &pb::DecideRequest) -> Result<Question<'_>, Undecidable> {
     let pb::DecideRequest { credential, request, resource, limits, units, mode, explain, scopes } = wire;
     let mut violations = Violations::default();
     let mode = violations.keep("mode", mode_of(*mode));
