@@ -19,6 +19,7 @@ mod counters;
 mod deploy;
 mod envoy;
 mod flood;
+mod gateways;
 mod guards;
 mod held;
 mod http;

@@ -3,6 +3,7 @@
 pub(crate) mod authority;
 pub(crate) mod calls;
 pub(crate) mod envoy;
+pub(crate) mod gateway;
 pub(crate) mod liar;
 pub(crate) mod oidc;
 pub(crate) mod paths;

@@ -38,21 +38,21 @@ pub(crate) struct RedisServer {
 }
 
 /// A server's process, and one that ends it when nobody is there any more to do so.
-struct Watched {
+pub(crate) struct Watched {
     server: Child,
     watch: Child,
 }
 
 impl Watched {
     /// The watch reads what it is never told: its standard input ends when this process does, in whatever way.
-    fn new(server: Child) -> Self {
+    pub(crate) fn new(server: Child) -> Self {
         let mut shell = Command::new("sh");
         shell.args(["-c", "read -r _; kill -KILL \"$1\"", "sh", &server.id().to_string()]);
         let watch = shell.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         Self { server, watch }
     }
 
-    fn has_ended(&mut self) -> bool {
+    pub(crate) fn has_ended(&mut self) -> bool {
         self.server.try_wait().is_ok_and(|ended| ended.is_some())
     }
 }
