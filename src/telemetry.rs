@@ -3,6 +3,9 @@
 //! Metrics live in a recorder of the server's own, not in a global one, so that several servers fit into one process.
 //! The number of series is bounded: every label but `rule`, `issuer` and `node` comes from a closed list, and only
 //! the first [`RULE_LABELS_MAX`] rules, [`ISSUER_LABELS_MAX`] issuers and [`NODE_LABELS_MAX`] nodes get a label of their own.
+//! Limits by descriptors are bounded likewise, and so are the names that callers make up for them: see [`RateLimitMeter`].
+
+mod ratelimit;
 
 use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
@@ -13,6 +16,7 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::TryInitError;
 
+pub use self::ratelimit::{DETAILED_LABELS_MAX, HitOutcome, LIMIT_LABELS_MAX, RateLimitMeter};
 use crate::domain::decision::{Class, Decision, Reason};
 use crate::domain::policy::Policy;
 use crate::domain::time::Micros;
@@ -32,6 +36,10 @@ pub mod names {
     pub const DECISIONS: &str = "tollgate_decisions_total";
     /// How long decisions took, by façade; from the reading of the clock to the decision.
     pub const DECISION_SECONDS: &str = "tollgate_decision_duration_seconds";
+    /// Hits of limits by descriptors, by domain, limit and outcome.
+    pub const RATE_LIMIT_HITS: &str = "tollgate_ratelimit_hits_total";
+    /// Questions about the limits of a domain that there is none of.
+    pub const RATE_LIMIT_NO_DOMAIN: &str = "tollgate_ratelimit_unknown_domain_total";
     /// Questions that were not well formed, by façade.
     pub const MALFORMED: &str = "tollgate_questions_malformed_total";
     /// Questions whose asker went away before the decision, by façade.
@@ -132,11 +140,14 @@ pub enum Facade {
     ForwardAuth,
     /// `envoy.service.auth.v3.Authorization/Check`
     ExtAuthz,
+    /// `envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit`
+    RateLimit,
 }
 
 impl Facade {
     /// Every façade, in the order of their discriminants.
-    const ALL: [Self; 6] = [Self::Unary, Self::Batch, Self::Stream, Self::Http, Self::ForwardAuth, Self::ExtAuthz];
+    const ALL: [Self; 7] =
+        [Self::Unary, Self::Batch, Self::Stream, Self::Http, Self::ForwardAuth, Self::ExtAuthz, Self::RateLimit];
 
     const fn name(self) -> &'static str {
         match self {
@@ -146,6 +157,7 @@ impl Facade {
             Self::Http => "http",
             Self::ForwardAuth => "forward_auth",
             Self::ExtAuthz => "ext_authz",
+            Self::RateLimit => "ratelimit",
         }
     }
 }
@@ -155,10 +167,15 @@ pub struct Telemetry {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
     facades: [FacadeMetrics; Facade::ALL.len()],
-    rules_seen: Mutex<BTreeSet<String>>,
-    issuers_seen: Mutex<BTreeSet<String>>,
-    nodes_seen: Mutex<BTreeSet<String>>,
+    rules_seen: Seen,
+    issuers_seen: Seen,
+    nodes_seen: Seen,
+    limits_seen: Seen,
+    detailed_seen: Seen,
 }
+
+/// Names that have labels.
+type Seen = Mutex<BTreeSet<String>>;
 
 struct FacadeMetrics {
     seconds: Histogram,
@@ -177,6 +194,8 @@ impl Telemetry {
         for (name, unit, text) in [
             (names::DECISIONS, Unit::Count, "Decisions, by facade, outcome, reason and rule."),
             (names::DECISION_SECONDS, Unit::Seconds, "Time that decisions took."),
+            (names::RATE_LIMIT_HITS, Unit::Count, "Hits of limits by descriptors, by domain, limit and outcome."),
+            (names::RATE_LIMIT_NO_DOMAIN, Unit::Count, "Questions about limits of a domain that there is none of."),
             (names::MALFORMED, Unit::Count, "Questions that were not well formed."),
             (names::ABANDONED, Unit::Count, "Questions whose asker went away before the decision."),
             (names::OVERLOAD, Unit::Count, "Calls that were turned away because too many were in flight."),
@@ -239,8 +258,16 @@ impl Telemetry {
             }
         });
         let handle = recorder.handle();
-        let (rules_seen, issuers_seen, nodes_seen) = (Mutex::default(), Mutex::default(), Mutex::default());
-        let telemetry = Self { recorder, handle, facades, rules_seen, issuers_seen, nodes_seen };
+        let telemetry = Self {
+            recorder,
+            handle,
+            facades,
+            rules_seen: Seen::default(),
+            issuers_seen: Seen::default(),
+            nodes_seen: Seen::default(),
+            limits_seen: Seen::default(),
+            detailed_seen: Seen::default(),
+        };
         telemetry.gauge(names::BUILD, &[("version", env!("CARGO_PKG_VERSION"))]).set(1.0);
         Ok(telemetry)
     }
@@ -292,7 +319,11 @@ impl Telemetry {
         let mut rules = vec!["none".to_owned()];
         rules.extend(policy.rules.iter().map(|rule| &rule.name).map(label));
         let places = rules.len() * Reason::ALL.len() * Facade::ALL.len();
-        DecisionMeter { rules, counters: std::iter::repeat_with(OnceLock::new).take(places).collect() }
+        DecisionMeter {
+            rules,
+            counters: std::iter::repeat_with(OnceLock::new).take(places).collect(),
+            rate_limits: RateLimitMeter::new(self, &policy.rate_limits),
+        }
     }
 
     /// Begins a call; whoever drops it without a conclusion has abandoned it.
@@ -391,36 +422,28 @@ pub struct DecisionMeter {
     rules: Vec<String>,
     /// By façade, rule and reason; registered when first used.
     counters: Box<[OnceLock<Counter>]>,
+    rate_limits: RateLimitMeter,
 }
 
 impl DecisionMeter {
+    /// What counts the hits of limits by descriptors.
+    pub const fn of_rate_limits(&self) -> &RateLimitMeter {
+        &self.rate_limits
+    }
+
+    /// Counts an answer about limits by descriptors, which no rule led to.
+    pub fn conclude_rate_limit(&self, call: Call<'_>, reason: Reason, ended: Micros) {
+        self.count(call, 0, reason, ended);
+    }
+
     /// Counts a decision that was made at `ended`, and logs it for those who ask for `tollgate::decisions=debug`.
-    pub fn conclude(&self, mut call: Call<'_>, decision: &Decision, ended: Micros) {
-        call.ended = true;
-        let rule = decision.rule.map_or(0, |index| index + 1);
-        let place = (call.facade as usize * self.rules.len() + rule) * Reason::ALL.len() + decision.reason as usize;
-        let Some(counter) = self.counters.get(place) else { return };
-        counter
-            .get_or_init(|| {
-                let class = decision.reason.class();
-                call.telemetry.counter(
-                    names::DECISIONS,
-                    &[
-                        ("facade", call.facade.name()),
-                        ("outcome", if class == Class::Allow { "allow" } else { "deny" }),
-                        ("reason", decision.reason.name()),
-                        ("rule", self.rules.get(rule).map_or("none", String::as_str)),
-                    ],
-                )
-            })
-            .increment(1);
-        #[expect(clippy::cast_precision_loss, reason = "a decision takes far less than 2^53 µs")]
-        let seconds = ended.since(call.started).0 as f64 / 1e6;
-        call.telemetry.facades[call.facade as usize].seconds.record(seconds);
+    pub fn conclude(&self, call: Call<'_>, decision: &Decision, ended: Micros) {
+        let facade = call.facade;
+        self.count(call, decision.rule.map_or(0, |index| index + 1), decision.reason, ended);
         let identity = decision.identity.as_deref();
         tracing::debug!(
             target: "tollgate::decisions",
-            facade = call.facade.name(),
+            facade = facade.name(),
             allowed = decision.reason.allows(),
             reason = decision.reason.name(),
             rule = decision.rule_name(),
@@ -430,6 +453,29 @@ impl DecisionMeter {
             policy_version = decision.policy.version,
             "decided"
         );
+    }
+
+    fn count(&self, mut call: Call<'_>, rule: usize, reason: Reason, ended: Micros) {
+        call.ended = true;
+        let place = (call.facade as usize * self.rules.len() + rule) * Reason::ALL.len() + reason as usize;
+        let Some(counter) = self.counters.get(place) else { return };
+        counter
+            .get_or_init(|| {
+                let class = reason.class();
+                call.telemetry.counter(
+                    names::DECISIONS,
+                    &[
+                        ("facade", call.facade.name()),
+                        ("outcome", if class == Class::Allow { "allow" } else { "deny" }),
+                        ("reason", reason.name()),
+                        ("rule", self.rules.get(rule).map_or("none", String::as_str)),
+                    ],
+                )
+            })
+            .increment(1);
+        #[expect(clippy::cast_precision_loss, reason = "a decision takes far less than 2^53 µs")]
+        let seconds = ended.since(call.started).0 as f64 / 1e6;
+        call.telemetry.facades[call.facade as usize].seconds.record(seconds);
     }
 }
 

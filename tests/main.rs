@@ -28,6 +28,7 @@ mod picture;
 mod program;
 mod proofs;
 mod provider;
+mod ratelimit;
 mod ratelimit_files;
 mod redis;
 mod revocation;

@@ -5,6 +5,7 @@
 mod asker;
 pub mod codec;
 pub mod codes;
+pub mod envoy_rls;
 pub mod http;
 mod known;
 pub mod native;

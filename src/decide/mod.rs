@@ -11,6 +11,7 @@ mod hearing;
 mod introspection;
 mod pace;
 pub mod ports;
+mod ratelimit;
 mod revoking;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ use self::ports::{
     Answer, Charge, Charges, Clock, Inspected, Payment, Proved, Quotas, RevocationLog, RevocationView, Shown, Standing,
     TokenInspector, Verdict,
 };
+pub use self::ratelimit::{Asked as HitsAsked, Descriptor, DescriptorStatus, RateLimitQuestion, RateLimited};
 pub use self::revoking::{Asked, Filter, NotRevoked, NotTakenBack, REVOKE_SCOPE, Revoker, TakenBack, Wanted};
 use crate::domain::decision::{Decision, Explanation, Held, Provenance, QuotaStates, Reason};
 use crate::domain::identity::{Binding, Identity};

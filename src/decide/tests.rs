@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod hearing;
+mod ratelimit;
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;

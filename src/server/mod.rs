@@ -34,6 +34,7 @@ use self::incoming::Incoming;
 use self::layers::Admission;
 use self::tls::Tls;
 use crate::api;
+use crate::api::envoy_rls::RateLimitApi;
 use crate::api::native::{Decisions, QuotaApi, TokenApi};
 use crate::config::{self, Config, KeptKeys, Secret, Store};
 use crate::decide::ports::{Clock, ProofLog, Quotas, RevocationLog};
@@ -42,6 +43,7 @@ use crate::domain::api_key;
 use crate::domain::policy::Policy;
 use crate::proto::DESCRIPTORS;
 use crate::proto::decision_service_server::DecisionServiceServer;
+use crate::proto::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitServiceServer;
 use crate::proto::quota_service_server::QuotaServiceServer;
 use crate::proto::token_service_server::TokenServiceServer;
 use crate::quotas::{LeaseDesk, QuotaDesk};
@@ -80,7 +82,13 @@ const DRAIN_INTERVAL: Duration = Duration::from_millis(10);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Every service that has a status of its own.
-const SERVICES: [&str; 4] = ["", "tollgate.v1.DecisionService", "tollgate.v1.QuotaService", "tollgate.v1.TokenService"];
+const SERVICES: [&str; 5] = [
+    "",
+    "tollgate.v1.DecisionService",
+    "tollgate.v1.QuotaService",
+    "tollgate.v1.TokenService",
+    "envoy.service.ratelimit.v3.RateLimitService",
+];
 
 /// A server that runs.
 pub struct Server {
@@ -178,6 +186,10 @@ impl Server {
             )
             .add_service(
                 TokenServiceServer::new(TokenApi::new(Arc::clone(&parts.decider)))
+                    .max_decoding_message_size(MESSAGE_BYTES_MAX),
+            )
+            .add_service(
+                RateLimitServiceServer::new(RateLimitApi::new(Arc::clone(&parts.decider)))
                     .max_decoding_message_size(MESSAGE_BYTES_MAX),
             )
             .add_service(health_service)

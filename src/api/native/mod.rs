@@ -10,6 +10,7 @@ pub mod status;
 mod token;
 
 pub use decision::Decisions;
+pub(super) use quota::QUOTA_SCOPE;
 pub use quota::QuotaApi;
 pub use token::TokenApi;
 
@@ -26,6 +27,6 @@ impl From<Undecidable> for tonic::Status {
 }
 
 /// The certificate that the other end of a call's connection showed.
-fn shown_by(extensions: &Extensions) -> Option<&Certificate<'static>> {
+pub(super) fn shown_by(extensions: &Extensions) -> Option<&Certificate<'static>> {
     extensions.get::<Peer>().and_then(Peer::certificate)
 }

@@ -15,7 +15,7 @@ use crate::proto as pb;
 use crate::proto::quota_service_server::QuotaService;
 
 /// The scope that `Refund` and `Reset` need: they lift limits.
-const QUOTA_SCOPE: &str = "tollgate:quota";
+pub(in crate::api) const QUOTA_SCOPE: &str = "tollgate:quota";
 
 /// Answers `QuotaService`.
 pub struct QuotaApi {

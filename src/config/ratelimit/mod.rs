@@ -35,6 +35,7 @@ pub(super) fn ratelimit(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Rate
     let usual = Terms { mode: mode.unwrap_or_default(), when_away: when_away.unwrap_or_default() };
     let special = fields.or(reader, "domains", BTreeMap::new(), |reader, item| domains(reader, item, usual));
     let shadow = fields.or(reader, "shadow", false, |reader, item| reader.flag(item));
+    let headers = fields.or(reader, "response_headers", false, |reader, item| reader.flag(item));
     let merges = fields.or(reader, "merge_domains", false, |reader, item| reader.flag(item));
     fields.finish(reader);
     let (paths, special, merges) = (paths?, special?, merges?);
@@ -54,7 +55,7 @@ pub(super) fn ratelimit(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Rate
         reader.error(item, format!("is no domain of the `files`; {remedy}"));
     }
     mode.and(when_away)?;
-    Some(RateLimits { domains, shadow: shadow? })
+    Some(RateLimits { domains, shadow: shadow?, headers: headers? })
 }
 
 /// The domains of which something is said, with the place of that.

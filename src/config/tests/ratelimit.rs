@@ -467,11 +467,12 @@ fn a_domain_is_paid_as_the_section_says() {
         ("a.yaml", "{ domain: a, descriptors: [{ key: k, rate_limit: { unit: week, requests_per_unit: 3 } }] }"),
         ("b.yaml", "{ domain: b, descriptors: [{ key: k, rate_limit: { unit: month, requests_per_unit: 3 } }] }"),
     ];
-    let section = "{ files: [limits/*.yaml], when_away: local, shadow: true, domains: { b: { mode: compatible, when_away: deny } } }";
+    let section = "{ files: [limits/*.yaml], when_away: local, shadow: true, domains: { b: { mode: compatible, when_away: deny } }, \
+                   response_headers: true }";
     let (config, _) = load_in(&folder(section, &files)).unwrap();
     let limits = config.policy.rate_limits;
     let [a, b] = ["a", "b"].map(|name| &limits.domains[name]);
-    assert!(limits.shadow);
+    assert!(limits.shadow && limits.headers);
     assert_eq!((a.mode, a.when_away), (RateLimitMode::Strict, WhenAway::Local));
     assert_eq!((b.mode, b.when_away), (RateLimitMode::Compatible, WhenAway::Deny));
     let of = |domain: &Domain| {

@@ -36,6 +36,8 @@ pub struct RateLimits {
     pub domains: BTreeMap<Box<str>, Domain>,
     /// Whether no domain refuses anything: what would be refused is only counted.
     pub shadow: bool,
+    /// Whether clients are told in headers what is left.
+    pub headers: bool,
 }
 
 /// The limits of one domain.
