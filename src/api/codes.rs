@@ -1,6 +1,7 @@
 //! One table from reasons to the codes of every protocol.
 
 use http::StatusCode;
+use tonic::Code;
 
 use crate::domain::decision::{Class, Reason};
 use crate::proto::DecisionReason;
@@ -12,24 +13,34 @@ pub struct Codes {
     pub native: DecisionReason,
     /// Over HTTP, and through `ext_authz`.
     pub http: StatusCode,
+    /// For clients of gRPC, through a gateway.
+    pub grpc: Code,
 }
 
 impl Codes {
     /// The codes of `reason`: those of its class, but for the few that HTTP has a status of their own for.
     pub const fn of(reason: Reason) -> Self {
-        let (native, http) = match reason.class() {
-            Class::Allow => (DecisionReason::Allowed, StatusCode::OK),
-            Class::Unauthenticated => (DecisionReason::Unauthenticated, StatusCode::UNAUTHORIZED),
-            Class::PermissionDenied => (DecisionReason::PermissionDenied, StatusCode::FORBIDDEN),
-            Class::QuotaExceeded => (DecisionReason::QuotaExceeded, StatusCode::TOO_MANY_REQUESTS),
-            Class::DependencyUnavailable => (DecisionReason::DependencyUnavailable, StatusCode::SERVICE_UNAVAILABLE),
+        let (native, http, grpc) = match reason.class() {
+            Class::Allow => (DecisionReason::Allowed, StatusCode::OK, Code::Ok),
+            Class::Unauthenticated => {
+                (DecisionReason::Unauthenticated, StatusCode::UNAUTHORIZED, Code::Unauthenticated)
+            }
+            Class::PermissionDenied => {
+                (DecisionReason::PermissionDenied, StatusCode::FORBIDDEN, Code::PermissionDenied)
+            }
+            Class::QuotaExceeded => {
+                (DecisionReason::QuotaExceeded, StatusCode::TOO_MANY_REQUESTS, Code::ResourceExhausted)
+            }
+            Class::DependencyUnavailable => {
+                (DecisionReason::DependencyUnavailable, StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable)
+            }
         };
         let http = match reason {
             Reason::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Reason::LengthRequired => StatusCode::LENGTH_REQUIRED,
             _ => http,
         };
-        Self { native, http }
+        Self { native, http, grpc }
     }
 }
 
@@ -88,7 +99,7 @@ mod tests {
         let rows: Vec<String> = Reason::ALL
             .into_iter()
             .map(|reason| {
-                let Codes { native, http } = Codes::of(reason);
+                let Codes { native, http, grpc: _ } = Codes::of(reason);
                 format!("{} {} {}", reason.name(), native.as_str_name(), http.as_u16())
             })
             .collect();

@@ -5,8 +5,10 @@
 mod asker;
 pub mod codec;
 pub mod codes;
+pub mod envoy_authz;
 pub mod envoy_rls;
 pub mod http;
+mod http_answer;
 mod known;
 pub mod native;
 mod peer;

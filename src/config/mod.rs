@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::domain::api_key::{self, ApiKey};
 use crate::domain::certificate::DNS_ISSUER;
+use crate::domain::gateway::Gateways;
 use crate::domain::issuer::Issuer;
 use crate::domain::limit::{Limit, WhenAway};
 use crate::domain::name::NamePattern;
@@ -27,6 +28,7 @@ mod certificates;
 mod claims;
 mod clients;
 mod connection;
+mod gateways;
 mod identity_headers;
 mod introspection;
 mod issuers;
@@ -252,6 +254,7 @@ fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
     let rules = fields.or(reader, "rules", Vec::new(), |reader, item| rules::rules(reader, item, &known));
     let clients = fields.or(reader, "clients", Vec::new(), clients::clients);
     let identity_headers = fields.or(reader, "identity_headers", Vec::new(), identity_headers::identity_headers);
+    let gateways = fields.or(reader, "gateways", Gateways::default(), gateways::gateways);
     let rate_limits = fields.or(reader, "envoy_ratelimit", RateLimits::default(), ratelimit::ratelimit);
     let bounds = fields.or(reader, "bounds", Bounds::default(), server::bounds);
     fields.finish(reader);
@@ -287,6 +290,7 @@ fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
         operators: operators?,
         clients: clients?,
         identity_headers: identity_headers?,
+        gateways: gateways?,
         rate_limits,
         lifetimes: issuers.iter().map(lifetimes).collect(),
     };

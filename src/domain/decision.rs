@@ -5,6 +5,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::identity::Identity;
+use super::identity_headers::IdentityHeader;
 use super::limit::{CounterKey, Kind, Limit};
 use super::policy::Policy;
 use super::time::Micros;
@@ -349,6 +350,15 @@ impl Decision {
     /// The name of the rule that decided.
     pub fn rule_name(&self) -> Option<&str> {
         self.rule.map(|index| self.policy.rules[index].name.as_str())
+    }
+
+    /// The headers that tell the service behind who calls, by name, where the call may go on to it.
+    pub fn identity_headers(&self) -> impl Iterator<Item = (&str, String)> {
+        let identity = self.identity.as_deref().filter(|_| self.reason.allows());
+        let headers = identity.map(|identity| (identity, &self.policy.identity_headers));
+        headers.into_iter().flat_map(|(identity, headers)| {
+            headers.iter().filter_map(|IdentityHeader { name, facet }| Some((&**name, facet.value(identity)?)))
+        })
     }
 
     /// The time after which asking again can succeed, where waiting helps at all.

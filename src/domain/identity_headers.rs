@@ -17,8 +17,11 @@ pub const NAME_BYTES_MAX: usize = 64;
 /// be another name.
 pub const VALUE_BYTES_MAX: usize = 4 * 1024;
 
+/// By which a gateway tells the service behind it what the call holds until it is settled.
+pub const RESERVATION: &str = "x-tollgate-reservation";
+
 /// Headers that mean something to those between the caller and the service, or by which callers show who they are.
-const TAKEN: [&str; 24] = [
+const TAKEN: [&str; 25] = [
     "authorization",
     "connection",
     "cookie",
@@ -43,6 +46,7 @@ const TAKEN: [&str; 24] = [
     "x-forwarded-prefix",
     "x-forwarded-proto",
     "x-real-ip",
+    RESERVATION,
 ];
 
 /// What such headers begin with.

@@ -17,6 +17,8 @@ pub mod event;
 #[cfg(test)]
 pub(crate) mod exact_log;
 pub mod fixed;
+pub mod gateway;
+pub mod guard;
 pub mod identity;
 pub mod identity_headers;
 pub mod introspection;

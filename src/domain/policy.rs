@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::client::Client;
 pub use super::demand::{Caller, Demand};
+use super::gateway::Gateways;
 use super::identity::Identity;
 use super::identity_headers::IdentityHeader;
 use super::limit::{Attribute, CounterKey, Limit};
@@ -30,6 +31,8 @@ pub struct Policy {
     pub clients: Vec<Client>,
     /// Headers that tell services who calls; each name once.
     pub identity_headers: Vec<IdentityHeader>,
+    /// How far gateways are trusted.
+    pub gateways: Gateways,
     /// Limits by descriptors.
     pub rate_limits: RateLimits,
     /// How long the tokens of each issuer live.

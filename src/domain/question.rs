@@ -6,6 +6,12 @@ use std::net::IpAddr;
 pub use super::certificate::Certificate;
 use super::path::{Host, Method, Target};
 
+/// The longest scope, in bytes.
+pub const SCOPE_BYTES_MAX: usize = 256;
+
+/// The longest name of a header and the longest value, in bytes.
+pub const HEADER_BYTES_MAX: usize = 16 * 1024;
+
 /// One question, borrowed from the message that asked it. Its parts were checked when it was made: a [`Target`] is
 /// never ambiguous and a [`Method`] always a well-formed one.
 #[derive(Clone, Debug)]
@@ -38,6 +44,24 @@ pub struct Question<'a> {
     pub mode: Mode,
     /// Whether the answer should say how it came about.
     pub explain: bool,
+}
+
+/// Whether `text` can be a scope (RFC 6749 §3.3), of at most [`SCOPE_BYTES_MAX`] bytes. Tokens carry them separated by spaces.
+pub fn is_scope(text: &str) -> bool {
+    let allowed = |byte: u8| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
+    (1..=SCOPE_BYTES_MAX).contains(&text.len()) && text.bytes().all(allowed)
+}
+
+/// Whether `text` can be the name of a header, in lower case (RFC 9110 §5.1), of at most [`HEADER_BYTES_MAX`] bytes.
+pub fn is_header_name(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    (1..=HEADER_BYTES_MAX).contains(&text.len()) && text.bytes().all(allowed)
+}
+
+/// Whether the value of a header is text that everybody reads alike: visible ASCII, spaces and tabs. What else may be in one
+/// (`obs-text`, RFC 9110 §5.5) is Latin-1 to some and UTF-8 to others.
+pub fn is_header_text(value: &[u8]) -> bool {
+    value.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~'))
 }
 
 /// The headers of a call, by their names in lower case, each once: several of a name are one value, joined by commas (RFC 9110

@@ -34,6 +34,7 @@ use self::incoming::Incoming;
 use self::layers::Admission;
 use self::tls::Tls;
 use crate::api;
+use crate::api::envoy_authz::ExtAuthz;
 use crate::api::envoy_rls::RateLimitApi;
 use crate::api::native::{Decisions, QuotaApi, TokenApi};
 use crate::config::{self, Config, KeptKeys, Secret, Store};
@@ -43,6 +44,7 @@ use crate::domain::api_key;
 use crate::domain::policy::Policy;
 use crate::proto::DESCRIPTORS;
 use crate::proto::decision_service_server::DecisionServiceServer;
+use crate::proto::envoy::service::auth::v3::authorization_server::AuthorizationServer;
 use crate::proto::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitServiceServer;
 use crate::proto::quota_service_server::QuotaServiceServer;
 use crate::proto::token_service_server::TokenServiceServer;
@@ -82,11 +84,12 @@ const DRAIN_INTERVAL: Duration = Duration::from_millis(10);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Every service that has a status of its own.
-const SERVICES: [&str; 5] = [
+const SERVICES: [&str; 6] = [
     "",
     "tollgate.v1.DecisionService",
     "tollgate.v1.QuotaService",
     "tollgate.v1.TokenService",
+    "envoy.service.auth.v3.Authorization",
     "envoy.service.ratelimit.v3.RateLimitService",
 ];
 
@@ -186,6 +189,10 @@ impl Server {
             )
             .add_service(
                 TokenServiceServer::new(TokenApi::new(Arc::clone(&parts.decider)))
+                    .max_decoding_message_size(MESSAGE_BYTES_MAX),
+            )
+            .add_service(
+                AuthorizationServer::new(ExtAuthz::new(Arc::clone(&parts.decider)))
                     .max_decoding_message_size(MESSAGE_BYTES_MAX),
             )
             .add_service(

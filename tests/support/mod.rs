@@ -2,8 +2,10 @@
 
 pub(crate) mod authority;
 pub(crate) mod calls;
+pub(crate) mod envoy;
 pub(crate) mod liar;
 pub(crate) mod oidc;
+pub(crate) mod paths;
 pub(crate) mod proxy;
 pub(crate) mod redis;
 pub(crate) mod server;

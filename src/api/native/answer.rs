@@ -13,7 +13,6 @@ use crate::domain::decision::{
     Decision, Explanation, Held, Provenance, QuotaState, QuotaVerdict, Reason, longest_wait,
 };
 use crate::domain::identity::{Actor, Identity, IdentityKind};
-use crate::domain::identity_headers::IdentityHeader;
 use crate::domain::policy::Demand;
 use crate::domain::time::Micros;
 use crate::proto as pb;
@@ -34,20 +33,13 @@ pub(super) fn response(decision: &Decision, replica: &str) -> pb::DecideResponse
         reservation: reservation(decision.held.as_deref()),
         expires_after: expires_after(decision.held.as_deref()),
         dpop_nonce: text(decision.dpop_nonce.as_deref()),
-        identity_headers: identity_headers(decision),
+        identity_headers: decision.identity_headers().map(header).collect(),
         removed_headers: decision.policy.identity_headers.iter().map(|header| header.name.to_string()).collect(),
     }
 }
 
-/// What tells the service behind who calls, where the call may go on to it.
-fn identity_headers(decision: &Decision) -> Vec<pb::Header> {
-    let Some(identity) = decision.identity.as_deref().filter(|_| decision.reason.allows()) else { return Vec::new() };
-    let headers = decision.policy.identity_headers.iter();
-    headers
-        .filter_map(|IdentityHeader { name, facet }| {
-            Some(pb::Header { name: name.to_string(), value: facet.value(identity)? })
-        })
-        .collect()
+fn header((name, value): (&str, String)) -> pb::Header {
+    pb::Header { name: name.to_owned(), value }
 }
 
 /// What became of one of several questions.

@@ -2,9 +2,9 @@
 
 mod answer;
 mod decision;
-mod question;
+pub(super) mod question;
 mod quota;
-mod reservation;
+pub(super) mod reservation;
 mod revocation;
 pub mod status;
 mod token;

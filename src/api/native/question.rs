@@ -16,39 +16,42 @@ use crate::domain::window::LeaseId;
 use crate::proto as pb;
 
 /// The most limits that one question may name, and the most charges of one `Consume`.
-pub(super) const CHARGES_MAX: usize = 16;
+pub(in crate::api) const CHARGES_MAX: usize = 16;
 
 /// The most attributes of the thing that is accessed.
-const ATTRIBUTES_MAX: usize = 64;
+pub(in crate::api) const ATTRIBUTES_MAX: usize = 64;
 
 /// The longest attribute value, in bytes.
-const ATTRIBUTE_BYTES_MAX: usize = 4 * 1024;
+pub(in crate::api) const ATTRIBUTE_BYTES_MAX: usize = 4 * 1024;
+
+/// The most scopes that one question may demand.
+pub(in crate::api) const SCOPES_MAX: usize = 64;
 
 /// How long a reservation lasts when nothing is said: long enough for most answers of a language model.
 const HOLD_DEFAULT: Micros = Micros::from_secs(60);
 
 /// What is wrong with a message, found one by one.
-#[derive(Debug, Default)]
-pub(super) struct Violations(Vec<Violation>);
+#[derive(Clone, Debug, Default)]
+pub(in crate::api) struct Violations(Vec<Violation>);
 
 impl Violations {
     /// Notes that `field` is wrong.
-    pub(super) fn push(&mut self, field: impl Into<String>, description: impl Display) {
+    pub(in crate::api) fn push(&mut self, field: impl Into<String>, description: impl Display) {
         self.0.push(Violation { field: field.into(), description: description.to_string() });
     }
 
     /// The value, or a note that `field` is wrong.
-    fn keep<T, E: Display>(&mut self, field: &str, read: Result<T, E>) -> Option<T> {
+    pub(in crate::api) fn keep<T, E: Display>(&mut self, field: &str, read: Result<T, E>) -> Option<T> {
         read.map_err(|why| self.push(field, why)).ok()
     }
 
     /// Everything that is wrong.
-    pub(super) fn into_undecidable(self) -> Undecidable {
+    pub(in crate::api) fn into_undecidable(self) -> Undecidable {
         Undecidable { violations: self.0 }
     }
 
     /// `value`, if nothing is wrong.
-    pub(super) fn or<T>(self, value: Option<T>) -> Result<T, Undecidable> {
+    pub(in crate::api) fn or<T>(self, value: Option<T>) -> Result<T, Undecidable> {
         match value {
             Some(value) if self.0.is_empty() => Ok(value),
             _ => Err(self.into_undecidable()),
@@ -69,9 +72,8 @@ pub(super) fn question(wire: &pb::DecideRequest) -> Result<Question<'_>, Undecid
     }
     for (name, value) in resource {
         if name.is_empty() || value.len() > ATTRIBUTE_BYTES_MAX || name.len() > ATTRIBUTE_BYTES_MAX {
-            let shown: String = name.chars().take(64).flat_map(char::escape_default).collect();
             violations.push(
-                format!("resource[\"{shown}\"]"),
+                format!("resource[\"{}\"]", shown(name)),
                 format!("must have a name, and name and value at most {ATTRIBUTE_BYTES_MAX} bytes"),
             );
         }
@@ -123,8 +125,13 @@ fn request_of<'a>(wire: &'a pb::RequestAttributes, violations: &mut Violations) 
     Some((method, host, target, source?, plain_http?))
 }
 
+/// The name of an entry, as a message can show it.
+pub(in crate::api) fn shown(name: &str) -> String {
+    name.chars().take(64).flat_map(char::escape_default).collect()
+}
+
 /// An IPv4 address that came mapped into IPv6 is the same client.
-fn address_of(text: &str) -> Result<IpAddr, &'static str> {
+pub(in crate::api) fn address_of(text: &str) -> Result<IpAddr, &'static str> {
     text.parse::<IpAddr>()
         .map(|address| address.to_canonical())
         .map_err(|_| "must be an IP address such as 192.0.2.7 or 2001:db8::7, without port")
@@ -159,7 +166,7 @@ fn certificate_of(wire: &pb::ClientCertificate) -> Result<Certificate<'static>, 
     }
 }
 
-fn is_plain_http(scheme: &str) -> Result<bool, &'static str> {
+pub(in crate::api) fn is_plain_http(scheme: &str) -> Result<bool, &'static str> {
     match scheme {
         "" | "https" => Ok(false),
         "http" => Ok(true),
@@ -195,7 +202,7 @@ fn mode_of(wire: i32) -> Result<Mode, &'static str> {
 
 /// Unset is 1; 0 is not, because whoever computes a cost of 0 and is charged 1 would never find out. Who only looks may
 /// ask for 0.
-fn units_of(wire: Option<u64>, consumes: bool) -> Result<u64, String> {
+pub(in crate::api) fn units_of(wire: Option<u64>, consumes: bool) -> Result<u64, String> {
     match wire {
         None => Ok(1),
         Some(units @ 1..=UNITS_MAX) => Ok(units),

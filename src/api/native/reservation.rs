@@ -55,7 +55,7 @@ pub(super) struct Reservation {
 }
 
 /// The text that stands for what is held.
-pub(super) fn written(Held { lease, counters, expires_after: _ }: &Held) -> String {
+pub(in crate::api) fn written(Held { lease, counters, expires_after: _ }: &Held) -> String {
     let (counters, kinds) = counters.iter().map(|held| (held.key.as_bytes().to_vec(), letter(held.kind))).collect();
     let content = Content { version: VERSION, replica: lease.replica, serial: lease.serial, counters, kinds };
     sealed(content.encode_to_vec())

@@ -23,7 +23,7 @@ pub fn malformed(violations: &[Violation]) -> Status {
 }
 
 /// A sentence about what is wrong, and those violations that it names: the first ones.
-pub(super) fn told(violations: &[Violation]) -> (String, &[Violation]) {
+pub(in crate::api) fn told(violations: &[Violation]) -> (String, &[Violation]) {
     let mut sentence = String::new();
     let mut named = 0;
     for Violation { field, description } in violations {

@@ -135,6 +135,7 @@ rules:
   - match: { host: example.com }
 revocation: { max_lag: 5s, when_behind: deny }
 dpop: { nonce_secret: 0123456789abcdef0123456789ABCDEF }
+gateways: { trusted_hops: 2, forwarded_certificates: true }
 bounds: { calls_in_flight: 5, drain: 1m }
 certificates: { names: ["spiffe://td/**", "*.example.com"] }
 "#;
@@ -166,6 +167,7 @@ fn everything_that_can_be_said_is_heard() {
     assert_eq!(config.revocation, Revocation { trust, file: None });
     let kept = good("revocation: { file: dir/revoked }\nrules: [{ match: { path: /** }, permit: anyone }]").revocation;
     assert_eq!(kept, Revocation { trust: Trust::default(), file: Some("dir/revoked".into()) });
+    assert_eq!(config.policy.gateways, Gateways { trusted_hops: 2, forwarded_certificates: true });
     assert_eq!(config.bounds, Bounds { calls_in_flight: 5, drain: Micros::from_secs(60) });
 
     let limits: Vec<_> = config.policy.limits.iter().map(|limit| (limit.name.as_str(), limit.units())).collect();

@@ -139,12 +139,14 @@ fn the_schemas_defaults_are_the_readers() {
     let with = format!(
         "listen: {{ {} }}
 bounds: {{ {} }}
+gateways: {{ {} }}
 revocation: {{ {} }}
 issuers: [{{ issuer: https://a.example, audiences: [a], untyped: true, {issuer} }}]
 rules: [{{ match: {{ path: /** }} }}]
 ",
         all("listen", &["grpc", "http", "admin"]),
         all("bounds", &["calls_in_flight", "drain"]),
+        all("gateways", &["trusted_hops", "forwarded_certificates"]),
         all("revocation", &["max_lag", "when_behind"]),
     );
     assert_eq!(good(&with), without);
@@ -230,6 +232,7 @@ fn reference() -> String {
         ("require", "`require` of a rule"),
         ("revocation", "`revocation`"),
         ("dpop", "`dpop`"),
+        ("gateways", "`gateways`"),
         ("bounds", "`bounds`"),
     ] {
         let section = sections(&schema)[section].clone();

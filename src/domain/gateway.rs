@@ -1,0 +1,88 @@
+//! What is believed of calls that gateways ask about, beyond what they saw themselves.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::question::Header;
+
+/// The most proxies that can stand before a gateway.
+pub const HOPS_MAX: u64 = 16;
+
+/// How far gateways, and the proxies before them, are trusted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gateways {
+    /// How many addresses at the end of `x-forwarded-for` were written by those who are trusted; 0: the gateway's own word
+    /// counts alone. At most [`HOPS_MAX`].
+    pub trusted_hops: usize,
+    /// Whether the caller's certificate is what `x-forwarded-client-cert` says, where the gateway hands on none itself.
+    pub forwarded_certificates: bool,
+}
+
+impl Gateways {
+    /// Where a call comes from: with no trusted hops from `peer`, the other end of the gateway's connection; else from the
+    /// first address that a trusted one wrote into `forwarded_for`. None: not known, since there are fewer.
+    ///
+    /// # Errors
+    /// What stands there is no address, so nobody can say what it means.
+    pub fn source(&self, peer: Option<IpAddr>, forwarded_for: Header<'_>) -> Result<Option<IpAddr>, &'static str> {
+        let Some(at) = self.trusted_hops.checked_sub(1) else { return Ok(peer) };
+        match forwarded_for {
+            Header::Absent => Ok(None),
+            Header::Text(list) => {
+                list.rsplit(',').nth(at).map(|text| address(text.trim_matches([' ', '\t']))).transpose()
+            }
+            Header::Unreadable => Err(NO_ADDRESS),
+        }
+    }
+}
+
+const NO_ADDRESS: &str = "must have IP addresses, separated by commas";
+
+/// Some proxies write the port, too. An IPv4 address that came mapped into IPv6 is the same client.
+fn address(text: &str) -> Result<IpAddr, &'static str> {
+    let address = text.parse::<IpAddr>().or_else(|_| text.parse::<SocketAddr>().map(|socket| socket.ip()));
+    address.map(|address| address.to_canonical()).map_err(|_| NO_ADDRESS)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    fn source(trusted_hops: usize, forwarded_for: Header<'_>) -> Result<Option<IpAddr>, &'static str> {
+        let gateways = Gateways { trusted_hops, ..Gateways::default() };
+        gateways.source(Some("10.0.0.1".parse().unwrap()), forwarded_for)
+    }
+
+    fn at(address: &str) -> Result<Option<IpAddr>, &'static str> {
+        Ok(Some(address.parse().unwrap()))
+    }
+
+    #[test]
+    fn without_trusted_hops_nothing_is_believed_but_the_gateway() {
+        for header in [Header::Absent, Header::Text("192.0.2.7"), Header::Text("x"), Header::Unreadable] {
+            assert_eq!(source(0, header), at("10.0.0.1"), "{header:?}");
+        }
+    }
+
+    #[test]
+    fn trusted_hops_are_counted_from_the_end() {
+        let forged = Header::Text("203.0.113.9, 198.51.100.4,\t192.0.2.7 , 2001:db8::1");
+        assert_eq!(source(1, forged), at("2001:db8::1"));
+        assert_eq!(source(2, forged), at("192.0.2.7"));
+        assert_eq!(source(3, forged), at("198.51.100.4"));
+        assert_eq!(source(1, Header::Text("[2001:db8::1]:80")), at("2001:db8::1"));
+        assert_eq!(source(1, Header::Text("::ffff:192.0.2.7")), at("192.0.2.7"));
+        assert_eq!(source(1, Header::Text("192.0.2.7:4711")), at("192.0.2.7"));
+    }
+
+    #[test]
+    fn what_the_trusted_did_not_write_is_not_known() {
+        assert_eq!(source(2, Header::Text("192.0.2.7")), Ok(None));
+        assert_eq!(source(1, Header::Absent), Ok(None));
+        for odd in ["", "unknown", "192.0.2.7,", "for=192.0.2.7", "_hidden"] {
+            assert!(source(1, Header::Text(odd)).is_err(), "{odd}");
+        }
+        assert!(source(1, Header::Unreadable).is_err());
+    }
+}
