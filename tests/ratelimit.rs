@@ -3,6 +3,7 @@
 
 mod beside;
 mod bytes;
+mod envoy;
 
 use std::fs;
 use std::sync::Arc;

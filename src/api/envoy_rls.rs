@@ -95,7 +95,7 @@ fn descriptor(message: &RateLimitDescriptor, of_request: u32) -> Result<Descript
     let RateLimitDescriptor { entries, limit, hits_addend, is_negative_hits } = message;
     // The request's own number cannot say 0: that is what stands where nothing is said.
     let hits = hits_addend.unwrap_or_else(|| of_request.max(1).into());
-    let limit = limit.as_ref().map(brought).transpose()?;
+    let limit = limit.map(brought).transpose()?;
     let entries = entries.iter().map(|described::Entry { key, value }| Entry { key, value }).collect();
     let hits = if *is_negative_hits { HitsAsked::TakeBack(hits) } else { HitsAsked::Count(hits) };
     Ok(Descriptor { entries, limit, hits })
@@ -103,8 +103,8 @@ fn descriptor(message: &RateLimitDescriptor, of_request: u32) -> Result<Descript
 
 /// The limit that a request brings along. Its unit is one of `envoy.type.v3.RateLimitUnit`; envoyproxy/ratelimit knows a
 /// week there, too, by the number that it has in answers.
-fn brought(limit: &described::RateLimitOverride) -> Result<Shown, (&'static str, &'static str)> {
-    let described::RateLimitOverride { requests_per_unit, unit } = *limit;
+fn brought(limit: described::RateLimitOverride) -> Result<Shown, (&'static str, &'static str)> {
+    let described::RateLimitOverride { requests_per_unit, unit } = limit;
     let named = Unit::ALL.into_iter().find(|(_, known)| number_of(*known) as i32 == unit);
     let (_, unit) = named.ok_or(("limit.unit", "must be a unit from SECOND to YEAR, or WEEK"))?;
     Ok(Shown { requests_per_unit, unit })

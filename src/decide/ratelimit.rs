@@ -238,12 +238,10 @@ impl Decider {
                 return DescriptorStatus::unlimited(None, u64::MAX);
             }
             let own = parts.iter().zip(states).filter(|(part, _)| part.descriptor == place);
-            let mut status = DescriptorStatus::of(&found.limit, own);
             let DescriptorLimit { shadow, quota_mode, .. } = *found.limit;
-            // Where both are said, nothing is told of it.
-            status.over_quota = status.over && quota_mode && !shadow;
-            status.over &= !(shadow || quota_mode);
-            status
+            let known = DescriptorStatus::of(&found.limit, own);
+            let over = known.over && !shadow;
+            DescriptorStatus { over: over && !quota_mode, over_quota: over && quota_mode, ..known }
         });
         let statuses = statuses.collect();
         let own = plan.policy.rate_limits.domains.get(domain);

@@ -121,13 +121,15 @@ impl Telemetry {
         let limit = detailed
             .or_else(|| Some(&*found.limit.metric).filter(|name| has(&self.limits_seen, name, LIMIT_LABELS_MAX)));
         let (domain, limit) = limit.map_or(("other", "other"), |limit| (domain, limit));
-        Limited { domain: domain.into(), limit: limit.into(), counters: Default::default() }
+        Limited { domain: domain.into(), limit: limit.into(), counters: std::array::from_fn(|_| OnceLock::new()) }
     }
 }
 
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use smallvec::SmallVec;
 
     use super::*;
     use crate::domain::ratelimit::{DescriptorLimit, Domain};
@@ -143,7 +145,7 @@ mod tests {
             detailed_metric: metric.is_some(),
             metric: place.into(),
         };
-        Found { limit: Arc::new(limit), counters: Default::default(), metric: metric.map(Into::into) }
+        Found { limit: Arc::new(limit), counters: SmallVec::default(), metric: metric.map(Into::into) }
     }
 
     fn meter(telemetry: &Telemetry) -> RateLimitMeter {
