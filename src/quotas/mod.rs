@@ -201,15 +201,20 @@ impl Bill {
         let mut requests = Requests::new();
         let mut places = SmallVec::new();
         for (Charge { limit, key, units: _ }, units) in charges.into_iter().zip(totals) {
-            let place = if units > limit.units() {
-                Place::Never
-            } else {
-                Place::Grant(requests.iter().position(|request| request.key == key).unwrap_or(requests.len()))
-            };
-            places.push((Arc::clone(&limit), place));
-            if place == Place::Grant(requests.len()) {
-                let terms = Terms { hold: purpose.hold(), lease: lease.unwrap_or(NOBODY), ..at_once(units) };
-                requests.push(Request { limit, key, terms });
+            if units > limit.units() {
+                places.push((limit, Place::Never));
+                continue;
+            }
+            let index = requests.iter().position(|request| request.key == key).unwrap_or(requests.len());
+            places.push((Arc::clone(&limit), Place::Grant(index)));
+            match requests.get_mut(index) {
+                // A limit that a request brings along may fall on the counter of another one: both must have room.
+                Some(request) if limit.units() < request.limit.units() => request.limit = limit,
+                Some(_) => {}
+                None => {
+                    let terms = Terms { hold: purpose.hold(), lease: lease.unwrap_or(NOBODY), ..at_once(units) };
+                    requests.push(Request { limit, key, terms });
+                }
             }
         }
         (Self { charges: places, requests: requests.len(), purpose, lease }, requests)
@@ -474,6 +479,19 @@ mod tests {
         assert_eq!(told(&pay(&desk, [charge(&small, 3), charge(&small, 3)])), [(QuotaVerdict::Never, 0); 2]);
         assert_eq!(told(&pay(&desk, [charge(&small, u64::MAX), charge(&small, 1)])), [(QuotaVerdict::Never, 0); 2]);
         assert_eq!(told(&pay(&desk, [charge(&small, 1)])), [(QuotaVerdict::Granted, 0)]);
+    }
+
+    /// Requests bring along limits of their own, which may be for the counter of another one.
+    #[test]
+    fn of_several_limits_of_one_counter_the_least_has_to_have_room() {
+        let (large, small) = (limit("a", 10, WhenAway::Deny), limit("a", 3, WhenAway::Deny));
+        for order in [[&large, &small], [&small, &large]] {
+            let desk = desk(Core::default());
+            let both = |units: u64| pay(&desk, order.map(|limit| charge(limit, units)));
+            assert_eq!((both(1).reason, both(1).reason), (Reason::Allowed, Reason::QuotaExceeded));
+            assert_eq!(both(2).reason, Reason::QuotaExceeded, "four are more than the small one ever holds");
+            assert_eq!(told(&pay(&desk, [charge(&large, 1)])), [(QuotaVerdict::Granted, 7)], "two were paid");
+        }
     }
 
     #[test]
