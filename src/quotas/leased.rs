@@ -339,14 +339,29 @@ impl LeaseDesk {
     }
 
     fn note(&self, entry: &mut Entry, request: &Request, answer: Option<Grant>, charged: bool, times: Times) {
-        let Request { limit: _, key, terms } = request;
+        let Request { limit, key, terms } = request;
         let Times { losses: _, sent, received } = times;
         let pays = charged && answer.is_some_and(|grant| matches!(grant.outcome, Outcome::Granted { .. }));
         if pays {
             entry.admit(terms.at_least, received);
         }
+        let is_its_own = entry.limit().algorithm == limit.algorithm;
         let Some(holding) = entry.holding() else { return };
         let ended = match answer {
+            // Another limit came to the counter meanwhile: what this one was told is nothing to that.
+            Some(Grant { outcome: Outcome::Granted { units }, .. }) if pays && !is_its_own => {
+                holding.failed(terms.lease);
+                if terms.hold > Micros::ZERO {
+                    self.metrics.leased(units);
+                    let (lease, used) = (terms.lease, terms.at_least);
+                    self.owe(limit, key, Ended { lease, used, left: units.saturating_sub(used) });
+                }
+                None
+            }
+            Some(_) if !is_its_own => {
+                holding.failed(terms.lease);
+                None
+            }
             Some(grant @ Grant { outcome: Outcome::Granted { units }, .. }) if pays => {
                 if terms.hold > Micros::ZERO {
                     self.metrics.leased(units);

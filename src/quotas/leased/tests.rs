@@ -479,6 +479,29 @@ async fn a_limit_changed_under_a_lease_never_admits_more_than_the_larger() {
     assert!(admitted <= 20, "the lease was given up, {admitted}");
 }
 
+/// Requests may bring along limits of their own for one counter, so that two of them are asked at the same time.
+#[tokio::test]
+async fn a_lease_that_another_limit_asked_for_is_not_spent_but_settled() {
+    let world = world();
+    let (large, small) = (limit("a", 1_000, WhenAway::Deny), limit("a", 10, WhenAway::Deny));
+    world.heat(&large).await;
+    let in_hand = world.in_hand(&large);
+    world.pay(&[(&large, in_hand)]).await;
+    let paid = 6 + in_hand + 1;
+    let (of_large, of_small) = ([(&large, 1)], [(&small, 1)]);
+    let closed = world.core.door.acquire_many(1_000).await.unwrap();
+    let mut first = Box::pin(world.pay(&of_large));
+    assert!(first.as_mut().now_or_never().is_none());
+    let mut second = Box::pin(world.pay(&of_small));
+    assert!(second.as_mut().now_or_never().is_none());
+    drop(closed);
+    assert_eq!(first.await.reason, Reason::Allowed);
+    assert!(paid >= 10, "{paid}: the small limit is used up");
+    assert_eq!((second.await.reason, world.in_hand(&small)), (Reason::QuotaExceeded, 0));
+    world.desk.tend().await;
+    assert_eq!(world.left(&large), 1_000 - paid, "what was leased went back");
+}
+
 #[tokio::test]
 async fn counters_without_a_place_are_paid_at_the_store() {
     let world = world_for(64);
