@@ -65,8 +65,7 @@ impl Guard {
     /// Whether the call is one that may go on, its caller aside.
     pub fn check(&self, question: &Question<'_>) -> Result<(), Unmet> {
         let Self { sources, body_max, origins, refuses_bad_credentials: _, refuses_method_override } = self;
-        let overrides = || METHOD_OVERRIDES.iter().find(|name| question.headers.get(name) != Header::Absent);
-        if let Some(name) = refuses_method_override.then(overrides).flatten() {
+        if let Some(name) = refuses_method_override.then(|| overridden(&question.headers)).flatten() {
             return Err(Unmet::Unclear(Lack::Method(name)));
         }
         sources.check(question.source)?;
@@ -142,10 +141,16 @@ impl Origin {
     }
 }
 
+/// The header, if one is there, by which a call asks to be taken for one with another method.
+fn overridden(headers: &Headers<'_>) -> Option<&'static str> {
+    METHOD_OVERRIDES.into_iter().find(|name| headers.get(name) != Header::Absent)
+}
+
 /// The method of the call that a CORS preflight asks for, and the origin of the page that wants to make it (Fetch, "CORS
-/// protocol"). None: the question is not about a preflight.
+/// protocol"). None: the question is not about a preflight. One that asks to be taken for a call with another method is none:
+/// no browser writes that, and a server that obeys would do what nobody showed a credential for.
 pub fn preflight<'q>(question: &Question<'q>) -> Option<(Method<'q>, &'q str)> {
-    if question.method.as_str() != "OPTIONS" {
+    if question.method.as_str() != "OPTIONS" || overridden(&question.headers).is_some() {
         return None;
     }
     match (question.headers.get("origin"), question.headers.get("access-control-request-method")) {

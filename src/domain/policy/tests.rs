@@ -401,6 +401,13 @@ fn a_preflight_goes_on_by_the_rule_of_the_call_that_it_asks_for() {
         told("POST", "/orders/1", &[("origin", Some(page)), ("access-control-request-method", Some("GET"))]),
         "orders"
     );
+    // No browser writes this one in a preflight, and some servers would do what it says.
+    for name in ["x-http-method-override", "x-method-override", "x-http-method"] {
+        let origin = [("origin", Some(page)), ("access-control-request-method", Some("POST"))];
+        for value in [Some("DELETE"), Some(""), None] {
+            assert_eq!(told("OPTIONS", "/orders/1", &[origin[0], origin[1], (name, value)]), "own after");
+        }
+    }
 }
 
 /// A path in the ways in which servers read it, made of its text and not of what was read of it: with and without what is
