@@ -106,6 +106,13 @@ pub fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether servers after CGI (RFC 3875 §4.1.18) read the header `name` as the header `other` although it is another one: they
+/// know no `-`, and some of them nothing but letters and digits. Both names are in lower case.
+pub fn is_taken_for(name: &str, other: &str) -> bool {
+    let same = |(own, other): (u8, u8)| own == other || (other == b'-' && !own.is_ascii_alphanumeric());
+    name != other && name.len() == other.len() && name.bytes().zip(other.bytes()).all(same)
+}
+
 impl Facet {
     /// The facets that have a fixed name.
     pub const NAMED: [(&'static str, Self); 12] = [
@@ -272,6 +279,16 @@ mod tests {
             &"a".repeat(65),
         ] {
             assert!(check_name(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_header_may_be_taken_for_another_where_signs_are_all_the_same() {
+        for name in ["x_tollgate_subject", "x-tollgate_subject", "x.tollgate-subject", "x~tollgate!subject"] {
+            assert!(is_taken_for(name, "x-tollgate-subject"), "{name}");
+        }
+        for name in ["x-tollgate-subject", "x_tollgate_subjects", "xatollgate-subject", "x_tollgate_issuer", ""] {
+            assert!(!is_taken_for(name, "x-tollgate-subject"), "{name}");
         }
     }
 

@@ -9,7 +9,7 @@ pub use super::demand::{Caller, Demand};
 use super::gateway::Gateways;
 use super::guard::{Guard, preflight};
 use super::identity::Identity;
-use super::identity_headers::IdentityHeader;
+use super::identity_headers::{IdentityHeader, RESERVATION, is_taken_for};
 use super::limit::{Attribute, CounterKey, Limit};
 use super::name::NamePattern;
 use super::path::{Host, Leniency, Method, Path, Unclear};
@@ -141,6 +141,16 @@ pub enum Unkeyed<'a> {
 }
 
 impl Policy {
+    /// The names of the headers that tell the service behind a gateway, and that no caller is to write.
+    pub fn reserved_headers(&self) -> impl Iterator<Item = &str> {
+        self.identity_headers.iter().map(|header| &*header.name).chain([RESERVATION])
+    }
+
+    /// Whether some services would take the header `name`, in lower case, for one of those: a caller wrote it.
+    pub fn is_taken_for_reserved(&self, name: &str) -> bool {
+        self.reserved_headers().any(|reserved| is_taken_for(name, reserved))
+    }
+
     /// What the question meets.
     ///
     /// A CORS preflight is a call like any other with the method `OPTIONS`, with one exception: where the call that it asks

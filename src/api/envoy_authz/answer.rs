@@ -29,8 +29,10 @@ pub(super) fn response(decision: &Decision, question: &Question<'_>, is_grpc: bo
     }
     // Envoy takes out what is to be taken out last of all, and what it was told to set with it.
     let is_set = |name: &str| headers.iter().any(|set| set.header.as_ref().is_some_and(|header| header.key == name));
-    let names = decision.policy.identity_headers.iter().map(|header| &*header.name).chain([RESERVATION]);
-    let headers_to_remove = names.filter(|name| !is_set(name)).map(str::to_owned).collect();
+    let names = decision.policy.reserved_headers();
+    let written = question.headers.iter().map(|(name, _)| name);
+    let forged = written.filter(|name| decision.policy.is_taken_for_reserved(name));
+    let headers_to_remove = names.filter(|name| !is_set(name)).chain(forged).map(str::to_owned).collect();
     let told = told_anyway(decision).into_iter().map(|(name, value)| header(name, value, Place::Beside));
     let ok = OkHttpResponse { headers_to_remove, response_headers_to_add: told.collect(), headers };
     CheckResponse {

@@ -267,7 +267,7 @@ impl<'a> Demands<'a> {
     fn read(said: &'a BTreeMap<String, String>, violations: &mut Violations) -> Self {
         let mut demands = Self { scopes: Vec::new(), limits: Vec::new(), units: 1, resource: Vec::new() };
         for (name, value) in said {
-            match name.strip_prefix(OURS) {
+            match ours(name) {
                 Some("scopes") => demands.scopes = violations.keep(&extension(name), scopes(value)).unwrap_or_default(),
                 Some("limits") => demands.limits = violations.keep(&extension(name), limits(value)).unwrap_or_default(),
                 Some("units") => demands.units = violations.keep(&extension(name), units(value)).unwrap_or(1),
@@ -291,6 +291,13 @@ impl<'a> Demands<'a> {
         }
         demands
     }
+}
+
+/// What is behind the beginning of the names that are for Tollgate. That is known in any case of its letters: a name that is
+/// written otherwise than the known ones is to be found out, not to be taken for an attribute.
+fn ours(name: &str) -> Option<&str> {
+    let (beginning, rest) = name.split_at_checked(OURS.len())?;
+    beginning.eq_ignore_ascii_case(OURS).then_some(if beginning == OURS { rest } else { name })
 }
 
 fn extension(name: &str) -> String {

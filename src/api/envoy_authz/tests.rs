@@ -1,16 +1,23 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use prost::Message as _;
 
+use super::answer::response;
 use super::question::{Fields, in_words_of_routes, question};
 use crate::decide::{Undecidable, Violation};
+use crate::domain::decision::{Decision, QuotaStates, Reason};
 use crate::domain::gateway::Gateways;
+use crate::domain::identity::Identity;
+use crate::domain::identity_headers::{Facet, IdentityHeader};
+use crate::domain::policy::Policy;
 use crate::domain::question::{Credential, ExtraCharge, Header};
 use crate::proto::envoy::config::core::v3::{HeaderMap, HeaderValue};
 use crate::proto::envoy::service::auth::v3::attribute_context::{HttpRequest, Request};
+use crate::proto::envoy::service::auth::v3::check_response::HttpResponse;
 use crate::proto::envoy::service::auth::v3::{AttributeContext, CheckRequest};
 
 fn http(method: &str) -> HttpRequest {
@@ -143,6 +150,8 @@ fn whatever_a_route_says_wrongly_is_named() {
         ("tollgate.units", &["", "0", "-1", "+1", "1.5", " 1", "1000000000001", "99999999999999999999"]),
         ("tollgate.", &["x"]),
         ("tollgate.scope", &["a"]),
+        ("Tollgate.scopes", &["a"]),
+        ("TOLLGATE.limits", &["a"]),
         ("", &["x"]),
     ] {
         for value in values {
@@ -175,6 +184,45 @@ fn a_header_for_the_certificate_is_believed_only_where_the_configuration_says_so
     let trusted = Gateways { forwarded_certificates: true, ..Gateways::default() };
     let Err(Undecidable { violations }) = question(&wire, &fields, &trusted) else { panic!("it was read") };
     assert_eq!(violations[0].field, "request.headers[\"x-forwarded-client-cert\"]");
+}
+
+#[test]
+fn what_services_may_take_for_a_header_of_ours_is_removed_as_well() {
+    let headers = map(&[
+        ("x-tollgate-subject", "root"),
+        ("x_tollgate_subject", "root"),
+        ("X-Tollgate_Subject", "root"),
+        ("x_tollgate_reservation", "root"),
+        ("x_tenant", "acme"),
+    ]);
+    let wire = asked(HttpRequest { headers, ..http("GET") }, &[]);
+    let fields = Fields::of(&wire);
+    let question = question(&wire, &fields, &Gateways::default()).unwrap();
+    let subject = IdentityHeader { name: "x-tollgate-subject".into(), facet: Facet::Subject };
+    let decided = |identity: Option<Identity>| Decision {
+        reason: Reason::Allowed,
+        policy: Arc::new(Policy { identity_headers: vec![subject.clone()], ..Policy::default() }),
+        rule: None,
+        identity: identity.map(Arc::new),
+        quotas: QuotaStates::new(),
+        required_scopes: Vec::new(),
+        held: None,
+        dpop_nonce: None,
+        explanation: None,
+    };
+    let removed = |decision: &Decision| {
+        let Some(HttpResponse::OkResponse(ok)) = response(decision, &question, false).http_response else {
+            panic!("it may go on")
+        };
+        let mut removed = ok.headers_to_remove;
+        removed.sort();
+        removed
+    };
+    let twins = ["x-tollgate_subject", "x_tollgate_reservation", "x_tollgate_subject"];
+    let own = ["x-tollgate-reservation", "x-tollgate-subject"];
+    assert_eq!(removed(&decided(None)), [own[0], own[1], twins[0], twins[1], twins[2]]);
+    let ann = Identity { subject: Some("ann".into()), ..Identity::vouched_by("https://auth.example") };
+    assert_eq!(removed(&decided(Some(ann))), [own[0], twins[0], twins[1], twins[2]]);
 }
 
 proptest! {
