@@ -29,6 +29,7 @@ rules:
   - { name: admin, match: { path: /admin/** }, require: { roles: [ADMIN] } }
   - { name: hosted, match: { host: api.example.com, path: /hosted }, permit: anyone }
   - { name: reports, match: { path: /reports/** } }
+  - { name: small, match: { path: /small }, permit: anyone, max_body: 10B }
   - { name: orders, match: { path: /orders/** }, require: { scopes: [orders] }, limits: [per-subject] }
 ";
 
@@ -230,6 +231,20 @@ async fn nginx_tells_callers_their_limits_and_demands_more_for_a_route() {
     assert_eq!(reports("other").await, 403);
     assert_eq!(reports("reports").await, 200);
     assert_eq!(reports("reports").await, 429, "it costs all five units");
+}
+
+#[tokio::test]
+async fn nginx_tells_how_large_bodies_are_or_that_nobody_knows() {
+    let mut bench = Bench::start(Kind::Nginx, POLICY).await.expect("it is there");
+    for method in ["POST", "DELETE", "GET"] {
+        let chunked = "Transfer-Encoding: chunked\r\n\r\n14\r\n12345678901234567890\r\n0\r\n";
+        assert_eq!(bench.call(method, "/small", chunked).await.status, 411, "{method}");
+        let long = "Content-Length: 20\r\n\r\n1234567890123456789";
+        assert_eq!(bench.call(method, "/small", long).await.status, 413, "{method}");
+    }
+    assert_eq!(bench.served("host"), None);
+    assert_eq!(bench.get("/small", "").await.status, 200);
+    assert_eq!(bench.call("POST", "/small", "Content-Length: 2\r\n\r\n12").await.status, 200);
 }
 
 /// No service is asked for what Tollgate does not let pass, however a gateway reads what the caller wrote; and what has one

@@ -346,6 +346,10 @@ rules:
     assert_eq!(problem(&bench.ask(far).await).0, 403);
     let alone = problem(&bench.forward("", "/near/x", "").await);
     assert_eq!(alone, (400, vec!["request.source_address".to_owned()]), "nobody knows where it comes from");
+    // Some services read these as the headers by which they are told who calls.
+    let forged = problem(&bench.forward("", "/small/x", "X_Tollgate_Reservation: x\r\n").await);
+    assert_eq!(forged, (400, vec!["x_tollgate_reservation".to_owned()]));
+    assert_eq!(bench.forward("", "/small/x", "X_Tenant: acme\r\n").await.status, 200);
     assert_eq!(status("POST", "/small/x", "X-Original-Content-Length: 100\r\n").await, 200);
     assert_eq!(status("POST", "/small/x", "X-Original-Content-Length: 101\r\n").await, 413);
     assert_eq!(status("POST", "/small/x", "").await, 411);

@@ -24,6 +24,7 @@ use crate::decide::{Undecidable, Violation};
 use crate::domain::decision::Decision;
 use crate::domain::gateway::Gateways;
 use crate::domain::identity_headers::RESERVATION;
+use crate::domain::policy::Policy;
 use crate::domain::question::{ExtraCharge, Header};
 use crate::proto as pb;
 use crate::telemetry::Facade;
@@ -41,6 +42,9 @@ const CERTIFICATE: Told = Told("x-forwarded-client-cert", None);
 
 /// Gateways ask without the body, so that `content-length` says nothing of it.
 const LENGTH: Told = Told("x-original-content-length", None);
+
+/// That the body comes in chunks and has no length; and the same of the request by which a gateway hands it on.
+const ENCODING: Told = Told("x-original-transfer-encoding", Some("transfer-encoding"));
 
 /// The status that is meant, where every refusal has the same.
 const STATUS: &str = "x-tollgate-status";
@@ -74,7 +78,7 @@ pub(super) async fn forward_auth(State(deciding): State<Arc<Deciding>>, request:
     }
     let (way, asked) = read(request.headers(), request.uri().query(), &policy.gateways);
     let read = match &asked {
-        Ok(wire) => native::question(wire),
+        Ok(wire) => unforged(request.headers(), &policy).and_then(|()| native::question(wire)),
         Err(undecidable) => Err(undecidable.clone()),
     };
     let question = match read {
@@ -128,14 +132,18 @@ fn read(
     let mut wire = pb::DecideRequest::default();
     let way = reading.query(query.unwrap_or_default(), &mut wire);
     wire.credential = Some(reading.credential(gateways));
+    let mut call = of_the_call(headers);
+    let encoding = reading.told(&ENCODING);
+    let body_bytes = reading.length().filter(|_| encoding.is_none());
+    call.extend(encoding.map(|encoding| (TRANSFER_ENCODING.as_str().to_owned(), encoding.to_owned())));
     wire.request = Some(pb::RequestAttributes {
         method: reading.needed(&METHOD),
         path: reading.needed(&URI),
         host: reading.needed(&HOST_NAME),
         source_address: reading.source(gateways),
         scheme: reading.scheme(),
-        headers: of_the_call(headers),
-        body_bytes: reading.length(),
+        headers: call,
+        body_bytes,
     });
     let violations = reading.violations;
     (way, if violations.is_empty() { Ok(wire) } else { Err(Undecidable { violations }) })
@@ -292,6 +300,15 @@ fn charge(ExtraCharge { limit, units }: ExtraCharge<'_>) -> pb::LimitCharge {
     pb::LimitCharge { limit: limit.to_owned(), units: Some(units) }
 }
 
+/// Gateways replace what callers write under the names of our headers, but not what some services take for the same.
+fn unforged(headers: &HeaderMap, policy: &Policy) -> Result<(), Undecidable> {
+    let forged = headers.keys().map(HeaderName::as_str).filter(|name| policy.is_taken_for_reserved(name));
+    let description = "is taken by some services for a header that tells who calls; let the gateway remove it";
+    let violation = |name: &str| Violation { field: name.to_owned(), description: description.to_owned() };
+    let violations: Vec<Violation> = forged.map(violation).collect();
+    if violations.is_empty() { Ok(()) } else { Err(Undecidable { violations }) }
+}
+
 /// The call's own headers: gateways copy them to the request by which they ask.
 fn of_the_call(headers: &HeaderMap) -> BTreeMap<String, String> {
     let names = headers.keys().filter(|name| !NOT_OF_THE_CALL.contains(name));
@@ -427,6 +444,18 @@ mod tests {
         assert_eq!(size(&[("x-original-content-length", ""), ("content-length", "0")]), None);
         assert_eq!(size(&[("x-original-content-length", "0")]), Some(0));
         assert_eq!(size(&[("content-length", "5")]), Some(5));
+        // What is sent in chunks has no size beforehand, whatever else is said, though its method mostly goes without a body.
+        let delete = ("x-forwarded-method", "DELETE");
+        let body = |more: &[(&str, &str)]| {
+            let wire = asked(&call(&[&[delete], more].concat()), "").unwrap();
+            native::question(&wire).unwrap().body
+        };
+        assert_eq!(body(&[]), Some(0));
+        for chunked in ["x-original-transfer-encoding", "transfer-encoding"] {
+            assert_eq!(body(&[(chunked, "chunked")]), None, "{chunked}");
+            assert_eq!(body(&[(chunked, "chunked"), ("x-original-content-length", "5")]), None, "{chunked}");
+        }
+        assert_eq!(body(&[("x-original-transfer-encoding", "")]), Some(0));
     }
 
     #[test]
