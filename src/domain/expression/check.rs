@@ -16,6 +16,9 @@ use super::{BLOCK_BYTES, ITEM_BYTES_MAX, ITEMS_MAX, NAMES_A_STEP, NAMES_MAX, STE
 /// for each doubling of its number.
 const DEPTH_MAX: usize = 48;
 
+/// The steps of finding what a name stands for, or an attribute of it: as long as several operations on numbers.
+const NAME_STEPS: u64 = 4;
+
 /// The longest whole number, in digits and a sign.
 const NUMBER_BYTES_MAX: u64 = 20;
 
@@ -233,10 +236,10 @@ impl Check<'_> {
             return Ok(*seen);
         }
         if name == "now" {
-            return Ok(Seen::of(NUMBER, 1));
+            return Ok(Seen::of(NUMBER, NAME_STEPS));
         }
         let unknown = || format!("there is no `{name}`; there are identity, request, path, resource and now");
-        Ok(Seen::of(Kind::Record(Record::variable(name).ok_or_else(unknown)?), 1))
+        Ok(Seen::of(Kind::Record(Record::variable(name).ok_or_else(unknown)?), NAME_STEPS))
     }
 
     /// `x.y`, or `has(x.y)`.
@@ -268,7 +271,7 @@ impl Check<'_> {
             Kind::List(_) => ITEMS_MAX as u64,
             Kind::Scalar(_) | Kind::Record(_) => 0,
         };
-        Ok(Seen::of(kind, and_one(&[seen.steps, steps, look_up(record)])))
+        Ok(Seen::of(kind, and_one(&[seen.steps, NAME_STEPS, steps, look_up(record)])))
     }
 
     /// `[a, b]`
@@ -316,8 +319,8 @@ impl Check<'_> {
             return Err(Fault::Here(format!("`{iter_var}` stands for something else already; take another name")));
         }
         let start = self.see(accu_init, depth + 1)?;
-        let item = Seen { kind: Kind::Scalar(item), items: 0, bytes: range.bytes, steps: 1 };
-        self.scope.push((accu_var.clone(), Seen { steps: 1, ..start }));
+        let item = Seen { kind: Kind::Scalar(item), items: 0, bytes: range.bytes, steps: NAME_STEPS };
+        self.scope.push((accu_var.clone(), Seen { steps: NAME_STEPS, ..start }));
         self.scope.push((iter_var.clone(), item));
         let condition = self.see(loop_cond, depth + 1)?;
         let turn = self.see(loop_step, depth + 1)?;
@@ -340,7 +343,7 @@ impl Check<'_> {
         let mut seen = Vec::with_capacity(args.len() + 1);
         for operand in target.as_deref_mut().into_iter().chain(args.iter_mut()) {
             seen.push(match &operand.expr {
-                Expr::Ident(name) if is_constant(name) => Seen::of(TRUTH, 1),
+                Expr::Ident(name) if is_constant(name) => Seen::of(TRUTH, NAME_STEPS),
                 _ => self.see(operand, depth + 1)?,
             });
         }
@@ -405,7 +408,8 @@ impl Check<'_> {
                 Seen::of(NUMBER, with(value.blocks()))
             }
             ("contains", true, [value @ Seen { kind: TEXT, .. }, part @ Seen { kind: TEXT, .. }]) => {
-                Seen::of(TRUTH, with(value.blocks().saturating_add(part.blocks())))
+                // A part that is longer than the text is not looked for.
+                Seen::of(TRUTH, with(value.blocks().saturating_add(part.blocks().min(value.blocks()))))
             }
             ("startsWith" | "endsWith", true, [value @ Seen { kind: TEXT, .. }, part @ Seen { kind: TEXT, .. }]) => {
                 Seen::of(TRUTH, with(value.blocks().min(part.blocks())))

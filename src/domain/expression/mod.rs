@@ -31,11 +31,11 @@ use super::identity::Identity;
 /// The longest expression, in bytes.
 pub const TEXT_BYTES_MAX: usize = 2 * 1024;
 
-/// The most steps that an expression may take, whatever the call. A step is one operation, one item of a list that is
-/// built, searched or gone through, up to [`BLOCK_BYTES`] of text that are copied, compared or searched, up to
-/// [`NAMES_A_STEP`] names among which one is looked up, or one byte of a text that is matched, for each KiB that the
-/// pattern takes when it is compiled.
-pub const STEPS_MAX: u64 = 200_000;
+/// The most steps that an expression may take, whatever the call: so many that none keeps others waiting for 10 ms. A step is
+/// one operation, a quarter of finding what a name stands for, one item of a list that is built, searched or gone
+/// through, up to [`BLOCK_BYTES`] of text that are copied, compared or searched, up to [`NAMES_A_STEP`] names among which one
+/// is looked up, or one byte of a text that is matched, for each KiB that the pattern takes when it is compiled.
+pub const STEPS_MAX: u64 = 140_000;
 
 /// The longest text of a call that has a value, in bytes: a header, an attribute, a path.
 pub const VALUE_BYTES_MAX: usize = 8 * 1024;
