@@ -568,12 +568,13 @@ impl<'n> Fields<'n> {
         self.or(reader, key, None, |reader, item| read(reader, item).map(Some))
     }
 
-    /// Warns of those among `keys` that nobody asked for: they mean something, but not here.
+    /// Warns of those among `keys` that nobody asked for: they mean something, but not here. More than a word is refused.
     pub(super) fn overlook(&mut self, reader: &mut Reader<'_>, keys: &[&'static str], why: &str) {
         for entry in self.entries {
             let misplaced = keys.iter().find(|key| **key == entry.key && !self.known.contains(key));
-            if let Some(key) = misplaced {
-                self.known.push(key);
+            let Some(key) = misplaced else { continue };
+            self.known.push(key);
+            if reader.parse_verbatim(&self.item.below(entry), |_| Ok(())).is_some() {
                 reader.warning(&self.item.at_key(entry), why);
             }
         }

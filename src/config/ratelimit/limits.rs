@@ -67,14 +67,14 @@ fn bucket(reader: &mut Reader<'_>, fields: &mut Fields<'_>) -> Option<Algorithm>
 /// So many requests in each stretch of time.
 fn window(reader: &mut Reader<'_>, item: &Item<'_>, fields: &mut Fields<'_>) -> Option<(u64, Micros)> {
     refuse(reader, fields, ["rate", "burst"], "a window; add `algorithm: token_bucket`, or remove it");
-    let units = match fields.item(reader, "requests_per_unit").filter(|item| !item.is_nothing()) {
-        Some(item) => reader.whole(&item, 0..=u64::from(u32::MAX)),
-        None => {
-            let none = "has no `requests_per_unit` and refuses every request, as with envoyproxy/ratelimit; if that is \
-                        meant, write `requests_per_unit: 0`";
-            reader.warning(item, none);
-            Some(0)
-        }
+    let given = fields.item(reader, "requests_per_unit").filter(|item| !item.is_nothing());
+    let units = if let Some(item) = given {
+        reader.whole(&item, 0..=u64::from(u32::MAX))
+    } else {
+        let none = "has no `requests_per_unit` and refuses every request, as with envoyproxy/ratelimit; if that is meant, \
+                    write `requests_per_unit: 0`";
+        reader.warning(item, none);
+        Some(0)
     };
     let unit = fields.item(reader, "unit").filter(|item| !item.is_nothing());
     let length = match (unit, fields.has("window")) {

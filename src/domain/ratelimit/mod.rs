@@ -7,6 +7,7 @@
 mod tree;
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -238,7 +239,11 @@ fn counter<'a>(limit: &Limit, domain: &str, mut entries: impl Iterator<Item = (&
         counter.push(value);
     }
     // A key holds a hash of what is long, but of each value by itself: a request brings as many as it likes.
-    let rest: String = entries.map(|(key, value)| format!("{}:{key}{}:{value}", key.len(), value.len())).collect();
+    let mut rest = String::new();
+    for (key, value) in entries {
+        // Writing to a `String` cannot fail.
+        let _ = write!(rest, "{}:{key}{}:{value}", key.len(), value.len());
+    }
     if !rest.is_empty() {
         counter.push(&rest);
     }
