@@ -11,20 +11,36 @@ use super::window::{Grant, LeaseId, Outcome, Terms};
 /// The most units that a limit of this kind may have: a store keeps each holder.
 pub const SLOTS_MAX: u64 = LEASES_MAX as u64;
 
+/// Units that are taken within a while come back at the same moment, as many such moments as this in a hold: so a store
+/// that is asked often looks at many of them at once.
+const MOMENTS_PER_HOLD: u64 = 32;
+
+/// These are so close together at least: nobody waits longer than that beyond a hold.
+const MOMENTS_APART_MAX: Micros = Micros::from_millis(100);
+
 /// How many may be held, and for how long: what the arithmetic needs to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slots {
     /// At most so many units at a time. 1 to [`SLOTS_MAX`].
     pub units: u64,
-    /// The longest that units are held. It is the limit's, not the caller's: so an operator can tell when the slots of a
-    /// caller that crashed are free. 1 µs to [`HOLD_MAX`](super::limit::HOLD_MAX).
+    /// How long units are held that nobody releases; see [`Slots::back_at`]. It is the limit's, not the caller's: so an
+    /// operator can tell when the slots of a caller that crashed are free. 1 µs to [`HOLD_MAX`](super::limit::HOLD_MAX).
     pub hold: Micros,
+}
+
+impl Slots {
+    /// When units come back that are taken at `at` and never released: when their hold has passed, or later by less than a
+    /// thirty-second of it (rounded up to whole microseconds) and less than 100 ms.
+    pub fn back_at(self, at: Micros) -> Micros {
+        let apart = self.hold.0.div_ceil(MOMENTS_PER_HOLD).clamp(1, MOMENTS_APART_MAX.0);
+        Micros((at + self.hold).0.checked_next_multiple_of(apart).unwrap_or(u64::MAX))
+    }
 }
 
 /// Who holds units of one counter.
 ///
-/// Units are held for the time from their acquisition up to, not including, the moment at which their hold has passed. Time
-/// never steps back: an earlier `now` counts as the latest one at which it was changed.
+/// Units are held for the time from their acquisition up to, not including, the moment at which [they come
+/// back](Slots::back_at). Time never steps back: an earlier `now` counts as the latest one at which it was changed.
 ///
 /// A name is used once: leases have a name of their own each. When the limit's definition changes, holders keep what they hold, for as long as they were told. With fewer units nobody acquires
 /// any until enough of them came back.
@@ -73,7 +89,7 @@ impl Holders {
             Outcome::Granted { .. } | Outcome::Short { .. } | Outcome::Never => return grant,
         };
         self.latest = now.max(self.latest);
-        let expires = self.latest + slots.hold;
+        let expires = slots.back_at(self.latest);
         // From its expiry on a lease counts no more, and is dropped.
         self.leases.open(terms.lease, units, expires, self.latest + Micros(1));
         let first = self.leases.iter().next().map_or(expires, |first| first.expires);
@@ -144,17 +160,19 @@ mod tests {
     fn slots_are_held_until_they_are_released_or_their_time_is_up() {
         let mut holders = Holders::new(Micros::ZERO);
         assert_eq!(take(&mut holders, SLOTS, named(6, 1), START).remaining, 4);
-        assert_eq!(take(&mut holders, SLOTS, named(4, 2), START + Micros(100)).reset_after, Micros(900));
+        // The multiples of 32 µs, a hold's thirty-second, after 1,000 and 1,100 µs.
         let short = |after| Outcome::Short { retry_after: Micros(after) };
-        assert_eq!(take(&mut holders, SLOTS, named(1, 3), START + Micros(100)).outcome, short(900));
-        assert_eq!(take(&mut holders, SLOTS, named(7, 3), START + Micros(100)).outcome, short(1_000));
+        assert_eq!(take(&mut holders, SLOTS, named(4, 2), START + Micros(100)).reset_after, Micros(924));
+        assert_eq!(take(&mut holders, SLOTS, named(1, 3), START + Micros(100)).outcome, short(924));
+        assert_eq!(take(&mut holders, SLOTS, named(7, 3), START + Micros(100)).outcome, short(1_020));
         assert_eq!(take(&mut holders, SLOTS, named(11, 3), START + Micros(100)).outcome, Outcome::Never);
         holders.settle(named(0, 2).lease, START + Micros(200));
         holders.settle(named(0, 2).lease, START + Micros(200));
         assert_eq!(holders.look(SLOTS, named(0, 9), START + Micros(200)).remaining, 4);
         // A caller that crashed.
-        assert_eq!(holders.look(SLOTS, named(0, 9), START + Micros(1_000)).remaining, 10);
-        holders.settle(named(0, 1).lease, START + Micros(1_001));
+        assert_eq!(holders.look(SLOTS, named(0, 9), START + Micros(1_023)).remaining, 4);
+        assert_eq!(holders.look(SLOTS, named(0, 9), START + Micros(1_024)).remaining, 10);
+        holders.settle(named(0, 1).lease, START + Micros(1_025));
         assert_eq!(holders.latest(), START + Micros(200), "nothing was there to release");
     }
 
@@ -165,8 +183,8 @@ mod tests {
         take(&mut holders, SLOTS, named(4, 2), START + Micros(10));
         let fewer = Slots { units: 3, hold: Micros(50) };
         let grant = take(&mut holders, fewer, named(1, 3), START + Micros(20));
-        assert_eq!((grant.remaining, grant.outcome), (0, Outcome::Short { retry_after: Micros(990) }));
-        let later = START + Micros(1_010);
+        assert_eq!((grant.remaining, grant.outcome), (0, Outcome::Short { retry_after: Micros(1_004) }));
+        let later = START + Micros(1_024);
         assert_eq!(take(&mut holders, fewer, named(1, 3), later).reset_after, Micros(50));
         // With more time again, those with less come back first.
         assert_eq!(take(&mut holders, SLOTS, named(1, 4), later).reset_after, Micros(50));
@@ -179,7 +197,7 @@ mod tests {
         for now in [Micros::ZERO, START] {
             assert_eq!(
                 holders.look(SLOTS, named(1, 2), now).outcome,
-                Outcome::Short { retry_after: START + SLOTS.hold - now }
+                Outcome::Short { retry_after: SLOTS.back_at(START) - now }
             );
         }
         holders.forget();
@@ -190,6 +208,25 @@ mod tests {
     }
 
     proptest! {
+        /// Nobody loses what he holds too early, nobody waits for long, and few moments are to be looked at.
+        #[test]
+        fn units_come_back_together_after_their_hold_and_hardly_later(
+            hold in 1..=3_600_000_000_u64,
+            waits in prop::collection::vec(0..1_000_u64, 1..1_000),
+            at in 0..4_000_000_000_000_000_u64,
+        ) {
+            let slots = Slots { units: 1, hold: Micros(hold) };
+            let (mut now, mut moments) = (Micros(at), std::collections::BTreeSet::new());
+            for wait in waits {
+                // All within one hold.
+                now = now + Micros(wait * hold / 1_000_000);
+                let late = slots.back_at(now) - (now + slots.hold);
+                prop_assert!(late.0 <= (hold - 1) / 32 && late < Micros::from_millis(100), "{late:?}");
+                moments.insert(slots.back_at(now));
+            }
+            prop_assert!(hold > 3_200_000 || moments.len() <= 33, "{} moments", moments.len());
+        }
+
         /// The promise, and that nothing is withheld: held to a list of who holds what.
         #[test]
         fn never_more_is_held_at_a_time_than_there_is(
@@ -213,7 +250,7 @@ mod tests {
                 let fits = held + units <= SLOTS.units;
                 prop_assert_eq!(matches!(grant.outcome, Outcome::Granted { .. }), fits);
                 if fits && units > 0 {
-                    list.push((terms.lease, units, now + SLOTS.hold));
+                    list.push((terms.lease, units, SLOTS.back_at(now)));
                 }
                 let first = list.iter().map(|(_, _, expires)| *expires).min();
                 prop_assert_eq!(grant.reset_after, first.map_or(Micros::ZERO, |first| first - now));

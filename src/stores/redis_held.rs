@@ -73,14 +73,14 @@ async fn slots_that_nobody_releases_vanish_by_themselves() {
     let (long, short) = (slots(5, Micros::from_secs(60)), slots(5, Micros::from_millis(100)));
     let life = || server.command(&["PTTL", "tollgate:{per-client 5:alice}:held"]).parse::<i64>().unwrap();
     ask(&store, &short, 2, Micros::ZERO).await.unwrap();
-    // Twice as long as it is held, and a second: most that come later need not set it.
-    assert!((1..=1_200).contains(&life()), "{}", life());
+    // Twice as long as it is held, a second, and what it comes back later: most that are taken later need not set it.
+    assert!((1..=1_204).contains(&life()), "{}", life());
     // Even for one whose hold was longer than it is now.
     ask(&store, &long, 1, Micros::ZERO).await.unwrap();
     ask(&store, &short, 1, Micros::ZERO).await.unwrap();
-    assert!((110_000..=121_000).contains(&life()), "{}", life());
+    assert!((110_000..=121_100).contains(&life()), "{}", life());
     store.reset(Arc::clone(&long), key("alice")).get().await.unwrap();
-    assert!((110_000..=121_000).contains(&life()), "{}", life());
+    assert!((110_000..=121_100).contains(&life()), "{}", life());
     assert_eq!(ask(&store, &long, 5, Micros::ZERO).await.unwrap().remaining, 0);
     assert_eq!(server.command(&["DEL", "tollgate:{per-client 5:alice}:held"]), "1");
     ask(&store, &short, 5, Micros::ZERO).await.unwrap();

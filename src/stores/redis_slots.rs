@@ -94,13 +94,14 @@ async fn hundreds_of_holders_are_kept_as_by_the_pure_core() {
 async fn the_next_slot_to_come_back_is_that_of_a_holder_who_did_not_release() {
     let Some(server) = RedisServer::start() else { return };
     let (store, nine) = (redis(&server), slots(9, HOLD));
+    let taken = |serial| START + Micros::from_millis(100 * serial);
     for serial in 1..=4 {
-        ask(&store, Consume, &nine, 1, serial, START + Micros(serial)).await;
+        ask(&store, Consume, &nine, 1, serial, taken(serial)).await;
     }
     for (serial, next) in [(2, 1), (3, 1), (1, 4)] {
-        release(&store, &nine, name(serial), START + Micros(4)).await;
-        let seen = ask(&store, Peek, &nine, 0, 0, START + Micros(4)).await;
-        assert_eq!(seen.reset_after, HOLD + Micros(next) - Micros(4));
+        release(&store, &nine, name(serial), taken(4)).await;
+        let seen = ask(&store, Peek, &nine, 0, 0, taken(4)).await;
+        assert_eq!(seen.reset_after, HOLD + taken(next) - taken(4));
     }
 }
 

@@ -9,7 +9,7 @@
 --              b  token bucket: gain, unit, burst, at_least, hold;
 --              f  fixed window: length, limit, at_least, hold;
 --              c  concurrency: limit, hold, at_least, then the lease's name (16 bytes);
---              and where exactly so much is asked for with a hold, of w, b and f, the reservation's mark (8 bytes).
+--              and where exactly so much is asked for with a hold, of w, b and f, the reservation's mark (a double).
 --
 -- A state is a string of doubles. What changes with each charge comes first, so that it can be written in place:
 --   sliding window  latest time, total, units of the newest sub-window in use; its index, that of the oldest one in use,
@@ -34,29 +34,33 @@
 --
 -- What costs is commands, each byte of each string that is made (Lua hashes them all), and numbers that Redis has to
 -- write out or functions to be called. So little is read and written, and in one go.
-local call, pack, unpack = redis.call, struct.pack, struct.unpack
+local keys, call, pack, unpack, all_of = KEYS, redis.call, struct.pack, struct.unpack, unpack
 local byte, sub = string.byte, string.sub
 local ENTRY, THREE, FOUR, FIVE = '<dd', '<ddd', '<dddd', '<ddddd'
 local SIX, SEVEN, EIGHT, NINE = '<dddddd', '<ddddddd', '<dddddddd', '<ddddddddd'
 local SLACK_MS, TOGETHER_MS = 1000, 1000 -- GROUP_SPAN of domain/window.rs
+local SIXTEEN = '<dddddddddddddddd' -- four reservations
+local MOMENTS, APART_MAX = 32, 100000 -- of domain/slots.rs
 local WINDOW, BUCKET, FIXED = 119, 98, 102 -- w, b, f; else c
 
-local asks, answer, records, recorded_for = ARGV[2], '', '', 0
+local asks, answer = ARGV[2], ''
+-- Numbers of reservations, packed at once in the end, and how many; of one counter alone they are packed already.
+local records, recorded, recorded_for = nil, 0, 0
 local consume, pos, asked = byte(asks) == 99, 2, 0
 -- What to write if all grant, for each counter: text, life, place and more. Without a life the text goes over what is
 -- there at its place, or nowhere without one; more is appended. Whatever else is there stays, its life too. A life goes
 -- by the clock, which may have stepped back behind the counter's time. Room for four is made at once: a table that
 -- grows is copied each time.
-local writes = #KEYS == 1 and { false, false, false, false }
+local writes = #keys == 1 and { false, false, false, false }
   or { false, false, false, false, false, false, false, false, false, false, false, false, false, false, false, false }
 
 while pos <= #asks do
   asked = asked + 1
-  local key, kind, raw = KEYS[asked], byte(asks, pos), nil
+  local key, kind, raw = keys[asked], byte(asks, pos), nil
   -- This very call may have asked it already.
   for other = 1, asked - 1 do
     local n = 4 * other
-    if KEYS[other] == key and writes[n - 3] then
+    if keys[other] == key and writes[n - 3] then
       local text = writes[n - 3]
       if not writes[n - 2] then text = text .. sub(raw or call('GET', key), #text + 1) end
       raw = text .. (writes[n] or '')
@@ -275,8 +279,8 @@ while pos <= #asks do
       if latest < now then latest = now end
     end
     if last <= latest then held = 0 end
-    -- Expiry and units of entries from the first on: of two, which mostly suffice, then of some at a time.
-    local chunk, from, length = '', front, 96
+    -- Expiry and units of entries from the first on: of five, which mostly suffice, then of more at a time.
+    local chunk, from, length = '', front, 336
     -- What has expired is passed over, and what was released.
     while held > 0 and first <= latest do
       if front - from >= #chunk then
@@ -309,7 +313,11 @@ while pos <= #asks do
       end
       outcome, value = 1, back - now
     elseif units > 0 then
-      local expires = latest + slots_hold
+      local apart = (slots_hold + MOMENTS - 1) / MOMENTS
+      apart = apart - apart % 1
+      if apart > APART_MAX then apart = APART_MAX end
+      local expires = latest + slots_hold + apart - 1
+      expires = expires - expires % apart
       value = units
       if held == 0 or expires < first then after = expires - now else after = returns end
       if consume then
@@ -365,7 +373,15 @@ while pos <= #asks do
   end
   if hold > 0 and not leased then
     if text then
-      records = pack('<c0c0ddd', records, sub(asks, pos, pos + 7), value, latest + hold, epoch)
+      local mark, expires, n = unpack('<d', asks, pos), latest + hold, recorded
+      if keys[3] then
+        -- As with writes.
+        records = records or { nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil }
+        records[n + 1], records[n + 2], records[n + 3], records[n + 4] = mark, value, expires, epoch
+        recorded = n + 4
+      else
+        records = pack(FOUR, mark, value, expires, epoch)
+      end
       if hold > recorded_for then recorded_for = hold end
     end
     pos = pos + 8
@@ -376,7 +392,7 @@ end
 
 if consume then
   for i = 1, asked do
-    local key, n = KEYS[i], 4 * i
+    local key, n = keys[i], 4 * i
     local text, life, place, more = writes[n - 3], writes[n - 2], writes[n - 1], writes[n]
     if life then
       call('SET', key, text, 'PX', (life - life % 1000) / 1000 + SLACK_MS)
@@ -385,9 +401,15 @@ if consume then
     end
     if more then call('APPEND', key, more) end
   end
-  local key = KEYS[asked + 1]
-  if key and records ~= '' and call('APPEND', key, records) == #records then
-    call('SET', key, records, 'PX', (recorded_for - recorded_for % 1000) / 1000 + TOGETHER_MS + SLACK_MS)
+  local key = keys[asked + 1]
+  if key and records then
+    if recorded > 0 then
+      local doubles = recorded == 16 and SIXTEEN or '<' .. string.rep('d', recorded)
+      records = pack(doubles, all_of(records, 1, recorded))
+    end
+    if call('APPEND', key, records) == #records then
+      call('SET', key, records, 'PX', (recorded_for - recorded_for % 1000) / 1000 + TOGETHER_MS + SLACK_MS)
+    end
   end
 end
 return answer

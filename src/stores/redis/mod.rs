@@ -421,11 +421,16 @@ fn mark(lease: LeaseId, state: &[u8]) -> [u8; MARK_BYTES] {
     let name = [&lease.replica.to_le_bytes(), &lease.serial.to_le_bytes(), state].concat();
     let mut mark = [0; MARK_BYTES];
     mark.iter_mut().zip(digest(&SHA256, &name).as_ref()).for_each(|(byte, sum)| *byte = *sum);
+    // A number as scripts hold them, and of those that keep their bits wherever they are copied.
+    mark[MARK_BYTES - 1] &= !EXPONENT_HIGHEST;
     mark
 }
 
 /// So many of a hash that nobody finds another counter with the same.
 const MARK_BYTES: usize = 8;
+
+/// In the last byte of a double (IEEE 754, least significant byte first). Infinite, or no number at all, is only what has it.
+const EXPONENT_HIGHEST: u8 = 0x40;
 
 /// What is asked of one counter, as the script reads it. Nothing in it reaches 2^53, where doubles stop being exact.
 fn packed(request: &Request) -> Vec<u8> {
@@ -593,6 +598,9 @@ mod tests {
         let twice = |(index, one): (usize, &[u8; MARK_BYTES])| marks[..index].contains(one);
         assert!(!marks.iter().enumerate().any(twice));
         assert_eq!(mark(lease, b"a"), marks[0]);
+        // Some of these would not be, by their hash alone.
+        let number = |serial| f64::from_le_bytes(mark(LeaseId { serial, ..lease }, b"a"));
+        assert!((0..20_000).all(|serial| number(serial).is_finite()));
     }
 
     /// The part of a key that selects the slot, as the Redis Cluster specification has it.

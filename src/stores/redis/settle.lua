@@ -8,7 +8,7 @@
 --                         b  gain, unit, burst, units used;
 --                         f  length, units used;
 --                         c  the lease's name;
---                         and of a reservation its mark (8 bytes).
+--                         and of a reservation its mark (a double).
 --
 -- What is unknown, settled or past its expiry is left as it is: spent whole. So is what has outlived its charge, but for
 -- what was used beyond its units. Whoever holds a lease says once what was used of it.
