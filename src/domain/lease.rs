@@ -1,4 +1,5 @@
-//! What one replica holds of one counter: the lease in hand, a refusal to remember, and how much is asked for.
+//! What one replica holds of one counter: the lease in hand, a refusal to remember, and how much is asked for. Of limits that
+//! are not leased refusals are all that is remembered.
 //!
 //! Units in hand were charged by the store to the last moment at which they can be spent, so they may be spent in any
 //! pattern until then, whatever other replicas do. The end is counted from the sending of the request, which is before
@@ -66,7 +67,8 @@ pub fn end_of_lease(sent: Micros, hold: Micros) -> Micros {
 /// What a replica holds of one counter, and knows of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holding {
-    frame: Frame,
+    /// None: nothing is leased.
+    frame: Option<Frame>,
     hand: Option<Hand>,
     refusal: Option<Refusal>,
     /// Units left in the store when it last granted some, and when some more return.
@@ -147,8 +149,23 @@ pub struct Ended {
 }
 
 impl Holding {
-    /// Nothing is held and nothing known.
+    /// Nothing is held and nothing known of a counter of that limit. None where nothing is worth to be remembered: slots
+    /// are free again whenever somebody releases them.
+    pub fn of(limit: &Limit, now: Micros) -> Option<Self> {
+        match limit.algorithm {
+            Algorithm::SlidingWindow { .. } | Algorithm::TokenBucket(_) | Algorithm::FixedWindow(_) => {
+                Some(Self::with(leased_frame(limit), now))
+            }
+            Algorithm::Concurrency(_) => None,
+        }
+    }
+
+    /// The same of a sliding window that is leased.
     pub fn new(frame: Frame, now: Micros) -> Self {
+        Self::with(Some(frame), now)
+    }
+
+    fn with(frame: Option<Frame>, now: Micros) -> Self {
         Self {
             frame,
             hand: None,
@@ -163,18 +180,13 @@ impl Holding {
 
     /// Goes over to another definition of the limit: the lease ends, since it was measured by the old one, and what the
     /// store said is forgotten.
-    pub fn follow(&mut self, frame: Frame) -> Option<Ended> {
-        if self.frame == frame {
+    pub fn follow(&mut self, frame: Option<Frame>) -> Option<Ended> {
+        if frame.is_some() && self.frame == frame {
             return None;
         }
         self.frame = frame;
         self.forget_answers();
         self.end()
-    }
-
-    /// Whether the limit is defined as when this was last asked.
-    pub fn is_of(&self, frame: Frame) -> bool {
-        self.frame == frame
     }
 
     /// Pays `units`, at least 1, from the lease in hand, or says what is known.
@@ -234,25 +246,31 @@ impl Holding {
     }
 
     /// Begins to ask the store for `units`, under the name `lease`: the terms to ask for. Nothing where a request is
-    /// under way already: the call waits for its end, and the next request asks for the units of all that wait.
+    /// under way already: the call waits for its end, and the next request asks for the units of all that wait. Where
+    /// nothing is leased there is nothing to wait for, but after a refusal: then one asks whether it still holds.
     ///
     /// Every request that begins is concluded by [`Holding::granted`], [`Holding::refused`] or [`Holding::failed`].
     pub fn ask(&mut self, units: u64, lease: LeaseId, now: Micros) -> Option<Terms> {
         self.touched = self.touched.max(now);
+        let exactly = Terms { at_least: units, at_most: units, hold: Micros::ZERO, lease };
         if self.asking.is_some() {
+            if self.frame.is_none() && self.refusal.is_none() {
+                return Some(exactly);
+            }
             self.waiting = self.waiting.saturating_add(units);
             return None;
         }
         self.asking = Some(lease);
         let waiting = std::mem::take(&mut self.waiting);
-        let at_most = self.demand.expected(units, lease_time(self.frame), now).max(units.saturating_add(waiting));
-        let at_most = at_most.min(self.frame.units).max(units);
-        let hold = lease_time(self.frame);
+        let Some(frame) = self.frame else { return Some(exactly) };
+        let hold = lease_time(frame);
+        let at_most = self.demand.expected(units, hold, now).max(units.saturating_add(waiting));
+        let at_most = at_most.min(frame.units).max(units);
         // A lease that would end before it could be spent would only be charged longer.
         if at_most == units || end_of_lease(Micros::ZERO, hold) == Micros::ZERO {
-            return Some(Terms { at_least: units, at_most: units, hold: Micros::ZERO, lease });
+            return Some(exactly);
         }
-        Some(Terms { at_least: units, at_most, hold, lease })
+        Some(Terms { at_most, hold, ..exactly })
     }
 
     /// The store granted what [`Holding::ask`] wanted: the cost is paid, the rest is in hand until `ends`. The lease that
@@ -261,7 +279,7 @@ impl Holding {
         let current = self.conclude(terms.lease);
         self.refusal = None;
         self.count(terms.at_least, now);
-        if current {
+        if current && self.frame.is_some() {
             self.told = Some((grant.remaining, now + grant.reset_after));
         }
         if terms.hold == Micros::ZERO {
@@ -281,8 +299,8 @@ impl Holding {
         if !self.conclude(lease) {
             return;
         }
-        // A longer wait than a sub-window would miss what other replicas return.
-        let believed = retry_after.min(self.frame.width).min(REFUSAL_MAX);
+        // A longer wait than a sub-window would miss what other replicas return of their leases.
+        let believed = self.frame.map_or(retry_after, |frame| retry_after.min(frame.width)).min(REFUSAL_MAX);
         let smaller = self.refusal.is_none_or(|old| units <= old.units || old.until <= now);
         if smaller {
             let (fits, until) = (now + retry_after, now + believed);
@@ -309,7 +327,7 @@ impl Holding {
 
     /// When [`Holding::tend`] ends the lease unless it is spent from until then; nothing where none is in hand.
     pub fn due(&self) -> Option<Micros> {
-        let (hand, hold) = (self.hand?, lease_time(self.frame));
+        let (hand, hold) = (self.hand?, lease_time(self.frame?));
         let ending = hand.ends.since(Micros(hold.0 / 8).max(ENDS_AHEAD));
         let idle = hand.used + Micros(hold.0 / 2);
         Some(ending.min(idle))
@@ -334,7 +352,8 @@ impl Holding {
 
     /// Whether nothing would be lost with it.
     pub fn is_idle(&self, now: Micros) -> bool {
-        let kept = lease_time(self.frame) + lease_time(self.frame);
+        let half = self.frame.map_or(REFUSAL_MAX, lease_time);
+        let kept = half + half;
         self.hand.is_none()
             && self.asking.is_none()
             && self.refusal.is_none_or(|refusal| refusal.until <= now)
@@ -356,7 +375,9 @@ impl Holding {
     }
 
     fn count(&mut self, units: u64, now: Micros) {
-        self.demand.count(units, lease_time(self.frame), now);
+        if let Some(frame) = self.frame {
+            self.demand.count(units, lease_time(frame), now);
+        }
     }
 }
 

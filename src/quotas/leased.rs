@@ -263,7 +263,7 @@ impl LeaseDesk {
             match begun.flatten() {
                 Some(Ok(terms)) => asking.parts.push((index, terms)),
                 Some(Err(answered)) => return Err(answered),
-                // Not leased, or no place: it is paid at the store, exactly.
+                // Slots, or no place: it is paid at the store, exactly.
                 None => {}
             }
         }

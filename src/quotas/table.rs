@@ -96,11 +96,7 @@ impl Entry {
         }
         self.admitted.follow(self.limit.window(), now);
         let old = std::mem::replace(&mut self.limit, Arc::clone(limit));
-        let holding = self.holding()?;
-        let ended = match leased_frame(limit) {
-            Some(frame) => holding.follow(frame),
-            None => holding.end(),
-        };
+        let ended = self.holding()?.follow(leased_frame(limit));
         ended.map(|ended| (old, ended))
     }
 
@@ -211,12 +207,12 @@ impl Table {
         shard.with(&request.key, act)
     }
 
-    /// The same, with one that comes into use unless it is not leased or there is no place.
+    /// The same, with one that comes into use unless nothing is remembered of it or there is no place.
     pub(super) fn with_live<T>(&self, request: &Request, now: Micros, act: impl FnOnce(&mut Entry) -> T) -> Option<T> {
-        let frame = leased_frame(&request.limit)?;
+        let holding = Holding::of(&request.limit, now)?;
         let mut shard = self.shard(&request.key);
         shard.make_known(request, now, self.room);
-        if !shard.make_live(&request.key, || Holding::new(frame, now), now, self.room) {
+        if !shard.make_live(&request.key, holding, now, self.room) {
             return None;
         }
         shard.with(&request.key, act)
@@ -315,13 +311,13 @@ impl Shard {
     }
 
     /// Whether it is in use from now on.
-    fn make_live(&mut self, key: &CounterKey, holding: impl FnOnce() -> Holding, now: Micros, room: Room) -> bool {
+    fn make_live(&mut self, key: &CounterKey, holding: Holding, now: Micros, room: Room) -> bool {
         if self.live >= room.live && self.entries.get(key.as_bytes()).is_some_and(|entry| entry.live.is_none()) {
             self.sweep_now_and_then(now, room);
         }
         let Some(entry) = self.entries.get_mut(key.as_bytes()) else { return false };
         if entry.live.is_none() && self.live < room.live {
-            entry.live = Some(Box::new(Live { holding: holding(), waiters: Vec::new(), listed: false }));
+            entry.live = Some(Box::new(Live { holding, waiters: Vec::new(), listed: false }));
             self.live += 1;
         }
         entry.live.is_some()

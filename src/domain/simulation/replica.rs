@@ -126,7 +126,7 @@ impl Replica {
 
     /// The leases that end because the limits are defined anew.
     pub(super) fn follow(&mut self, frames: &[Frame]) -> SmallVec<[(usize, Ended); 4]> {
-        let ended = self.holdings.iter_mut().zip(frames).map(|(holding, &frame)| holding.follow(frame));
+        let ended = self.holdings.iter_mut().zip(frames).map(|(holding, &frame)| holding.follow(Some(frame)));
         ended.enumerate().filter_map(|(counter, ended)| Some((counter, ended?))).collect()
     }
 

@@ -101,7 +101,7 @@ fn simulation_finds_that_a_lease_must_not_be_lengthened_by_a_reload() {
         let grant = stage.counter.acquire(old, terms, START);
         let Outcome::Granted { units } = grant.outcome else { unreachable!("there is room") };
         stage.log.spend(START, 1);
-        if let Some(ended) = stage.holding.follow(FRAME) {
+        if let Some(ended) = stage.holding.follow(Some(FRAME)) {
             stage.counter.settle(ended.lease, ended.used, START);
         }
         assert_eq!(stage.holding.granted(terms, units, grant, ends(START, terms), START), None);

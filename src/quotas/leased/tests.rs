@@ -5,6 +5,7 @@
 mod bereft;
 mod flood;
 mod loss;
+mod refused;
 mod reload;
 mod share;
 mod unheard;
