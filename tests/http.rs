@@ -379,7 +379,7 @@ async fn whatever_comes_has_an_answer_or_an_end() {
             let at = draw(bytes.len());
             match draw(3) {
                 0 => bytes[at] = u8::try_from(draw(256)).unwrap_or_default(),
-                1 => bytes.insert(at, b"\0\n\r:\"{}[],\\\xff/%;."[draw(17)]),
+                1 => bytes.insert(at, b"\0\n\r:\"{}[],\\\xff/%;."[draw(16)]),
                 _ => drop(bytes.remove(at)),
             }
         }
