@@ -37,8 +37,8 @@ const SIZES: [(&str, u64); 4] = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), (
 /// A size in bytes within `range`: one whole number and one unit.
 pub(super) fn size(range: RangeInclusive<u64>) -> impl FnOnce(&str) -> Result<u64, String> {
     move |text| {
-        let most = range.end() / SIZES[3].1;
-        let must = || format!("must be a size of at most {most}GiB, such as 0B, 64KiB, 1MiB or 2GiB");
+        let gibibytes = range.end() / SIZES[3].1;
+        let must = || format!("must be a size of at most {gibibytes}GiB, such as 0B, 64KiB, 1MiB or 2GiB");
         let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
         let (count, unit) = text.split_at(end);
         let unit = SIZES.iter().find(|(name, _)| *name == unit).map(|(_, bytes)| *bytes);

@@ -225,9 +225,9 @@ impl Decider {
             Err(reason) => (None, Some(reason)),
         };
         let Rule { demand, guard, .. } = journey.rule();
-        let refuses = || guard.as_ref().is_some_and(|guard| guard.refuses_bad_credentials);
+        let is_strict = || guard.as_ref().is_some_and(|guard| guard.refuses_bad_credentials);
         let refused = match (demand, refused) {
-            (Demand::Anyone, Some(reason)) if reason != Reason::NoCredential && refuses() => Some(reason),
+            (Demand::Anyone, Some(reason)) if reason != Reason::NoCredential && is_strict() => Some(reason),
             // Whoever anyone is: a credential that is not accepted counts as none, and says nothing about anybody.
             (Demand::Anyone, _) if journey.question.scopes.is_empty() => None,
             (_, Some(reason)) => Some(reason),

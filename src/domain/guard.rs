@@ -79,10 +79,9 @@ impl Guard {
             }
         }
         match (body_max, question.body) {
-            (None, _) => Ok(()),
             (Some(_), None) => Err(Unmet::Denied(Reason::LengthRequired)),
             (Some(most), Some(bytes)) if bytes > *most => Err(Unmet::Denied(Reason::BodyTooLarge)),
-            (Some(_), Some(_)) => Ok(()),
+            (None, _) | (Some(_), Some(_)) => Ok(()),
         }
     }
 

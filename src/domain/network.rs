@@ -14,13 +14,12 @@ impl Network {
     pub fn parse(text: &str) -> Result<Self, String> {
         let must =
             || "must be a network such as 10.0.0.0/8 or 2001:db8::/32, or an address such as 192.0.2.7".to_owned();
-        let (network, spelled) = match text.parse::<IpAddr>() {
-            Ok(address) => (IpNet::from(address), address.to_string()),
-            Err(_) => {
-                let network = text.parse::<IpNet>().map_err(|_| must())?.trunc();
-                (network, network.to_string())
-            }
+        let address = text.parse::<IpAddr>().ok();
+        let network = match address {
+            Some(address) => IpNet::from(address),
+            None => text.parse::<IpNet>().map_err(|_| must())?.trunc(),
         };
+        let spelled = address.map_or_else(|| network.to_string(), |address| address.to_string());
         if network.addr() != network.addr().to_canonical() {
             return Err(
                 "is mapped from IPv4; write the IPv4 network itself, which mapped addresses count to".to_owned()

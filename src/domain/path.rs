@@ -59,7 +59,7 @@ pub struct Path<'a> {
     /// Where there is a doubt: as a rule reads it that lets it pass.
     read: Cow<'a, str>,
     written: &'a str,
-    doubt: Option<Box<Doubt>>,
+    doubt: Option<Doubt>,
 }
 
 /// Why a method, host or path is refused.
@@ -262,8 +262,8 @@ impl<'a> Path<'a> {
     }
 
     /// What servers read differently in it.
-    pub fn doubt(&self) -> Option<&Doubt> {
-        self.doubt.as_deref()
+    pub const fn doubt(&self) -> Option<Doubt> {
+        self.doubt
     }
 }
 

@@ -185,7 +185,7 @@ impl Policy {
             return first(rules, question, |rule| rule.matches.covers_by(method, host, covers));
         };
         let trusts_gateway = self.paths.trusts_gateway;
-        let readings = doubt.readings(path, trusts_gateway);
+        let readings = path.readings(trusts_gateway);
         let read = |pattern: &PathPattern, segments: &[&str]| pattern.covers_segments(segments.iter().copied(), folds);
         let in_any = |pattern: &PathPattern| readings.iter().any(|segments| read(pattern, segments));
         let found = first(rules, question, |rule| rule.matches.covers_by(method, host, in_any))?;

@@ -329,8 +329,7 @@ fn a_rule_is_for_calls_with_its_headers_and_attributes() {
         ),
         rule("rest", &[], Some("/a")),
     ]);
-    type Given<'a> = &'a [(&'a str, Option<&'a str>)];
-    let check = |method: &str, path: &str, headers: Given<'_>, route: Option<&str>, expected: &str| {
+    let check = |method: &str, path: &str, headers: &[(&str, Option<&str>)], route: Option<&str>, expected: &str| {
         let mut question = question(method, None, path, headers).unwrap();
         question.resource = route.map(|route| ("route", route)).into_iter().collect();
         assert_eq!(met(&policy, &question), expected, "{method} {path} {headers:?} {route:?}");
