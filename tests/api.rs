@@ -402,7 +402,13 @@ async fn too_many_calls_are_turned_away_at_once_and_health_checks_are_not() {
 async fn every_service_has_a_status_and_is_described() {
     let bench = Bench::start().await;
     let mut health = HealthClient::new(bench.tollgate.channel().await);
-    for service in ["", "tollgate.v1.DecisionService", "tollgate.v1.QuotaService", "tollgate.v1.TokenService"] {
+    for service in [
+        "",
+        "tollgate.v1.DecisionService",
+        "tollgate.v1.QuotaService",
+        "tollgate.v1.TokenService",
+        "envoy.service.auth.v3.Authorization",
+    ] {
         let asked = HealthCheckRequest { service: service.to_owned() };
         let answer = health.check(asked).await.expect("it has one").into_inner();
         assert_eq!(answer.status(), ServingStatus::Serving, "{service}");

@@ -106,8 +106,11 @@ async fn addresses_are_the_peers_unless_proxies_are_trusted() {
             return;
         };
         let at = async |forwarded: &str| bench.envoy.get("/at", &[&format!("X-Forwarded-For: {forwarded}")]).await;
-        // Envoy adds its peer; the client's own entry is before those that are trusted.
-        let seen = [at("203.0.113.1, 192.0.2.1").await.verdict(), at("203.0.113.1, 192.0.2.2").await.verdict()];
+        // Envoy adds its peer; the client's own entries are before those that are trusted.
+        let seen = [
+            at("203.0.113.1, 203.0.113.2, 192.0.2.1").await.verdict(),
+            at("203.0.113.1, 203.0.113.2, 192.0.2.2").await.verdict(),
+        ];
         assert_eq!(seen, verdicts, "{trusted}");
         if !trusted.is_empty() {
             assert_eq!(at("203.0.113.9, 192.0.2.1").await.verdict(), "429 quota_exceeded");

@@ -34,7 +34,7 @@ impl Became {
 
 /// Rows of which Envoy refuses some calls itself: what is no request of HTTP/1.1, methods that it does not know, what has a
 /// NUL, a `#` or other bytes than ASCII in it, and what is larger than it reads.
-const ENVOYS: [u8; 10] = [11, 12, 20, 21, 22, 25, 26, 27, 28, 30];
+const ENVOYS: [u8; 13] = [11, 12, 20, 21, 22, 25, 26, 27, 28, 30, 34, 40, 44];
 
 /// Calls that Envoy has read before it asks, and forwards as it has read them: spaces around a target or method are none of
 /// it, and a target in absolute form replaces `Host`.

@@ -1,3 +1,5 @@
+//! What an Envoy can say of a request, and what is read of it.
+
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
@@ -31,13 +33,13 @@ fn map(headers: &[(&str, &str)]) -> BTreeMap<String, String> {
     headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
-fn raw(headers: &[(&str, &[u8])]) -> Option<HeaderMap> {
+fn raw(headers: &[(&str, &[u8])]) -> HeaderMap {
     let value = |(key, raw): &(&str, &[u8])| HeaderValue {
         key: (*key).to_owned(),
         value: String::new(),
         raw_value: raw.to_vec(),
     };
-    Some(HeaderMap { headers: headers.iter().map(value).collect() })
+    HeaderMap { headers: headers.iter().map(value).collect() }
 }
 
 /// The fields that are wrong.
@@ -61,7 +63,8 @@ fn several_headers_of_a_name_are_one_and_credentials_are_none() {
         ("authorization", b"Bearer a"),
         ("dpop", b"p"),
     ];
-    let wire = asked(HttpRequest { header_map: raw(&headers), headers: map(&[("x-other", "1")]), ..http("GET") }, &[]);
+    let wire =
+        asked(HttpRequest { header_map: Some(raw(&headers)), headers: map(&[("x-other", "1")]), ..http("GET") }, &[]);
     let fields = Fields::of(&wire);
     let question = question(&wire, &fields, &Gateways::default()).unwrap();
     assert_eq!(question.headers.get("x-tenant"), Header::Text("a,b"));
@@ -78,7 +81,7 @@ fn several_headers_of_a_name_are_one_and_credentials_are_none() {
 #[test]
 fn what_is_said_twice_must_be_the_same() {
     let with = |headers: &[(&str, &[u8])]| {
-        wrong(&asked(HttpRequest { host: "a".to_owned(), header_map: raw(headers), ..http("GET") }, &[]))
+        wrong(&asked(HttpRequest { host: "a".to_owned(), header_map: Some(raw(headers)), ..http("GET") }, &[]))
     };
     assert_eq!(with(&[(":path", b"/a?b"), (":authority", b"a"), (":method", b"GET"), ("host", b"a")]), [""; 0]);
     // Envoy has put `!` for a byte that is no UTF-8.

@@ -555,15 +555,23 @@ mod tests {
         }
 
         #[test]
-        fn any_strings_have_an_answer(method in ".{0,40}", path in ".{0,80}", host in ".{0,40}", source in ".{0,40}") {
+        fn any_strings_have_an_answer(
+            method in ".{0,40}",
+            path in ".{0,80}",
+            host in ".{0,40}",
+            source in ".{0,40}",
+            headers in prop::collection::btree_map(".{0,20}|content-length|transfer-encoding", ".{0,20}", 0..4),
+            scopes in prop::collection::vec(".{0,20}", 0..4),
+        ) {
             let request = Some(pb::RequestAttributes {
                 method,
                 path,
                 host,
                 source_address: source,
+                headers,
                 ..pb::RequestAttributes::default()
             });
-            let _ = question(&pb::DecideRequest { request, ..good() });
+            let _ = question(&pb::DecideRequest { request, scopes, ..good() });
         }
     }
 }
