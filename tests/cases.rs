@@ -237,6 +237,24 @@ more: 1
 }
 
 #[test]
+fn a_file_may_say_what_variables_hold() {
+    let policy = "limits: { few: { units: \"${UNITS}\", window: 1m } }\nrules: [{ match: { path: /a }, permit: anyone, limits: [few] }]";
+    let cases = |environment: &str| {
+        format!(
+            "config: other.yaml\n{environment}
+cases: [{{ name: x, ask: GET /a, expect: {{ quotas: {{ few: {{ remaining: 6 }} }} }} }}]"
+        )
+    };
+    let tried = |environment: &str| {
+        let folder = folder(&[("cases.yaml", &cases(environment)), ("other.yaml", policy)]);
+        tried_out(folder.path(), &[])
+    };
+    assert_eq!(tried("environment: { UNITS: '7' }").0, 0);
+    let (code, output) = tried("");
+    assert!(code == 2 && output.contains("the environment variable UNITS is not set"), "{output}");
+}
+
+#[test]
 fn files_are_found_by_name_and_cases_by_theirs() {
     let cases = "config: tollgate.yaml\ncases: [{ name: one, ask: GET /any, expect: allowed }, { name: two, ask: GET /any, expect: denied }]";
     let folder = folder(&[("a.cases.yaml", cases), ("upper_cases.yaml", "not: one"), ("other.txt", cases)]);

@@ -142,7 +142,8 @@ fn read(file: &Path) -> Option<(Stage, Cases)> {
             return None;
         }
     };
-    let config = match config::load(&cases.config, &environment) {
+    let held = |name: &str| cases.environment.get(name).cloned().or_else(|| environment(name));
+    let config = match config::load(&cases.config, &held) {
         // What is doubtful of a configuration, `config check` says.
         Ok((config, _)) => config,
         Err(problems) => {

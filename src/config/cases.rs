@@ -48,6 +48,8 @@ const FAULTS: [(&str, Fault); 4] = [
 pub struct Cases {
     /// The configuration that they are about.
     pub config: PathBuf,
+    /// What stands for variables of the environment that the configuration refers to, before the real ones.
+    pub environment: BTreeMap<String, String>,
     /// In their order.
     pub cases: Vec<Case>,
 }
@@ -237,6 +239,7 @@ pub fn load(path: &Path, environment: Environment<'_>) -> Result<(Cases, Vec<Pro
 pub(super) fn file(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Cases> {
     let mut fields = reader.fields(root, "cases")?;
     let config = fields.required(reader, "config", |reader, item| reader.path(item));
+    let environment = fields.or(reader, "environment", BTreeMap::new(), texts);
     let at = fields.or(reader, "at", date::parse(BEGINNING).unwrap_or_default(), moment);
     let callers = fields.or(reader, "callers", Callers::new(), callers);
     let callers = callers.unwrap_or_default();
@@ -257,7 +260,7 @@ pub(super) fn file(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Cases> {
         (cases.len() == items.len()).then_some(cases)
     });
     fields.finish(reader);
-    Some(Cases { config: config?, cases: cases? })
+    Some(Cases { config: config?, environment: environment?, cases: cases? })
 }
 
 fn moment(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Micros> {
