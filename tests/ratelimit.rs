@@ -89,7 +89,7 @@ fn configured(folder: &TempDir, more: &str, of_files: &str) -> Config {
 const DOMAINS: &str = "domains: { compatible: { mode: compatible } }";
 
 fn descriptor(entries: &[(&str, &str)]) -> RateLimitDescriptor {
-    let entry = |&(key, value): &(&str, &str)| Entry { key: key.to_owned(), value: value.to_owned() };
+    let entry = |&(key, value): &(&str, &str)| Entry { key: key.into(), value: value.into() };
     RateLimitDescriptor { entries: entries.iter().map(entry).collect(), ..RateLimitDescriptor::default() }
 }
 

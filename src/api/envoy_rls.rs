@@ -1,5 +1,6 @@
 //! `envoy.service.ratelimit.v3`: what an Envoy's filter `ratelimit` asks, answered as envoyproxy/ratelimit answers it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use prost_types::value::Kind;
@@ -49,14 +50,26 @@ impl RateLimitApi {
 impl RateLimitService for RateLimitApi {
     async fn should_rate_limit(
         &self,
-        request: Request<RateLimitRequest>,
+        mut request: Request<RateLimitRequest>,
     ) -> Result<Response<RateLimitResponse>, Status> {
+        make_readable(request.get_mut());
         if request.get_ref().descriptors.iter().any(takes_back) {
             self.permit(&request).await?;
         }
         let question = question(request.get_ref()).inspect_err(|_| self.decider.turned_away(Facade::RateLimit))?;
         let limited = self.decider.limit_rate(&question).get().await;
         Ok(Response::new(response(&question, &limited)))
+    }
+}
+
+/// Puts U+FFFD in the place of bytes that are no UTF-8. A client may write such bytes into a header by which an Envoy asks, and most
+/// Envoys let a request go on when they are answered with an error. So they count, all those that look the same together.
+fn make_readable(message: &mut RateLimitRequest) {
+    let entries = message.descriptors.iter_mut().flat_map(|descriptor| &mut descriptor.entries);
+    for text in entries.flat_map(|described::Entry { key, value }| [key, value]) {
+        if let Cow::Owned(readable) = String::from_utf8_lossy(text) {
+            *text = readable.into_bytes();
+        }
     }
 }
 
@@ -96,9 +109,15 @@ fn descriptor(message: &RateLimitDescriptor, of_request: u32) -> Result<Descript
     // The request's own number cannot say 0: that is what stands where nothing is said.
     let hits = hits_addend.unwrap_or_else(|| of_request.max(1).into());
     let limit = limit.map(brought).transpose()?;
-    let entries = entries.iter().map(|described::Entry { key, value }| Entry { key, value }).collect();
+    let entries: Result<_, _> = entries.iter().map(entry).collect();
+    let entries = entries?;
     let hits = if *is_negative_hits { HitsAsked::TakeBack(hits) } else { HitsAsked::Count(hits) };
     Ok(Descriptor { entries, limit, hits })
+}
+
+fn entry(described::Entry { key, value }: &described::Entry) -> Result<Entry<'_>, (&'static str, &'static str)> {
+    let text = |bytes| str::from_utf8(bytes).map_err(|_| ("entries", "must be UTF-8"));
+    Ok(Entry { key: text(key)?, value: text(value)? })
 }
 
 /// The limit that a request brings along. Its unit is one of `envoy.type.v3.RateLimitUnit`; envoyproxy/ratelimit knows a

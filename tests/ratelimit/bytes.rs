@@ -61,7 +61,9 @@ fn requests() -> impl Strategy<Value = RateLimitRequest> {
         8 => prop::sample::select(vec!["user", "all", "small", "watched", "free", "nothing", ""]).prop_map(str::to_owned),
         1 => any::<String>(),
     ];
-    let entry = (key, any::<String>()).prop_map(|(key, value)| Entry { key, value });
+    let any_bytes = prop::collection::vec(any::<u8>(), 0..20);
+    let value = prop_oneof![4 => any::<String>().prop_map(String::into_bytes), 1 => any_bytes];
+    let entry = (key, value).prop_map(|(key, value)| Entry { key: key.into(), value });
     let limit =
         (any::<u32>(), -1..9_i32).prop_map(|(requests_per_unit, unit)| RateLimitOverride { requests_per_unit, unit });
     let hits = prop::option::of(prop_oneof![0..4_u64, any::<u64>()]);

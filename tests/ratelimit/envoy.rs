@@ -100,3 +100,18 @@ async fn what_envoy_gives_back_is_there_again_if_it_may_give_back() {
         assert_eq!(bench.get("/reports/1").await, (200, "90".to_owned()));
     }
 }
+
+#[tokio::test]
+async fn bytes_that_are_no_text_are_limited_like_any_others() {
+    let Some(bench) = Bench::start("mode: strict", "none").await else { return };
+    let ask = async |user: &[u8]| {
+        let request = [b"GET /reports/1 HTTP/1.1\r\nHost: a\r\nX-User: ", user, b"\r\n\r\n"].concat();
+        bench.envoy.send(&request).await
+    };
+    for (user, left) in
+        [(&b"\xff"[..], "95"), (b"\xfe", "90"), (b"\xff", "85"), (b"ann\xff", "95"), ("ä".as_bytes(), "95")]
+    {
+        let answer = ask(user).await;
+        assert_eq!((answer.status, answer.header("x-ratelimit-remaining")), (200, Some(left)), "{user:?}");
+    }
+}
