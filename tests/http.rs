@@ -250,7 +250,7 @@ async fn what_is_told_of_a_call_is_believed_of_listed_gateways_only() {
     let answer = elsewhere.forward("", "/public/x", "X-Real-IP: 10.0.0.1\r\nForwarded: for=10.0.0.1\r\n").await;
     assert_eq!(problem(&answer), (403, Vec::new()));
     assert!(answer.body.contains("gateways.forward_auth_peers"), "{answer:?}");
-    assert_eq!(elsewhere.decisions("forward_auth", "allow", "allowed", "public").await, 0.0);
+    assert!(elsewhere.decisions("forward_auth", "allow", "allowed", "public").await < 0.5);
     assert!(elsewhere.malformed("forward_auth").await > 0.5);
 
     let here = Bench::start(POLICY).await;
@@ -379,7 +379,7 @@ async fn whatever_comes_has_an_answer_or_an_end() {
             let at = draw(bytes.len());
             match draw(3) {
                 0 => bytes[at] = u8::try_from(draw(256)).unwrap_or_default(),
-                1 => bytes.insert(at, b"\0\n\r:\"{}[],\\\xff/%;."[draw(17)]),
+                1 => bytes.insert(at, b"\0\n\r:\"{}[],\\\xff/%;."[draw(16)]),
                 _ => drop(bytes.remove(at)),
             }
         }

@@ -33,6 +33,7 @@ impl Peer {
 
     /// The same, whose other end showed `certificate`. `still_trusted` says whether that would be verified now:
     /// connections outlive the trust in who issued it.
+    #[must_use]
     pub fn showing(
         self,
         certificate: Certificate<'static>,

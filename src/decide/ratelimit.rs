@@ -167,22 +167,22 @@ impl Decider {
         let looks: Vec<usize> =
             (0..parts.len()).filter(|&place| open(states, place) && parts[place].counts().is_none()).collect();
         let looked = self.each(&looks, parts, Mode::Peek, now).await;
-        fill(states, parts, &looks, looked);
+        fill(states, &looks, looked);
         let refused = |states: &Apart| {
             let refused = |(part, state): (&Part, &Option<QuotaState>)| {
-                part.refuses && state.as_ref().is_some_and(|state| refusal(state).is_some())
+                part.refuses && state.as_ref().is_some_and(|state| part.refusal(state).is_some())
             };
             parts.iter().zip(states).any(refused)
         };
         let (places, charges) = picked(parts, |part| part.counts().filter(|_| part.refuses));
         if !charges.is_empty() {
             let payment = if refused(states) { self.quotas.peek(charges, now) } else { self.quotas.pay(charges, now) };
-            fill(states, parts, &places, payment.get().await.states);
+            fill(states, &places, payment.get().await.states);
         }
         let (places, _) = picked(parts, |part| part.counts().filter(|_| !part.refuses));
         let mode = if refused(states) { Mode::Peek } else { Mode::Consume };
         let paid = self.each(&places, parts, mode, now).await;
-        fill(states, parts, &places, paid);
+        fill(states, &places, paid);
     }
 
     /// Counts the hits of fixed windows, those without any among them, and pays each of the others by itself.
@@ -200,11 +200,11 @@ impl Decider {
         }
         if !hits.is_empty() {
             let counted = self.quotas.hit(hits, now).get().await;
-            fill(states, parts, &places, counted);
+            fill(states, &places, counted);
         }
         for (places, mode) in [(looks, Mode::Peek), (pays, Mode::Consume)] {
             let paid = self.each(&places, parts, mode, now).await;
-            fill(states, parts, &places, paid);
+            fill(states, &places, paid);
         }
     }
 
@@ -338,16 +338,11 @@ impl Part {
 
     /// Why there is no room, if there is none. What is taken back needs none.
     fn refusal(&self, state: &QuotaState) -> Option<Reason> {
-        refusal(state).filter(|reason| !matches!(self.asked, Asked::TakeBack(_)) || *reason == Reason::StoreAway)
-    }
-}
-
-/// Why a state means that there is no room, if it does.
-fn refusal(state: &QuotaState) -> Option<Reason> {
-    match state.verdict {
-        QuotaVerdict::Granted => None,
-        QuotaVerdict::Short { .. } | QuotaVerdict::Never => Some(Reason::QuotaExceeded),
-        QuotaVerdict::Away => (state.limit.when_away != WhenAway::Allow).then_some(Reason::StoreAway),
+        match (state.verdict, self.asked) {
+            (QuotaVerdict::Granted, _) | (QuotaVerdict::Short { .. } | QuotaVerdict::Never, Asked::TakeBack(_)) => None,
+            (QuotaVerdict::Short { .. } | QuotaVerdict::Never, Asked::Count(_)) => Some(Reason::QuotaExceeded),
+            (QuotaVerdict::Away, _) => (state.limit.when_away != WhenAway::Allow).then_some(Reason::StoreAway),
+        }
     }
 }
 
@@ -407,14 +402,10 @@ fn picked(parts: &Parts, units: impl Fn(&Part) -> Option<u64>) -> (Vec<usize>, C
     picked.unzip()
 }
 
-/// Takes note of what is known of these parts. What is taken back found room whatever is left.
-fn fill(states: &mut Apart, parts: &Parts, places: &[usize], known: QuotaStates) {
+/// Takes note of what is known of these parts.
+fn fill(states: &mut Apart, places: &[usize], known: QuotaStates) {
     for (&place, state) in places.iter().zip(known) {
-        let verdict = match (parts[place].asked, state.verdict) {
-            (Asked::TakeBack(_), QuotaVerdict::Short { .. } | QuotaVerdict::Never) => QuotaVerdict::Granted,
-            (_, verdict) => verdict,
-        };
-        states[place] = Some(QuotaState { verdict, ..state });
+        states[place] = Some(state);
     }
 }
 

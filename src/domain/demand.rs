@@ -168,8 +168,8 @@ mod tests {
         patterns.iter().filter_map(|pattern| NamePattern::parse(pattern).ok()).collect()
     }
 
-    fn expression(text: &str) -> Box<Expression> {
-        Box::new(Expression::compile(text, &["id"]).unwrap())
+    fn expression(text: &str) -> Expression {
+        Expression::compile(text, &["id"]).unwrap()
     }
 
     const NOW: Micros = Micros::from_secs(1_000);
@@ -302,7 +302,7 @@ mod tests {
     fn the_rules_expression_must_be_true_of_the_caller_and_the_call() {
         let caller = Caller {
             roles: list(&["USER"]),
-            when: Some(expression("resource.owner == identity.subject")),
+            when: Some(Box::new(expression("resource.owner == identity.subject"))),
             ..Caller::default()
         };
         let alice = Identity { subject: Some("alice".into()), ..identity() };
@@ -382,7 +382,7 @@ mod tests {
             names: names(&["*.example.com"]),
             roles: list(&["R"]),
             scopes: list(&["s"]),
-            when: Some(expression("identity.subject == resource.owner")),
+            when: Some(Box::new(expression("identity.subject == resource.owner"))),
         };
         let as_much = |own: Caller, measure: Caller| Demand::Caller(own).demands_as_much(&Demand::Caller(measure));
         assert!(as_much(base.clone(), base.clone()));
@@ -407,10 +407,10 @@ mod tests {
             assert!(as_much(base.clone(), weaker), "and the other way about");
         }
         // Of two expressions that differ nobody says which demands more.
-        let other = Caller { when: Some(expression("identity.subject == resource.reader")), ..base.clone() };
+        let other = Caller { when: Some(Box::new(expression("identity.subject == resource.reader"))), ..base.clone() };
         assert!(!as_much(other.clone(), base.clone()) && !as_much(base.clone(), other));
         // Two paths may have a segment of that name in two places.
-        let segment = Caller { when: Some(expression("identity.subject == path.id")), ..base };
+        let segment = Caller { when: Some(Box::new(expression("identity.subject == path.id"))), ..base };
         assert!(!as_much(segment.clone(), segment));
     }
 }

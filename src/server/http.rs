@@ -71,12 +71,11 @@ where
                     }
                 }
             };
-            let ended = match ended {
-                Some(ended) => ended,
-                None => {
-                    served.as_mut().graceful_shutdown();
-                    served.await
-                }
+            let ended = if let Some(ended) = ended {
+                ended
+            } else {
+                served.as_mut().graceful_shutdown();
+                served.await
             };
             if let Err(error) = ended {
                 tracing::debug!(%error, "an HTTP connection ended");

@@ -118,8 +118,8 @@ async fn any_message_has_an_answer() {
     let client = AuthorizationClient::new(tollgate.channel().await);
     let runtime = tokio::runtime::Handle::current();
     let mut runner = TestRunner::new(Config { cases: 2_000, failure_persistence: None, ..Config::default() });
-    let outcome = tokio::task::block_in_place(|| {
-        runner.run(&question(), |question| {
+    tokio::task::block_in_place(|| {
+        let ran = runner.run(&question(), |question| {
             let path = question
                 .attributes
                 .as_ref()
@@ -142,9 +142,9 @@ async fn any_message_has_an_answer() {
                 None => prop_assert!(false, "no answer"),
             }
             Ok(())
-        })
+        });
+        ran.unwrap();
     });
-    outcome.unwrap();
     // There were some of each kind, or the messages are not what they are meant to be.
     let allowed = "tollgate_decisions_total{facade=\"ext_authz\",outcome=\"allow\",reason=\"allowed\",rule=\"open\"}";
     for series in ["tollgate_questions_malformed_total{facade=\"ext_authz\"}", allowed] {
@@ -175,5 +175,6 @@ async fn a_message_with_nothing_in_it_says_what_is_needed() {
         let Some(HttpResponse::DeniedResponse(denied)) = http_response else { panic!("{http_response:?}") };
         assert_eq!(denied.status.unwrap().code, 400);
     }
-    assert_eq!(tollgate.metric("tollgate_questions_malformed_total{facade=\"ext_authz\"}").await as u64, 3);
+    let malformed = tollgate.metric("tollgate_questions_malformed_total{facade=\"ext_authz\"}").await;
+    assert!((malformed - 3.0).abs() < 0.5, "{malformed}");
 }

@@ -60,7 +60,7 @@ impl Other {
     /// Nothing where the tests are told to go without: it takes Go.
     async fn start(redis: &RedisServer) -> Option<Self> {
         if std::env::var_os(SKIP).is_some_and(|value| value == "1") {
-            eprintln!("skipped: it needs envoyproxy/ratelimit, and {SKIP}=1");
+            println!("skipped: it needs envoyproxy/ratelimit, and {SKIP}=1");
             return None;
         }
         let program = tool("ratelimit");
@@ -172,10 +172,8 @@ async fn a_compatible_domain_answers_as_envoyproxy_does() {
     let config = configured(&folder, &in_redis(&redis), "mode: compatible, response_headers: true");
     let one = Tollgate::start_as(config, TestClock::running()).await;
     let mut own = RateLimitServiceClient::new(one.channel().await);
-    let seed = std::env::var(SEED)
-        .ok()
-        .and_then(|seed| seed.parse().ok())
-        .unwrap_or_else(|| SystemClock::start().now().wall.0);
+    let named = std::env::var_os(SEED).map(|seed| seed.to_string_lossy().parse().expect("a seed is a number"));
+    let seed: u64 = named.unwrap_or_else(|| SystemClock::start().now().wall.0);
     println!("{SEED}={seed}");
     let mut chance = Chance(seed | 1);
     let (mut over, mut began) = (0, hour());

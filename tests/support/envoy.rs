@@ -24,7 +24,7 @@ use super::{Process, poll, root};
 const SKIP: &str = "TOLLGATE_TEST_SKIP_ENVOY";
 
 /// How long an Envoy may take to start: its file is larger than most, and may have to be read first.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_mins(1);
 
 /// An Envoy that ends with its test.
 pub(crate) struct Envoy {
@@ -104,7 +104,7 @@ impl Envoy {
 
     /// The same with another method.
     pub(crate) async fn ask(&self, method: &str, target: &str, headers: &[&str]) -> Answer {
-        let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+        let headers: String = headers.iter().flat_map(|header| [header, "\r\n"]).collect();
         self.send(format!("{method} {target} HTTP/1.1\r\nHost: api.example\r\n{headers}\r\n").as_bytes()).await
     }
 }

@@ -92,7 +92,7 @@ impl Gateway {
             let mut command = command(folder.path(), address);
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(complaints);
             let child = command.spawn().unwrap_or_else(|error| {
-                panic!("{:?} cannot be started: {error}; run ./scripts/test --install", command.get_program())
+                panic!("{} cannot be started: {error}; run ./scripts/test --install", command.get_program().display())
             });
             let mut process = Watched::new(child);
             let listens = poll(SOON, "a gateway that listens, or ends", async || {

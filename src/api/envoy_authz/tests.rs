@@ -1,3 +1,5 @@
+//! What an Envoy can say of a request, and what is read of it.
+
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;

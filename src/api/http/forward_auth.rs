@@ -148,8 +148,8 @@ struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    fn wrong(&mut self, field: &str, description: impl ToString) {
-        self.violations.push(Violation { field: field.to_owned(), description: description.to_string() });
+    fn wrong(&mut self, field: &str, description: impl Into<String>) {
+        self.violations.push(Violation { field: field.to_owned(), description: description.into() });
     }
 
     /// What is told in a header, if anything is. An empty one tells nothing: some gateways write it where there is nothing.
@@ -160,7 +160,7 @@ impl<'a> Reading<'a> {
             (Some(told), Some(other), Some(alias)) if told != other => {
                 self.wrong(
                     name,
-                    format_args!("says something else than {alias}; let the gateway write one, and remove the other"),
+                    format!("says something else than {alias}; let the gateway write one, and remove the other"),
                 );
                 None
             }
@@ -177,13 +177,11 @@ impl<'a> Reading<'a> {
             return None;
         }
         // Bytes beyond ASCII are no part of a request's head that has one reading.
-        match value.to_str() {
-            Ok(text) => Some(text).filter(|text| !text.is_empty()),
-            Err(_) => {
-                self.wrong(name, "has bytes that are no visible ASCII");
-                None
-            }
-        }
+        let Ok(text) = value.to_str() else {
+            self.wrong(name, "has bytes that are no visible ASCII");
+            return None;
+        };
+        Some(text).filter(|text| !text.is_empty())
     }
 
     fn needed(&mut self, told: &Told) -> String {

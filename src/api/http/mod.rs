@@ -41,7 +41,7 @@ struct Deciding {
 pub fn router(decider: Arc<Decider>, events: Arc<dyn EventSink>, replica: &str) -> Result<Router, String> {
     let [question_form, answer_form] = Form::of(["tollgate.v1.DecideRequest", "tollgate.v1.DecideResponse"])?;
     let deciding = Deciding { decider: Arc::clone(&decider), replica: replica.into(), question_form, answer_form };
-    let decided = Router::new()
+    let calls = Router::new()
         .route("/v1/decide", post(decide::decide))
         .route("/forward-auth", any(forward_auth::forward_auth))
         .with_state(Arc::new(deciding));
@@ -52,7 +52,7 @@ pub fn router(decider: Arc<Decider>, events: Arc<dyn EventSink>, replica: &str) 
     let router = Router::new()
         .route("/oauth2/introspect", post(introspection::introspect))
         .route("/oauth2/revoke", post(revocation::revoke))
-        .merge(decided)
+        .merge(calls)
         .merge(told)
         .method_not_allowed_fallback(|method: Method| async move { Refusal::Method(method).answer() })
         .fallback(|_: Uri| async { Refusal::NoSuchPage.answer() })

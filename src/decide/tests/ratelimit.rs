@@ -269,6 +269,9 @@ fn what_is_taken_back_is_never_refused() {
         assert_eq!((limited.reason, over(&limited)), (Reason::Allowed, vec![false]));
         assert_eq!(counter.asked(), ["refund 4 of A", last]);
         assert!(counter.hits("a", "taken_back"));
+        // Nor does it hold up what is asked beside it.
+        assert_eq!(counter.ask(&[("a", HitsAsked::TakeBack(4)), count("b", 1)]).reason, Reason::Allowed);
+        assert!(!counter.asked().concat().contains("peek 1 of B"), "it is paid");
         assert_eq!(counter.ask(&[("a", HitsAsked::TakeBack(0))]).reason, Reason::Allowed);
         assert_eq!(counter.asked(), [last]);
         counter.till.away.store(true, Ordering::Relaxed);

@@ -1,3 +1,5 @@
+//! What expressions promise: their kinds, their errors, their cost, and that they are true where CEL says so.
+
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::HashMap;

@@ -624,6 +624,9 @@ mod tests {
         let twice = |(index, one): (usize, &[u8; MARK_BYTES])| marks[..index].contains(one);
         assert!(!marks.iter().enumerate().any(twice));
         assert_eq!(mark(lease, b"a"), marks[0]);
+        // Some of these would not be, by their hash alone.
+        let number = |serial| f64::from_le_bytes(mark(LeaseId { serial, ..lease }, b"a"));
+        assert!((0..20_000).all(|serial| number(serial).is_finite()));
     }
 
     /// The part of a key that selects the slot, as the Redis Cluster specification has it.
