@@ -140,12 +140,11 @@ impl Field {
         let config = (folder.join("limits.yaml"), configuration(&redis, &files));
         let server = Subject::start("Tollgate".to_owned(), &measure.binary, &config, cores, None).await?;
         let floor = Subject::floor(Service::RateLimit, &answer(server.grpc).await?, folder, cores)?;
-        let envoy = match &measure.ratelimit {
-            Some(program) => Some(Ratelimit::start(program, &files, redis.port, cores).await?),
-            None => {
-                say("envoyproxy/ratelimit is left out: it is not here, nor is Go, which installs it.");
-                None
-            }
+        let envoy = if let Some(program) = &measure.ratelimit {
+            Some(Ratelimit::start(program, &files, redis.port, cores).await?)
+        } else {
+            say("envoyproxy/ratelimit is left out: it is not here, nor is Go, which installs it.");
+            None
         };
         let mut players = Vec::new();
         let all = [

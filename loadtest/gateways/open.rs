@@ -78,9 +78,9 @@ async fn call<A: Answer>(
 fn ticks(interval: Micros) -> Result<mpsc::Receiver<Result<u64, Errno>>, String> {
     let nanos = i64::try_from(interval.0 * 1_000).map_err(|error| format!("{interval}: {error}"))?;
     let interval = Timespec { tv_sec: 0, tv_nsec: nanos };
-    let times = Itimerspec { it_interval: interval, it_value: interval };
+    let spacing = Itimerspec { it_interval: interval, it_value: interval };
     let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC).and_then(|timer| {
-        timerfd_settime(&timer, TimerfdTimerFlags::empty(), &times)?;
+        timerfd_settime(&timer, TimerfdTimerFlags::empty(), &spacing)?;
         Ok(timer)
     });
     let timer = timer.map_err(|error| format!("there is no timer: {error}"))?;

@@ -142,7 +142,7 @@ fn limit_line(traffic: Traffic, contender: Contender, costs: &Costs, envoy: Opti
         let found = costs.median(figure)?;
         Some(if counts { format!("{found:.3}") } else { "–".to_owned() })
     };
-    let mut line = format!(
+    let line = format!(
         "| {} | {} | {} | {} | {:.1} | {} | {} |",
         traffic.name(),
         contender.name(),
@@ -152,14 +152,12 @@ fn limit_line(traffic: Traffic, contender: Contender, costs: &Costs, envoy: Opti
         of_redis(|cost| cost.commands)?,
         of_redis(|cost| cost.redis)?,
     );
-    for (name, figure, ..) in FIGURES {
-        let ratio = envoy.filter(|_| counts || name != "Redis CPU").map(|envoy| costs.ratio(envoy, figure));
-        line.push_str(&match ratio {
-            Some(ratio) => format!(" {:.3} |", ratio?),
-            None => " – |".to_owned(),
-        });
-    }
-    Some(line)
+    let ratios = FIGURES.into_iter().map(|(name, figure, ..)| match envoy.filter(|_| counts || name != "Redis CPU") {
+        Some(envoy) => costs.ratio(envoy, figure).map(|ratio| format!(" {ratio:.3} |")),
+        None => Some(" – |".to_owned()),
+    });
+    let ratios: String = ratios.collect::<Option<_>>()?;
+    Some(line + &ratios)
 }
 
 fn time(seconds: f64) -> String {
