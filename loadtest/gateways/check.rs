@@ -51,14 +51,21 @@ impl Field {
         let dev = DevIssuer::new().map_err(|_| "the system has no randomness".to_owned())?;
         let token = token(&dev, clock.now().wall)?;
         let question = question(&token);
-        let redis = Redis::start(&measure.redis, folder, cores)?;
         let issuer = issuer(&dev)?;
-        let start = async |name: &str, redis: Option<Redis>| {
-            let config = config(&issuer, redis.as_ref().map(|redis| redis.port));
-            let config = (folder.join(format!("check-{name}.yaml")), config);
-            Subject::start(name.to_owned(), &measure.binary, &config, cores, redis).await
-        };
-        let servers = [start("memory", None).await?, start("Redis", Some(redis)).await?];
+        let mut servers = Vec::new();
+        for (index, binary) in measure.binary.iter().enumerate() {
+            let name = match measure.binary.len() {
+                1 => "memory".to_owned(),
+                _ => format!("memory, {}", binary.display()),
+            };
+            let config = (folder.join(format!("check-{index}.yaml")), config(&issuer, None));
+            servers.push(Subject::start(name, binary, &config, cores, None).await?);
+        }
+        if let Some(binary) = measure.binary.first() {
+            let redis = Redis::start(&measure.redis, folder, cores)?;
+            let config = (folder.join("check-redis.yaml"), config(&issuer, Some(redis.port)));
+            servers.push(Subject::start("Redis".to_owned(), binary, &config, cores, Some(redis)).await?);
+        }
         let mut answers = Vec::new();
         for server in &servers {
             let answer = warm(server, &question, &token).await;

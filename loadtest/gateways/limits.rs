@@ -131,6 +131,7 @@ impl Field {
     /// Starts all of it.
     pub(crate) async fn start(
         measure: &Measure,
+        binary: &Path,
         folder: &Path,
         cores: Cores,
         clock: SystemClock,
@@ -138,7 +139,7 @@ impl Field {
         let redis = Redis::start(&measure.redis, folder, cores)?;
         let files = write_files(folder, &[STRICT, COMPATIBLE])?;
         let config = (folder.join("limits.yaml"), configuration(&redis, &files));
-        let server = Subject::start("Tollgate".to_owned(), &measure.binary, &config, cores, None).await?;
+        let server = Subject::start("Tollgate".to_owned(), binary, &config, cores, None).await?;
         let floor = Subject::floor(Service::RateLimit, &answer(server.grpc).await?, folder, cores)?;
         let envoy = if let Some(program) = &measure.ratelimit {
             Some(Ratelimit::start(program, &files, redis.port, cores).await?)

@@ -28,9 +28,9 @@ pub(crate) struct Measure {
     /// Short rows: 6 s instead of 20 s for each of those that are compared.
     #[arg(long)]
     quick: bool,
-    /// The server.
-    #[arg(long, value_name = "FILE")]
-    binary: PathBuf,
+    /// The server. Given several times, each is asked by `ext_authz`, in the same run: to compare builds.
+    #[arg(long, value_name = "FILE", required = true)]
+    binary: Vec<PathBuf>,
     /// Redis.
     #[arg(long, value_name = "FILE", default_value = "redis-server")]
     redis: PathBuf,
@@ -43,6 +43,7 @@ pub(crate) struct Measure {
 pub(crate) async fn take(measure: &Measure, cores: Cores) -> Result<Table, String> {
     let pace = if measure.quick { QUICK } else { USUAL };
     let clock = SystemClock::start();
+    let binary = measure.binary.first().ok_or("there is no server to measure")?;
     let folder = tempfile::tempdir().map_err(|error| format!("cannot make a temporary folder: {error}"))?;
     let mut table = Table::new(machine(&cores, pace, &measure.redis)?);
     {
@@ -52,7 +53,7 @@ pub(crate) async fn take(measure: &Measure, cores: Cores) -> Result<Table, Strin
         table.add_checks(field.bytes(), &field.row(pace.slices, pace.slice).await?)?;
     }
     {
-        let field = limits::Field::start(measure, folder.path(), cores, clock).await?;
+        let field = limits::Field::start(measure, binary, folder.path(), cores, clock).await?;
         for traffic in limits::TRAFFICS {
             say(&format!("ratelimit, {} …", traffic.name()));
             table.add_limits(traffic, &field.row(traffic, pace.slices, pace.slice).await?)?;
@@ -60,7 +61,7 @@ pub(crate) async fn take(measure: &Measure, cores: Cores) -> Result<Table, Strin
     }
     say("files …");
     for size in [files::FEW, files::MANY] {
-        let time = files::check(&measure.binary, folder.path(), size, pace.slices, cores, clock)?;
+        let time = files::check(binary, folder.path(), size, pace.slices, cores, clock)?;
         table.add_files(size, time);
     }
     Ok(table)
