@@ -19,7 +19,7 @@ const ISSUER: &str = "https://auth.example.com/realms/shop";
 const SECRET: &str = "a secret of these tests";
 
 /// A JVM on a busy machine takes its time.
-const STARTED: Duration = Duration::from_secs(120);
+const STARTED: Duration = Duration::from_mins(2);
 
 /// A revocation is in force everywhere within it.
 const A_SECOND: Duration = Duration::from_secs(1);
