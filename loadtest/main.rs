@@ -5,6 +5,7 @@
 mod cores;
 mod figures;
 mod floor;
+mod gateways;
 mod ghz;
 mod load;
 mod metrics;
@@ -56,9 +57,13 @@ enum Command {
     Quotas(quotas::Measure),
     /// Start Redis and three servers, revoke tokens while they are used, and print how soon that is in force.
     Revocation(revocation::Measure),
+    /// Start Redis, the server and its yardsticks, and print what the questions of Envoys cost.
+    Gateways(gateways::Measure),
     /// Serve a service that decides nothing: the floor. Prints where it listens.
     Floor {
-        /// The answer that every question gets: an encoded `DecideResponse`.
+        /// Which service.
+        service: floor::Service,
+        /// The answer that every question gets: an encoded message of the service.
         answer: PathBuf,
     },
 }
@@ -101,7 +106,8 @@ fn main() -> ExitCode {
         Command::Measure(measure) => print_from(|cores| async move { take(&measure, cores).await }),
         Command::Quotas(measure) => print_from(|cores| async move { quotas::take(&measure, cores).await }),
         Command::Revocation(measure) => print_from(|cores| async move { revocation::take(&measure, cores).await }),
-        Command::Floor { answer } => floor::run(&answer),
+        Command::Gateways(measure) => print_from(|cores| async move { gateways::take(&measure, cores).await }),
+        Command::Floor { service, answer } => floor::run(service, &answer),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

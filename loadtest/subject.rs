@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use prost::Message as _;
 use serde_json::Value;
 use tollgate::domain::time::Micros;
 use tollgate::proto as pb;
@@ -13,7 +12,7 @@ use tollgate::proto::decision_service_client::DecisionServiceClient;
 
 use crate::cores::{Cores, command_on};
 use crate::figures::Account;
-use crate::floor::LISTENS;
+use crate::floor::{LISTENS, Service};
 use crate::load;
 use crate::metrics;
 use crate::process::{Process, START_MAX};
@@ -80,7 +79,7 @@ impl Subjects {
             answers.push(warm(server, questions).await.map_err(|problem| format!("{}: {problem}", server.name))?);
         }
         let answer = answers.first().ok_or("there is no server to measure")?;
-        let mut list = vec![Subject::floor(answer, folder, cores)?];
+        let mut list = vec![Subject::floor(Service::Decision, answer, folder, cores)?];
         list.extend(servers);
         Ok(Self { list })
     }
@@ -111,12 +110,18 @@ impl Subject {
         Ok(Self { name, grpc, load_core: cores.load, process, admin: Some(admin), redis })
     }
 
-    fn floor(answer: &pb::DecideResponse, folder: &Path, cores: Cores) -> Result<Self, String> {
-        let file = folder.join("answer.bin");
+    /// Starts the floor of `service`, which repeats `answer`.
+    pub(crate) fn floor(
+        service: Service,
+        answer: &impl prost::Message,
+        folder: &Path,
+        cores: Cores,
+    ) -> Result<Self, String> {
+        let file = folder.join(format!("{}.bin", service.name()));
         fs::write(&file, answer.encode_to_vec()).map_err(|error| format!("{}: {error}", file.display()))?;
         let own = std::env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
         let mut command = command_on(cores.server, &own);
-        command.arg("floor").arg(file);
+        command.arg("floor").arg(service.name()).arg(file);
         let mut process = Process::start("the floor", command)?;
         let grpc = process.wait_for("where it listens", |line| line.strip_prefix(LISTENS)?.parse().ok())?;
         Ok(Self { name: "no-op".to_owned(), grpc, load_core: cores.load, process, admin: None, redis: None })

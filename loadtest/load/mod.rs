@@ -34,8 +34,7 @@ pub(crate) async fn ask(
     length: Duration,
 ) -> Result<Tally, String> {
     let channel = connect(server).await?;
-    let start = clock.steady();
-    let until = start + length.into();
+    let until = clock.steady() + length.into();
     let asking = async {
         match own {
             Own::Unary { calls } => ask_calls::<Decided>(channel, questions.unary(), calls, clock, until).await,
@@ -45,6 +44,16 @@ pub(crate) async fn ask(
             Own::Stream { pending } => stream::ask(channel, questions.streamed(), pending, clock, until).await,
         }
     };
+    tally(asking, clock, length).await
+}
+
+/// What comes of asking for so long.
+pub(crate) async fn tally(
+    asking: impl Future<Output = Result<Seen, String>>,
+    clock: SystemClock,
+    length: Duration,
+) -> Result<Tally, String> {
+    let start = clock.steady();
     let seen = tokio::time::timeout(length + SLACK, asking).await;
     let mut seen = seen.map_err(|_| format!("the last answers did not come within {SLACK:?}"))??;
     let took = clock.steady() - start;
@@ -61,7 +70,7 @@ pub(crate) async fn connect(server: SocketAddr) -> Result<Channel, String> {
 
 /// What was seen.
 #[derive(Debug, Default)]
-struct Seen {
+pub(crate) struct Seen {
     decisions: u64,
     /// How long each call took.
     micros: Vec<u32>,
@@ -69,7 +78,7 @@ struct Seen {
 
 impl Seen {
     /// Adds an answer that came at `now`. An error unless it allows all that was asked.
-    fn add(&mut self, answer: &impl Answer, asked: Micros, now: Micros) -> Result<(), String> {
+    pub(crate) fn add(&mut self, answer: &impl Answer, asked: Micros, now: Micros) -> Result<(), String> {
         self.decisions += answer.allows().ok_or("an answer is not an allow")?;
         self.micros.push(u32::try_from(now.since(asked).0).unwrap_or(u32::MAX));
         Ok(())
@@ -77,7 +86,7 @@ impl Seen {
 }
 
 /// One call after the other, so many at a time.
-async fn ask_calls<A: Answer>(
+pub(crate) async fn ask_calls<A: Answer>(
     channel: Channel,
     message: Vec<u8>,
     calls: usize,

@@ -21,6 +21,7 @@ use tollgate::stores::redis::RedisStore;
 use tonic::client::Grpc;
 use tonic::transport::Channel;
 
+use super::DOMAIN;
 use super::envoy::{Limited, request};
 use crate::load::message::{Answer, Decided, Lean, Prepared};
 use crate::load::refused;
@@ -190,7 +191,7 @@ impl Asker {
                 call::<Decided>(client, [question, part.as_slice()].concat()).await?
             }
             Self::Server { client, speaks: Speaks::Envoy(limits) } => {
-                call::<Limited>(client, request(*limits, key).encode_to_vec()).await?
+                call::<Limited>(client, request(DOMAIN, *limits, key).encode_to_vec()).await?
             }
         };
         if allowed { Ok(()) } else { Err("an answer is not an allow".to_owned()) }

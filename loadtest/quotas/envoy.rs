@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use prost::Message;
@@ -24,32 +24,41 @@ const UNITS: u32 = u32::MAX;
 /// Limits in its configuration: as many as are asked for at most.
 const LIMITS: usize = 4;
 
+/// The folder of its files, within the one that it is told of.
+const SUBDIRECTORY: &str = "ratelimit";
+
+/// Its files of limits.
+pub(crate) struct Files {
+    /// What it is told.
+    root: PathBuf,
+    /// Where they are.
+    pub config: PathBuf,
+}
+
 /// A running envoyproxy/ratelimit.
 pub(crate) struct Ratelimit {
     /// Its process.
     pub process: Process,
-    /// To its gRPC port.
+    /// Where it serves gRPC.
+    pub grpc: SocketAddr,
+    /// To that port.
     pub channel: Channel,
 }
 
 impl Ratelimit {
-    /// Starts it with that Redis, and everything else as it comes but the sink for statistics, of which there is none.
-    pub(crate) async fn start(program: &Path, folder: &Path, redis: u16, cores: Cores) -> Result<Self, String> {
-        let files = folder.join("ratelimit").join("config");
-        let config = files.join("config.yaml");
-        fs::create_dir_all(&files)
-            .and_then(|()| fs::write(&config, configuration()))
-            .map_err(|error| format!("{}: {error}", config.display()))?;
+    /// Starts it with these files and that Redis, and everything else as it comes but the sink for statistics, of which
+    /// there is none.
+    pub(crate) async fn start(program: &Path, files: &Files, redis: u16, cores: Cores) -> Result<Self, String> {
         let (grpc, http, debug) = (free_port()?, free_port()?, free_port()?);
         let mut command = command_on(cores.server, program);
         command.envs([("HOST", "127.0.0.1"), ("GRPC_HOST", "127.0.0.1"), ("DEBUG_HOST", "127.0.0.1")]);
         command.env("GRPC_PORT", grpc.to_string()).env("PORT", http.to_string()).env("DEBUG_PORT", debug.to_string());
         command.envs([("REDIS_SOCKET_TYPE", "tcp"), ("USE_STATSD", "false"), ("RUNTIME_WATCH_ROOT", "false")]);
         command.env("REDIS_URL", format!("127.0.0.1:{redis}"));
-        command.env("RUNTIME_ROOT", folder).env("RUNTIME_SUBDIRECTORY", "ratelimit");
+        command.env("RUNTIME_ROOT", &files.root).env("RUNTIME_SUBDIRECTORY", SUBDIRECTORY);
         let process = Process::start("envoyproxy/ratelimit", command)?;
-        let channel = connected((Ipv4Addr::LOCALHOST, grpc).into()).await?;
-        Ok(Self { process, channel })
+        let grpc = (Ipv4Addr::LOCALHOST, grpc).into();
+        Ok(Self { process, grpc, channel: connected(grpc).await? })
     }
 }
 
@@ -66,21 +75,32 @@ async fn connected(address: SocketAddr) -> Result<Channel, String> {
     }
 }
 
+/// Writes a file for each of these domains, all with the same limits.
+pub(crate) fn write_files(folder: &Path, domains: &[&str]) -> Result<Files, String> {
+    let config = folder.join(SUBDIRECTORY).join("config");
+    fs::create_dir_all(&config).map_err(|error| format!("{}: {error}", config.display()))?;
+    for domain in domains {
+        let file = config.join(format!("{domain}.yaml"));
+        fs::write(&file, configuration(domain)).map_err(|error| format!("{}: {error}", file.display()))?;
+    }
+    Ok(Files { root: folder.to_owned(), config })
+}
+
 /// Each value of `limit-n` has a counter of its own.
-fn configuration() -> String {
+fn configuration(domain: &str) -> String {
     let limit =
         |number| format!("  - key: limit-{number}\n    rate_limit: {{ unit: minute, requests_per_unit: {UNITS} }}\n");
     let limits: Vec<String> = (0..LIMITS).map(limit).collect();
-    format!("domain: load\ndescriptors:\n{}", limits.concat())
+    format!("domain: {domain}\ndescriptors:\n{}", limits.concat())
 }
 
 /// The question: one descriptor for each limit.
-pub(crate) fn request(limits: usize, key: u64) -> RateLimitRequest {
+pub(crate) fn request(domain: &str, limits: usize, key: u64) -> RateLimitRequest {
     let descriptor = |number| {
         let entry = Entry { key: format!("limit-{number}"), value: key.to_string() };
         Descriptor { entries: vec![entry] }
     };
-    RateLimitRequest { domain: "load".to_owned(), descriptors: (0..limits).map(descriptor).collect() }
+    RateLimitRequest { domain: domain.to_owned(), descriptors: (0..limits).map(descriptor).collect() }
 }
 
 /// `envoy.service.ratelimit.v3.RateLimitRequest`, as far as it is used.

@@ -3,9 +3,9 @@
 
 mod asker;
 mod costs;
-mod envoy;
+pub(crate) mod envoy;
 mod table;
-mod traffic;
+pub(crate) mod traffic;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -37,6 +37,9 @@ pub(crate) use self::table::Table;
 
 /// Limits on a question.
 const LIMITS: [usize; 3] = [1, 2, 4];
+
+/// The domain of envoyproxy/ratelimit's limits.
+const DOMAIN: &str = "load";
 
 /// Questions in flight.
 const IN_FLIGHT: usize = 100;
@@ -181,7 +184,8 @@ impl Field {
         let server = Subject::start("Tollgate".to_owned(), &measure.binary, &config, cores, None).await?;
         let channel = load::connect(server.grpc).await?;
         let ratelimit = if let Some(program) = &measure.ratelimit {
-            Some(Ratelimit::start(program, folder, redis.port, cores).await?)
+            let files = envoy::write_files(folder, &[DOMAIN])?;
+            Some(Ratelimit::start(program, &files, redis.port, cores).await?)
         } else {
             say("envoyproxy/ratelimit is left out: it is not here, nor is Go, which installs it.");
             None

@@ -25,6 +25,9 @@ const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#qu
 /// When something could not be found out, clients are asked to wait for so long, in seconds.
 const RETRY_SECONDS: &str = "1";
 
+/// A list of two limits has room in so many bytes, so that it is not moved while it grows.
+const LIST_BYTES: usize = 128;
+
 /// A field of an answer: its name in lower case, and its value, which is visible ASCII and spaces.
 pub(super) type Field = (&'static str, String);
 
@@ -150,7 +153,9 @@ fn listed<'a>(
 ) -> Option<String> {
     let mut text = String::new();
     for state in states {
-        if !text.is_empty() {
+        if text.is_empty() {
+            text.reserve(LIST_BYTES);
+        } else {
             text.push_str(", ");
         }
         write(&mut text, state);

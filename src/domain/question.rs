@@ -75,7 +75,13 @@ pub fn is_header_name(text: &str) -> bool {
 /// Whether the value of a header is text that everybody reads alike: visible ASCII, spaces and tabs. What else may be in one
 /// (`obs-text`, RFC 9110 §5.5) is Latin-1 to some and UTF-8 to others.
 pub fn is_header_text(value: &[u8]) -> bool {
-    value.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~'))
+    !has_byte(value, |byte| !matches!(byte, b'\t' | b' '..=b'~'))
+}
+
+/// Whether one of these bytes is such. Looks at all of them, whatever is found: then the compiler has many looked at at a time,
+/// and a header with a token is long.
+fn has_byte(bytes: &[u8], is_such: impl Fn(u8) -> bool) -> bool {
+    bytes.iter().fold(false, |has, &byte| has | is_such(byte))
 }
 
 /// The headers of a call, by their names in lower case, each once: several of a name are one value, joined by commas (RFC 9110
@@ -174,7 +180,7 @@ impl<'a> Credential<'a> {
             return Self::Unreadable;
         };
         // b64token (RFC 6750 §2.1) has none of these; two tokens in one value always have one of them.
-        if token.bytes().any(|byte| matches!(byte, b' ' | b'\t' | b',' | b';' | b'"')) {
+        if has_byte(token.as_bytes(), |byte| matches!(byte, b' ' | b'\t' | b',' | b';' | b'"')) {
             return Self::Unreadable;
         }
         match scheme {

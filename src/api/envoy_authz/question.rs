@@ -120,7 +120,9 @@ impl<'a> Fields<'a> {
     /// Those that rules look at.
     fn headers(&self) -> Headers<'_> {
         let open = self.named.iter().filter(|(name, _)| !CREDENTIALS.contains(&&**name));
-        Headers::new(open.map(|(name, text)| (&**name, text.as_deref())).collect())
+        let mut headers = Vec::with_capacity(self.named.len());
+        headers.extend(open.map(|(name, text)| (&**name, text.as_deref())));
+        Headers::new(headers)
     }
 
     fn credential(&self) -> Credential<'_> {
