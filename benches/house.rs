@@ -13,7 +13,7 @@ use tollgate::config::{self, Config};
 use tollgate::decide::Decider;
 use tollgate::decide::ports::{Answer, Clock as _, Quotas};
 use tollgate::domain::policy::Policy;
-use tollgate::domain::question::{Credential, Headers, Mode, Proofs, Question};
+use tollgate::domain::question::{Credential, Question};
 use tollgate::domain::time::{Micros, Moment};
 use tollgate::quotas::{LeaseDesk, QuotaDesk};
 use tollgate::server::SystemClock;
@@ -149,21 +149,12 @@ pub(crate) fn question(token: &str) -> Question<'_> {
     use tollgate::domain::path::{Host, Method, Target};
     let method = Method::parse("GET").unwrap();
     let host = Host::parse("shop.example.com").unwrap();
+    let target = Target::parse("/orders/1", method, Some(&host)).unwrap();
     Question {
         credential: Credential::Bearer(token),
-        proofs: Proofs::default(),
-        method,
-        target: Target::parse("/orders/1", method, Some(&host)).unwrap(),
         host: Some(host),
         source: Some("192.0.2.7".parse().unwrap()),
-        headers: Headers::default(),
-        body: None,
-        scopes: Vec::new(),
-        resource: Vec::new(),
-        extra: Vec::new(),
-        units: 1,
-        mode: Mode::Consume,
-        explain: false,
+        ..Question::of(method, target)
     }
 }
 

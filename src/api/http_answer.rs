@@ -232,7 +232,6 @@ mod tests {
     use crate::domain::limit::{Algorithm as Counting, Limit, WhenAway};
     use crate::domain::path::{Leniency, Method, Target};
     use crate::domain::policy::{Match, Policy, Rule};
-    use crate::domain::question::{Headers, Mode, Proofs};
     use crate::domain::slots::Slots;
     use crate::domain::time::Micros;
 
@@ -246,22 +245,7 @@ mod tests {
 
     fn question(credential: Credential<'static>) -> Question<'static> {
         let method = Method::parse("GET").unwrap();
-        Question {
-            credential,
-            proofs: Proofs::default(),
-            method,
-            host: None,
-            target: Target::parse("/orders", method, None).unwrap(),
-            source: None,
-            headers: Headers::default(),
-            body: None,
-            resource: Vec::new(),
-            scopes: Vec::new(),
-            extra: Vec::new(),
-            units: 1,
-            mode: Mode::Consume,
-            explain: false,
-        }
+        Question { credential, ..Question::of(method, Target::parse("/orders", method, None).unwrap()) }
     }
 
     fn decision(reason: Reason, caller: Caller, quotas: Vec<QuotaState>) -> Decision {

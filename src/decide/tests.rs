@@ -20,7 +20,7 @@ use crate::domain::identity::{Binding, Thumbprint};
 use crate::domain::limit::{Algorithm, Attribute, CounterKey, Kind, WhenAway};
 use crate::domain::path::{Leniency, Method, Target};
 use crate::domain::policy::{Caller, Match, PathPattern};
-use crate::domain::question::{Certificate, ExtraCharge, Headers, Pairs, Proofs};
+use crate::domain::question::{Certificate, ExtraCharge, Headers, Proofs};
 use crate::domain::slots::Slots;
 use crate::domain::status::StatusRef;
 use crate::domain::window::LeaseId;
@@ -269,19 +269,7 @@ fn question<'a>(path: &'a str, token: Option<&'a str>) -> Question<'a> {
     let method = Method::parse("GET").unwrap();
     Question {
         credential: token.map_or(Credential::None, Credential::Bearer),
-        proofs: Proofs::default(),
-        method,
-        host: None,
-        target: Target::parse(path, method, None).unwrap(),
-        source: None,
-        headers: Headers::default(),
-        body: None,
-        scopes: Vec::new(),
-        resource: Pairs::new(),
-        extra: Vec::new(),
-        units: 1,
-        mode: Mode::Consume,
-        explain: false,
+        ..Question::of(method, Target::parse(path, method, None).unwrap())
     }
 }
 

@@ -162,7 +162,7 @@ mod tests {
     use crate::domain::certificate::{Certificate, Validity};
     use crate::domain::identity::Actor;
     use crate::domain::path::{Method, Target};
-    use crate::domain::question::{Credential, Headers, Mode, Proofs};
+    use crate::domain::question::Proofs;
 
     fn names(patterns: &[&str]) -> Vec<NamePattern> {
         patterns.iter().filter_map(|pattern| NamePattern::parse(pattern).ok()).collect()
@@ -198,20 +198,8 @@ mod tests {
     /// A call by the holder of this certificate's key.
     fn question(certificate: Option<Certificate<'_>>) -> Question<'_> {
         Question {
-            credential: Credential::None,
             proofs: Proofs { certificate, ..Proofs::default() },
-            method: Method::parse("GET").unwrap(),
-            host: None,
-            target: Target::Authority,
-            source: None,
-            headers: Headers::default(),
-            body: None,
-            resource: Vec::new(),
-            scopes: Vec::new(),
-            extra: Vec::new(),
-            units: 1,
-            mode: Mode::Consume,
-            explain: false,
+            ..Question::of(Method::parse("GET").unwrap(), Target::Authority)
         }
     }
 

@@ -181,25 +181,12 @@ mod tests {
 
     use super::*;
     use crate::domain::path::Target;
-    use crate::domain::question::{Credential, Mode, Proofs};
 
     fn question<'a>(method: &'a str, headers: &[(&'a str, Option<&'a str>)]) -> Question<'a> {
         let method = Method::parse(method).unwrap();
         Question {
-            credential: Credential::None,
-            proofs: Proofs::default(),
-            method,
-            host: None,
-            target: Target::parse("/", method, None).unwrap(),
-            source: None,
             headers: Headers::new(headers.to_vec()),
-            body: None,
-            scopes: Vec::new(),
-            resource: Vec::new(),
-            extra: Vec::new(),
-            units: 1,
-            mode: Mode::Consume,
-            explain: false,
+            ..Question::of(method, Target::parse("/", method, None).unwrap())
         }
     }
 

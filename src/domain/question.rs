@@ -84,6 +84,28 @@ fn has_byte(bytes: &[u8], is_such: impl Fn(u8) -> bool) -> bool {
     bytes.iter().fold(false, |has, &byte| has | is_such(byte))
 }
 
+impl<'a> Question<'a> {
+    /// A call of which nothing else is known: nobody shows anything, and one unit of each limit is consumed.
+    pub fn of(method: Method<'a>, target: Target<'a>) -> Self {
+        Self {
+            credential: Credential::None,
+            proofs: Proofs::default(),
+            method,
+            host: None,
+            target,
+            source: None,
+            headers: Headers::default(),
+            body: None,
+            scopes: Vec::new(),
+            resource: Pairs::new(),
+            extra: Vec::new(),
+            units: 1,
+            mode: Mode::Consume,
+            explain: false,
+        }
+    }
+}
+
 /// The headers of a call, by their names in lower case, each once: several of a name are one value, joined by commas (RFC 9110
 /// §5.3). One whose value is no text is there without one: nobody can say what others would read in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

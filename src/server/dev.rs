@@ -101,8 +101,8 @@ pub fn welcome(server: &Server, token: &str) -> String {
         r#"
 Tollgate {version} is ready, with a sample policy and an issuer of its own.
 
-  gRPC     {grpc}    (tollgate.v1, health, reflection)
-  HTTP     http://{http}    (/oauth2/introspect)
+  gRPC     {grpc}    (tollgate.v1, ext_authz, health, reflection)
+  HTTP     http://{http}    (/v1/decide, /forward-auth, /oauth2)
   metrics  http://{admin}/metrics    probes  http://{admin}/readyz
 
 A token for alice, good for 12 hours, with the scope orders:read:

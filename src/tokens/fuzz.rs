@@ -24,7 +24,7 @@ use crate::domain::event::{EventKind, Events};
 use crate::domain::identity::{Binding, Identity};
 use crate::domain::issuer::{Algorithm, KeySource};
 use crate::domain::path::{Host, Method, Target};
-use crate::domain::question::{Credential, Headers, Mode, Proofs, Question};
+use crate::domain::question::{Credential, Mode, Proofs, Question};
 use crate::domain::secret::Secret;
 use crate::domain::time::Micros;
 
@@ -309,21 +309,13 @@ proptest! {
         if let Ok(proof) = std::str::from_utf8(&proof) {
             let method = Method::parse("GET").unwrap();
             let host = Host::parse("api.example").unwrap();
+            let target = Target::parse("/me", method, Some(&host)).unwrap();
             let question = Question {
                 credential: Credential::Dpop(token),
                 proofs: Proofs { dpop: vec![proof], ..Proofs::default() },
-                method,
-                target: Target::parse("/me", method, Some(&host)).unwrap(),
                 host: Some(host),
-                source: None,
-                headers: Headers::default(),
-                body: None,
-                scopes: Vec::new(),
-                resource: Vec::new(),
-                extra: Vec::new(),
-                units: 1,
                 mode: Mode::Peek,
-                explain: false,
+                ..Question::of(method, target)
             };
             let Answer::Now(proved) = bench.tokens.prove(&PROOF.0, &question, bench.clock.now()) else {
                 return Err(TestCaseError::fail("would wait"));

@@ -11,7 +11,7 @@ use super::*;
 use crate::domain::identity::{Actor, IdentityKind};
 use crate::domain::path::{Host, Method, Target};
 use crate::domain::policy::PathPattern;
-use crate::domain::question::{Credential, Headers, Mode, Proofs, Question};
+use crate::domain::question::{Headers, Question};
 use crate::domain::time::Micros;
 
 /// What the expressions of the tests are about.
@@ -50,21 +50,14 @@ fn asked() -> Asked {
         logged_in_at: Some(Micros::from_secs(1_699_999_000)),
         ..Identity::vouched_by("https://a.example")
     };
+    let target = Target::parse("/api/orders/alice", method, Some(&host)).unwrap();
     let question = Question {
-        credential: Credential::None,
-        proofs: Proofs::default(),
-        method,
-        target: Target::parse("/api/orders/alice", method, Some(&host)).unwrap(),
         host: Some(host),
         source: Some("::ffff:10.1.2.3".parse().unwrap()),
         headers: Headers::new(vec![("x-tenant", Some("acme")), ("x-broken", None), ("b3", Some("1"))]),
         body: Some(512),
         resource: vec![("owner", "alice"), ("tags", "a,b")],
-        scopes: Vec::new(),
-        extra: Vec::new(),
-        units: 1,
-        mode: Mode::Consume,
-        explain: false,
+        ..Question::of(method, target)
     };
     Asked { identity, question, pattern: PathPattern::parse("/api/orders/{id}").unwrap() }
 }

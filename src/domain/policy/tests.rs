@@ -9,7 +9,7 @@ use crate::domain::guard::Origin;
 use crate::domain::limit::{Algorithm, WhenAway};
 use crate::domain::path::Target;
 use crate::domain::pattern::tests::pattern;
-use crate::domain::question::{Credential, Headers, Mode, Proofs};
+use crate::domain::question::Headers;
 use crate::domain::time::Micros;
 
 fn rule(name: &str, methods: &[&str], path: Option<&str>) -> Rule {
@@ -53,22 +53,8 @@ fn question<'a>(
 ) -> Result<Question<'a>, Unclear> {
     let method = Method::parse(method)?;
     let host = host.map(Host::parse).transpose()?;
-    Ok(Question {
-        credential: Credential::None,
-        proofs: Proofs::default(),
-        method,
-        target: Target::parse(path, method, host.as_ref())?,
-        host,
-        source: None,
-        headers: Headers::new(headers.to_vec()),
-        body: None,
-        scopes: Vec::new(),
-        resource: Vec::new(),
-        extra: Vec::new(),
-        units: 1,
-        mode: Mode::Consume,
-        explain: false,
-    })
+    let target = Target::parse(path, method, host.as_ref())?;
+    Ok(Question { host, headers: Headers::new(headers.to_vec()), ..Question::of(method, target) })
 }
 
 /// The name of the rule that a question meets; `preflight` before it where it goes on as one.

@@ -11,7 +11,7 @@ use crate::decide::ports::{Answer, Clock as _, Proved, TokenInspector as _};
 use crate::domain::decision::Reason::{self, *};
 use crate::domain::identity::{Binding, Identity, Thumbprint};
 use crate::domain::path::{Host, Method, Target};
-use crate::domain::question::{Certificate, Credential, Headers, Mode, Proofs, Question};
+use crate::domain::question::{Certificate, Credential, Mode, Proofs, Question};
 use crate::domain::time::Micros;
 use crate::tokens::mint::{Bench, NOW, Signer};
 
@@ -22,22 +22,8 @@ const SECRET: &str = "a secret of thirty-two bytes or more";
 pub(super) fn question<'a>(method: &'a str, host: &'a str, path: &'a str) -> Question<'a> {
     let method = Method::parse(method).unwrap();
     let host = (!host.is_empty()).then(|| Host::parse(host).unwrap());
-    Question {
-        credential: Credential::None,
-        proofs: Proofs::default(),
-        method,
-        target: Target::parse(path, method, host.as_ref()).unwrap(),
-        host,
-        source: None,
-        headers: Headers::default(),
-        body: None,
-        scopes: Vec::new(),
-        resource: Vec::new(),
-        extra: Vec::new(),
-        units: 1,
-        mode: Mode::Consume,
-        explain: false,
-    }
+    let target = Target::parse(path, method, host.as_ref()).unwrap();
+    Question { host, ..Question::of(method, target) }
 }
 
 fn b64(bytes: impl AsRef<[u8]>) -> String {
