@@ -62,9 +62,9 @@ fn read<'de, S: DeserializeSeed<'de>>(text: &'de [u8], seed: S) -> Result<S::Val
     let mut track = Track::new();
     let read = seed.deserialize(serde_path_to_error::Deserializer::new(&mut json, &mut track));
     let read = read.map_err(|error| {
-        let path = track.path();
-        let field = if path.iter().next().is_none() { String::new() } else { path.to_string() };
-        violation(field, &error)
+        // A dot alone stands for the whole, and a question mark for a member whose name was not read to its end.
+        let path = track.path().to_string();
+        violation(path.trim_end_matches(['?', '.']).to_owned(), &error)
     })?;
     json.end().map_err(|error| violation(String::new(), &error))?;
     Ok(read)
@@ -219,6 +219,8 @@ mod tests {
         for (text, said) in [
             ("", ": EOF while parsing a value (line 1, column 0)"),
             ("[]", ": must be a map (line 1, column 0)"),
+            ("{", ": EOF while parsing"),
+            (r#"{"request": {"#, "request: EOF while parsing"),
             ("{} {}", ": trailing characters (line 1, column 4)"),
             (r#"{"reqest": {}}"#, ": has no member \"reqest\" (line 1, column 9)"),
             (r#"{"request": {"path": 5}}"#, "request.path: must be a string (line 1, column 22)"),
