@@ -4,6 +4,7 @@
 
 mod guards;
 mod hearing;
+pub(super) mod logged;
 mod ratelimit;
 
 use std::collections::BTreeMap;
@@ -42,6 +43,7 @@ pub(super) struct World {
     /// What happens just before the next token is looked at.
     meanwhile: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     asked: Mutex<Vec<String>>,
+    _heard: logged::Listening,
 }
 
 impl World {

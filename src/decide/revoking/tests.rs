@@ -2,18 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::FutureExt as _;
-use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Metadata};
 
 use super::super::ports::{AwayCause, News, Place, RevocationLog, Snapshot};
 use super::super::tests::World;
+use super::super::tests::logged::{Logged, logged};
 use super::*;
 use crate::domain::client::{Client, MayRevoke, Sight, secret_hash};
 use crate::domain::revocation::{Cutoff, Entry, MARGIN, Mark, unnamed};
@@ -420,57 +416,14 @@ fn what_is_listed_is_of_the_kind_and_issuer_and_is_undone_by_its_id() {
     assert_eq!(undo(), None);
 }
 
-/// The fields of each event of the audit.
-#[derive(Clone, Default)]
-struct Audit(Arc<Mutex<Vec<BTreeMap<String, String>>>>);
-
-#[derive(Default)]
-struct Fields(BTreeMap<String, String>);
-
-impl Visit for Fields {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.0.insert(field.name().to_owned(), format!("{value:?}"));
-    }
-
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.0.insert(field.name().to_owned(), value.to_owned());
-    }
-}
-
-impl tracing::Subscriber for Audit {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target() == "tollgate::audit"
-    }
-
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-    fn event(&self, event: &Event<'_>) {
-        let mut fields = Fields::default();
-        event.record(&mut fields);
-        self.0.lock().unwrap().push(fields.0);
-    }
-
-    fn enter(&self, _: &Id) {}
-
-    fn exit(&self, _: &Id) {}
-}
-
 /// The fields of what is noted while `act` runs, one event a line.
 fn noted(act: impl FnOnce()) -> String {
-    let audit = Audit::default();
-    tracing::subscriber::with_default(audit.clone(), act);
-    let events = std::mem::take(&mut *audit.0.lock().unwrap());
-    let line = |fields: BTreeMap<String, String>| {
-        let fields = fields.into_iter().filter(|(name, _)| name != "message");
+    let audit = logged(act).into_iter().filter(|logged| logged.target == "tollgate::audit");
+    let line = |logged: Logged| {
+        let fields = logged.fields.into_iter().filter(|(name, _)| *name != "message");
         fields.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ") + "\n"
     };
-    events.into_iter().map(line).collect()
+    audit.map(line).collect()
 }
 
 #[test]

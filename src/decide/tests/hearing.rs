@@ -2,6 +2,7 @@
 
 use std::sync::atomic::AtomicUsize;
 
+use super::logged::logged;
 use super::*;
 use crate::decide::ports::{
     Aim, Away, AwayCause, Cursor, EventReader, EventSink as _, Heard, Listed, ListedRevocation, News, NoLog, Place,
@@ -141,32 +142,6 @@ fn heard(issuer: &str) -> Heard {
     Heard { issuer: issuer.into(), aims: vec![aim], missed: 0, again: false, receipt: RECEIPT }
 }
 
-/// Counts warnings.
-#[derive(Clone, Default)]
-struct Warnings(Arc<AtomicUsize>);
-
-impl tracing::Subscriber for Warnings {
-    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        *metadata.level() == tracing::Level::WARN && metadata.target() == "tollgate::decide::hearing"
-    }
-
-    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-        tracing::span::Id::from_u64(1)
-    }
-
-    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
-
-    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-
-    fn event(&self, _: &tracing::Event<'_>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn enter(&self, _: &tracing::span::Id) {}
-
-    fn exit(&self, _: &tracing::span::Id) {}
-}
-
 #[test]
 fn what_strangers_tell_or_tell_again_fills_no_log() {
     let said = [
@@ -175,14 +150,17 @@ fn what_strangers_tell_or_tell_again_fills_no_log() {
         Ok(Heard { missed: 1, aims: Vec::new(), ..heard("i") }),
     ];
     for said in said {
-        let (fixture, warnings) = (fixture(), Warnings::default());
+        let fixture = fixture();
         fixture.says(said.clone());
-        tracing::subscriber::with_default(warnings.clone(), || {
+        let logged = logged(|| {
             for _ in 0..300 {
                 assert_eq!(fixture.hear(), said.clone().map(|_| ()));
             }
         });
-        assert_eq!(warnings.0.load(Ordering::Relaxed), 100, "{said:?}");
+        let warnings = logged
+            .iter()
+            .filter(|logged| logged.level == tracing::Level::WARN && logged.target == "tollgate::decide::hearing");
+        assert_eq!(warnings.count(), 100, "{said:?}");
     }
 }
 
