@@ -80,7 +80,8 @@ impl Guarded {
         let requests = [request(&limit(1_000_000, Micros::from_secs(60)), name, terms)];
         let answer = self.store.acquire(requests.into_iter().collect(), Mode::Consume, self.clock.now()).get().await;
         let took = self.clock.now().steady - before;
-        assert!(took < self.deadline + Micros::from_millis(400), "{took}");
+        // With room for a busy machine: without a deadline, what hangs is waited for much longer.
+        assert!(took < self.deadline + Micros::from_secs(3), "{took}");
         answer[0]
     }
 
