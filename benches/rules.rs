@@ -5,8 +5,9 @@ use tollgate::domain::demand::Call;
 use tollgate::domain::expression::{Expression, STEPS_MAX, VALUE_BYTES_MAX};
 use tollgate::domain::identity::Identity;
 use tollgate::domain::limit::{Algorithm, Attribute, Limit, WhenAway};
+use tollgate::domain::network::{Network, Networks};
 use tollgate::domain::path::{Host, Leniency, Method, Target};
-use tollgate::domain::policy::{Caller, Demand, Match, PathPattern, Paths, Policy, Rule};
+use tollgate::domain::policy::{Caller, Demand, HostPattern, Match, Met, PathPattern, Paths, Policy, Rule, Rules};
 use tollgate::domain::question::{Headers, Question};
 use tollgate::domain::time::Micros;
 
@@ -19,14 +20,68 @@ fn path_parse(bencher: Bencher<'_, '_>, path: &str) {
     bencher.bench(|| Target::parse(black_box(path), black_box(method), Some(&host)));
 }
 
-/// The last rule matches, so all of them are looked at.
-#[divan::bench(args = [10, 10_000])]
+/// The last rule matches. Of few rules all are looked at, of many the index names one.
+#[divan::bench(args = [1, 10, 16, 17, 100, 1_000, 10_000])]
 fn rule_match_last_of(bencher: Bencher<'_, '_>, rules: usize) {
-    let mut rules: Vec<Rule> = (1..rules).map(|number| rule(&format!("/service-{number}/items/{{id}}"))).collect();
-    rules.push(rule("/orders/{id}"));
-    let policy = Policy { version: 1, rules, ..Policy::default() };
+    let policy = policy((1..rules).map(|number| rule(&format!("/service-{number}/items/{{id}}"))));
     let question = house::question("");
     bencher.bench(|| policy.find(black_box(&question)));
+}
+
+/// The same where a rule's first segment is anything: each tenant has each service.
+#[divan::bench(args = [10, 10_000])]
+fn rule_match_last_below_wildcards(bencher: Bencher<'_, '_>, rules: usize) {
+    let policy = policy((1..rules).map(|number| rule(&format!("/{{tenant}}/service-{number}/**"))));
+    let question = house::question("");
+    bencher.bench(|| policy.find(black_box(&question)));
+}
+
+/// The same where each rule is for another host.
+#[divan::bench(args = [10, 10_000])]
+fn rule_match_last_of_hosts(bencher: Bencher<'_, '_>, rules: usize) {
+    let policy = policy((1..rules).map(|number| {
+        let rule = rule("/**");
+        let host = Some(HostPattern::parse(&format!("*.h{number}.example.com")).unwrap());
+        Rule { matches: Match { host, ..rule.matches }, ..rule }
+    }));
+    let question = house::question("");
+    bencher.bench(|| policy.find(black_box(&question)));
+}
+
+/// Rules that lead an index astray: each segment is a certain one or any, in all combinations, and the call's path goes with
+/// each of them up to its last segment.
+#[divan::bench(args = [4, 8, 12])]
+fn rule_match_led_astray(bencher: Bencher<'_, '_>, segments: u32) {
+    let policy = policy((0..1_u32 << segments).map(|bits| {
+        let pattern: String = (0..segments).map(|at| if bits >> at & 1 == 0 { "/*" } else { "/a" }).collect();
+        rule(&format!("{pattern}/b"))
+    }));
+    let path = format!("{}/c", "/a".repeat(segments as usize));
+    let method = Method::parse("GET").unwrap();
+    let question = Question::of(method, Target::parse(&path, method, None).unwrap());
+    assert_eq!(policy.find(&question), Ok(Met::Nothing));
+    bencher.bench(|| policy.find(black_box(&question)));
+}
+
+/// Makes the index of rules, and says by `max alloc` what it takes up beside them.
+#[divan::bench(args = [10, 10_000], sample_size = 1)]
+fn rules_indexed(bencher: Bencher<'_, '_>, rules: usize) {
+    let rules: Vec<Rule> = (0..rules).map(|number| rule(&format!("/service-{number}/items/{{id}}"))).collect();
+    bencher.with_inputs(|| rules.clone()).bench_values(Rules::from);
+}
+
+/// A policy with these rules, and one that is for the question of [`house`] behind them.
+fn policy(rules: impl Iterator<Item = Rule>) -> Policy {
+    Policy { version: 1, rules: rules.chain([rule("/orders/{id}")]).collect(), ..Policy::default() }
+}
+
+/// Whether an address is in one of so many networks.
+#[divan::bench(args = [1, 10, 10_000])]
+fn address_among_networks(bencher: Bencher<'_, '_>, networks: u32) {
+    let network = |number: u32| Network::parse(&format!("10.{}.{}.0/24", number >> 8, number & 0xff)).unwrap();
+    let networks: Networks = (0..networks).map(network).collect();
+    let last = networks.last().unwrap().to_string().replace(".0/24", ".7").parse().unwrap();
+    bencher.bench(|| networks.cover(black_box(last)));
 }
 
 #[divan::bench]

@@ -259,7 +259,7 @@ mod tests {
         };
         Decision {
             reason,
-            policy: Arc::new(Policy { rules: vec![rule], ..Policy::default() }),
+            policy: Arc::new(Policy { rules: vec![rule].into(), ..Policy::default() }),
             rule: Some(0),
             identity: None,
             quotas: quotas.into(),

@@ -4,7 +4,7 @@ use super::issuers::TEXT_BYTES_MAX;
 use super::reader::{Fields, Item, Reader};
 use super::values::{size, word};
 use crate::domain::guard::{Guard, Origin, Sources};
-use crate::domain::network::Network;
+use crate::domain::network::{Network, Networks};
 use crate::domain::path::Leniency;
 use crate::domain::policy::{Attributes, Demand, HostPattern, Paths, ValuePattern};
 use crate::domain::question::{is_header_name, is_header_text};
@@ -83,11 +83,11 @@ pub(super) fn paths(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Paths> {
 /// A list of networks that are let in, or lists of those that are and those that are not.
 fn sources(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Sources> {
     if item.is_list() {
-        return Some(Sources { allow: networks(reader, item)?, deny: Vec::new() });
+        return Some(Sources { allow: networks(reader, item)?, deny: Networks::default() });
     }
     let mut fields = reader.fields(item, "sources")?;
-    let allow = fields.or(reader, "allow", Vec::new(), networks);
-    let deny = fields.or(reader, "deny", Vec::new(), networks);
+    let allow = fields.or(reader, "allow", Networks::default(), networks);
+    let deny = fields.or(reader, "deny", Networks::default(), networks);
     fields.finish(reader);
     let sources = Sources { allow: allow?, deny: deny? };
     if sources == Sources::default() {
@@ -97,8 +97,8 @@ fn sources(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Sources> {
     Some(sources)
 }
 
-fn networks(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Vec<Network>> {
-    reader.some(item, |reader, item| reader.parse(item, Network::parse))
+fn networks(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Networks> {
+    reader.some(item, |reader, item| reader.parse(item, Network::parse)).map(Networks::from)
 }
 
 /// What values must be, by name: one, one of several, or anything.

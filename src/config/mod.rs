@@ -288,7 +288,7 @@ fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
     }
     let policy = Policy {
         version: 0,
-        rules,
+        rules: rules.into(),
         paths: paths?,
         limits,
         operators: operators?,

@@ -20,7 +20,7 @@ use crate::domain::expression::Expression;
 use crate::domain::identity::{Binding, Thumbprint};
 use crate::domain::limit::{Algorithm, Attribute, CounterKey, Kind, WhenAway};
 use crate::domain::path::{Leniency, Method, Target};
-use crate::domain::policy::{Caller, Match, PathPattern};
+use crate::domain::policy::{Caller, Match, PathPattern, Rules};
 use crate::domain::question::{Certificate, ExtraCharge, Headers, Proofs};
 use crate::domain::slots::Slots;
 use crate::domain::status::StatusRef;
@@ -215,14 +215,14 @@ fn policy() -> Policy {
     let own = Demand::Caller(Caller { when: Some(Box::new(when)), ..Caller::default() });
     Policy {
         version: 3,
-        rules: vec![
+        rules: Rules::from(vec![
             rule("/open", Demand::Anyone, &[]),
             rule("/orders/{id}", caller(&["read"]), &[&per_subject, &per_order]),
             rule("/clients", caller(&[]), &[&per_client]),
             rule("/anybody", caller(&[]), &[]),
             rule("/busy", Demand::Anyone, &[&long, &per_rule, &short]),
             rule("/own/{name}", own, &[&per_rule]),
-        ],
+        ]),
         limits: vec![long, per_address, per_client, per_order, per_rule, per_subject, short],
         ..Policy::default()
     }
@@ -346,7 +346,7 @@ fn a_verdict_of_the_next_configuration_never_meets_rules_of_the_last() {
         let (world, decider) = (Arc::clone(&bench.world), Arc::clone(&bench.decider));
         // One issuer more, whose tokens may not do what others' may.
         *bench.world.meanwhile.lock().unwrap() = Some(Box::new(move || {
-            let rules = policy().rules.into_iter().filter(|rule| rule.name != "/orders/{id}").collect();
+            let rules = policy().rules.iter().filter(|rule| rule.name != "/orders/{id}").cloned().collect();
             decider.adopt_with(Policy { version: 4, rules, ..policy() }, || {
                 world.verdicts.lock().unwrap().insert("new".to_owned(), Ok(identity(&["read"])));
             });

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::decision::Reason;
-use super::network::Network;
+use super::network::Networks;
 use super::path::{Host, Method};
 use super::question::{Header, Headers, Question};
 
@@ -32,9 +32,9 @@ pub struct Guard {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sources {
     /// From one of these, where any is named.
-    pub allow: Vec<Network>,
+    pub allow: Networks,
     /// And from none of these.
-    pub deny: Vec<Network>,
+    pub deny: Networks,
 }
 
 /// An origin as browsers write it (RFC 6454 §6.2): scheme, host, and the port where it is not the scheme's own.
@@ -108,15 +108,14 @@ impl Sources {
             return Ok(());
         }
         let source = source.ok_or(Unmet::Unclear(Lack::Source))?;
-        let is_in = |networks: &[Network]| networks.iter().any(|network| network.covers(source));
-        let may = (allow.is_empty() || is_in(allow)) && !is_in(deny);
+        let may = (allow.is_empty() || allow.cover(source)) && !deny.cover(source);
         if may { Ok(()) } else { Err(Unmet::Denied(Reason::WrongAddress)) }
     }
 
     /// Network by network: what several of them cover together is not looked into.
     fn demands_as_much(&self, measure: &Self) -> bool {
-        let allowed = |network: &Network| measure.allow.contains(network);
-        let allows = measure.allow.is_empty() || (!self.allow.is_empty() && self.allow.iter().all(allowed));
+        let is_allowed = |network| measure.allow.contains(network);
+        let allows = measure.allow.is_empty() || (!self.allow.is_empty() && self.allow.iter().all(is_allowed));
         allows && measure.deny.iter().all(|network| self.deny.contains(network))
     }
 }
@@ -180,6 +179,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::*;
+    use crate::domain::network::Network;
     use crate::domain::path::Target;
 
     fn question<'a>(method: &'a str, headers: &[(&'a str, Option<&'a str>)]) -> Question<'a> {
@@ -190,7 +190,7 @@ mod tests {
         }
     }
 
-    fn networks(texts: &[&str]) -> Vec<Network> {
+    fn networks(texts: &[&str]) -> Networks {
         texts.iter().map(|text| Network::parse(text).unwrap()).collect()
     }
 

@@ -1,7 +1,9 @@
 //! Networks: addresses that begin with the same bits (RFC 4632, RFC 4291 §2.3).
 
+use std::cmp::Reverse;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Deref;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -51,6 +53,68 @@ impl Network {
     }
 }
 
+/// Several networks in the order in which they were written. Whether an address is in one of them is found by halving, so
+/// lists of thousands cost little more than short ones.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Networks {
+    list: Vec<Network>,
+    ipv4: Ranges<u32>,
+    ipv6: Ranges<u128>,
+}
+
+/// First and last addresses in ascending order. No two of them have an address in common.
+type Ranges<A> = Vec<(A, A)>;
+
+impl Networks {
+    /// Whether `address` is in one of them.
+    pub fn cover(&self, address: IpAddr) -> bool {
+        match address.to_canonical() {
+            IpAddr::V4(address) => is_in(&self.ipv4, address.to_bits()),
+            IpAddr::V6(address) => is_in(&self.ipv6, address.to_bits()),
+        }
+    }
+}
+
+impl From<Vec<Network>> for Networks {
+    fn from(list: Vec<Network>) -> Self {
+        let (mut ipv4, mut ipv6) = (Ranges::new(), Ranges::new());
+        for Network(network) in &list {
+            match network {
+                IpNet::V4(network) => ipv4.push((network.network().to_bits(), network.broadcast().to_bits())),
+                IpNet::V6(network) => ipv6.push((network.network().to_bits(), network.broadcast().to_bits())),
+            }
+        }
+        Self { list, ipv4: joined(ipv4), ipv6: joined(ipv6) }
+    }
+}
+
+impl FromIterator<Network> for Networks {
+    fn from_iter<I: IntoIterator<Item = Network>>(networks: I) -> Self {
+        Vec::from_iter(networks).into()
+    }
+}
+
+/// As they were written.
+impl Deref for Networks {
+    type Target = [Network];
+
+    fn deref(&self) -> &[Network] {
+        &self.list
+    }
+}
+
+/// In ascending order. Of two networks that have an address in common one is within the other.
+fn joined<A: Copy + Ord>(mut ranges: Ranges<A>) -> Ranges<A> {
+    ranges.sort_unstable_by_key(|&(first, last)| (first, Reverse(last)));
+    ranges.dedup_by(|(_, last), (_, before)| *last <= *before);
+    ranges
+}
+
+fn is_in<A: Copy + Ord>(ranges: &Ranges<A>, address: A) -> bool {
+    let behind = ranges.partition_point(|&(first, _)| first <= address);
+    behind.checked_sub(1).is_some_and(|at| address <= ranges[at].1)
+}
+
 /// As it is written, with the length of the prefix.
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -61,6 +125,8 @@ impl fmt::Display for Network {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -80,6 +146,50 @@ mod tests {
         ] {
             let covers = |address: &str| Network::parse(network).unwrap().covers(address.parse().unwrap());
             assert!(covers(inside) && !covers(outside), "{network} {inside} {outside}");
+        }
+    }
+
+    /// Networks near each other, of either kind.
+    fn network() -> impl Strategy<Value = Network> {
+        let ipv4 = (0..=u32::MAX, 0..=32_u8).prop_map(|(bits, length)| {
+            let address = Ipv4Addr::from_bits(0x0a00_0000 | (bits & 0x8000_03ff));
+            Network(IpNet::V4(Ipv4Net::new(address, length).unwrap().trunc()))
+        });
+        let ipv6 = (0..=u128::MAX, 0..=128_u8).prop_map(|(bits, length)| {
+            let address = Ipv6Addr::from_bits(0x2001_0db8 << 96 | (bits & (1 << 127 | 0x3ff)));
+            Network(IpNet::V6(Ipv6Net::new(address, length).unwrap().trunc()))
+        });
+        prop_oneof![ipv4, ipv6]
+    }
+
+    proptest! {
+        #[test]
+        fn networks_cover_what_one_of_them_covers(
+            list in prop::collection::vec(network(), 0..20),
+            at in any::<prop::sample::Index>(),
+            (low, high) in (0..0x800_u32, any::<bool>()),
+        ) {
+            let networks = Networks::from(list.clone());
+            let near = list.get(at.index(list.len().max(1))).map(|Network(network)| network.addr());
+            let edges = list.iter().flat_map(|Network(network)| [network.network(), network.broadcast()]);
+            let ipv4 = Ipv4Addr::from_bits((0x0a00_0000 | u32::from(high) << 31) + low);
+            let ipv6 = Ipv6Addr::from_bits((0x2001_0db8 << 96 | u128::from(high) << 127) + u128::from(low));
+            for address in edges.chain(near).chain([ipv4.into(), ipv4.to_ipv6_mapped().into(), ipv6.into()]) {
+                let beside = match address {
+                    IpAddr::V4(address) => {
+                        let bits = address.to_bits();
+                        [bits.wrapping_sub(1), bits, bits.wrapping_add(1)].map(|bits| Ipv4Addr::from_bits(bits).into())
+                    }
+                    IpAddr::V6(address) => {
+                        let bits = address.to_bits();
+                        [bits.wrapping_sub(1), bits, bits.wrapping_add(1)].map(|bits| Ipv6Addr::from_bits(bits).into())
+                    }
+                };
+                for address in beside {
+                    let expected = list.iter().any(|network| network.covers(address));
+                    prop_assert_eq!(networks.cover(address), expected, "{} {:?}", address, networks);
+                }
+            }
         }
     }
 

@@ -166,6 +166,19 @@ impl PathPattern {
         })
     }
 
+    /// Its segments: each a literal, or none for `*` and `{name}`.
+    pub(super) fn literals(&self) -> impl Iterator<Item = Option<&str>> {
+        self.segments.iter().map(|segment| match segment {
+            SegmentPattern::Literal(literal) => Some(literal.as_str()),
+            SegmentPattern::Any | SegmentPattern::Named(_) => None,
+        })
+    }
+
+    /// Whether it is for all below, too: it ends in `/**`.
+    pub(super) const fn is_open(&self) -> bool {
+        self.open
+    }
+
     /// Whether `path` is one of those that the pattern is for.
     pub fn covers(&self, path: &Path<'_>) -> bool {
         self.covers_segments(path.segments(), false)

@@ -1,7 +1,10 @@
 //! Rules: which demands and limits a request meets. The first rule that matches decides; none: deny.
 
+mod rules;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::iter;
 use std::sync::Arc;
 
 use super::client::Client;
@@ -18,13 +21,15 @@ use super::question::{Header, Pairs, Question};
 use super::ratelimit::RateLimits;
 use super::revocation::Lifetimes;
 
+pub use self::rules::Rules;
+
 /// Everything that decisions are made by. Replaced whole on reload, never changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     /// Counts reloads, from 1.
     pub version: u64,
     /// In the order of the configuration: the first match decides.
-    pub rules: Vec<Rule>,
+    pub rules: Rules,
     /// How paths are read, beyond what rules say.
     pub paths: Paths,
     /// Every configured limit, sorted by name.
@@ -161,13 +166,13 @@ impl Policy {
     /// It cannot be said which rule it meets.
     pub fn find<'p>(&'p self, question: &Question<'_>) -> Result<Met, Unmatchable<'p>> {
         if let Some((method, origin)) = preflight(question)
-            && let Ok(Some(asked)) = self.first(&self.rules, method, question)
+            && let Ok(Some(asked)) = self.first(self.rules.len(), method, question)
             && self.rules[asked].guard.as_ref().is_some_and(|guard| guard.names_origin(origin))
-            && self.first(&self.rules[..asked], question.method, question)?.is_none()
+            && self.first(asked, question.method, question)?.is_none()
         {
             return Ok(Met::Preflight(asked));
         }
-        match self.first(&self.rules, question.method, question)? {
+        match self.first(self.rules.len(), question.method, question)? {
             Some(rule) => Ok(Met::Rule(rule)),
             None => match question.target.path().and_then(Path::doubt) {
                 // That no rule is for it is not sure either.
@@ -179,10 +184,10 @@ impl Policy {
         }
     }
 
-    /// The first of `rules` that a call with this method and everything else that `question` says meets.
+    /// The first of the rules before `end` that a call with this method and everything else that `question` says meets.
     fn first<'p>(
         &'p self,
-        rules: &'p [Rule],
+        end: usize,
         method: Method<'_>,
         question: &Question<'_>,
     ) -> Result<Option<usize>, Unmatchable<'p>> {
@@ -192,14 +197,18 @@ impl Policy {
         let Some((path, doubt)) = path.and_then(|path| Some((path, path.doubt()?))) else {
             let covers =
                 |pattern: &PathPattern| path.is_some_and(|path| pattern.covers_segments(path.segments(), folds));
-            return first(rules, question, |rule| rule.matches.covers_by(method, host, covers));
+            let segments = iter::once(path.into_iter().flat_map(Path::segments));
+            let meets = |rule: &'p Rule| rule.meets(question, rule.matches.covers_by(method, host, covers));
+            return first(self.rules.first(end, host, segments, meets));
         };
         let trusts_gateway = self.paths.trusts_gateway;
         let readings = path.readings(trusts_gateway);
         let read = |pattern: &PathPattern, segments: &[&str]| pattern.covers_segments(segments.iter().copied(), folds);
         let in_any = |pattern: &PathPattern| readings.iter().any(|segments| read(pattern, segments));
-        let found = first(rules, question, |rule| rule.matches.covers_by(method, host, in_any))?;
-        let Some(rule) = found.and_then(|index| rules.get(index)) else { return Ok(None) };
+        let segments = readings.iter().map(|segments| segments.iter().copied());
+        let meets = |rule: &'p Rule| rule.meets(question, rule.matches.covers_by(method, host, in_any));
+        let found = first(self.rules.first(end, host, segments, meets))?;
+        let Some(rule) = found.and_then(|index| self.rules.get(index)) else { return Ok(None) };
         let in_its_own = |pattern: &PathPattern| read(pattern, &readings[0]);
         let is_meant =
             doubt.is_settled_by(rule.leniency, trusts_gateway) && rule.matches.covers_by(method, host, in_its_own);
@@ -213,21 +222,9 @@ impl Policy {
     }
 }
 
-/// The first of `rules` that is for the question, as an index; `covers` says it of method, host and path.
-fn first<'p>(
-    rules: &'p [Rule],
-    question: &Question<'_>,
-    covers: impl Fn(&Rule) -> bool,
-) -> Result<Option<usize>, Unmatchable<'p>> {
-    for (index, rule) in rules.iter().enumerate().filter(|(_, rule)| covers(rule)) {
-        let Some(attributes) = &rule.matches.attributes else { return Ok(Some(index)) };
-        match attributes.cover(question) {
-            Ok(true) => return Ok(Some(index)),
-            Ok(false) => {}
-            Err(name) => return Err(Unmatchable::Header { name, rule: &rule.name }),
-        }
-    }
-    Ok(None)
+/// The rule that was found, as an index, unless it cannot be said whether it is for the question.
+fn first(found: Option<(usize, Result<(), Unmatchable<'_>>)>) -> Result<Option<usize>, Unmatchable<'_>> {
+    found.map(|(rule, is_for_it)| is_for_it.map(|()| rule)).transpose()
 }
 
 impl Paths {
@@ -244,6 +241,18 @@ impl Paths {
 }
 
 impl Rule {
+    /// Whether it is for the question; nothing where it is not. `covers`: method, host and path are those that it is for.
+    fn meets(&self, question: &Question<'_>, covers: bool) -> Option<Result<(), Unmatchable<'_>>> {
+        if !covers {
+            return None;
+        }
+        let Some(attributes) = &self.matches.attributes else { return Some(Ok(())) };
+        match attributes.cover(question) {
+            Ok(covers) => covers.then_some(Ok(())),
+            Err(name) => Some(Err(Unmatchable::Header { name, rule: &self.name })),
+        }
+    }
+
     /// Whether every call that this lets go on `measure` lets go on, too, quotas aside.
     pub fn demands_as_much(&self, measure: &Self) -> bool {
         let nothing = Guard::default();

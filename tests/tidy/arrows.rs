@@ -48,11 +48,12 @@ const HOMES: [(&str, &[&str]); 20] = [
 ];
 
 /// Crates that do no input or output, start nothing and keep no time: all that `domain` may name beside `std`.
-const PURE: [&str; 14] = [
+const PURE: [&str; 15] = [
     "aws_lc_rs",
     "base64",
     "cel",
     "foldhash",
+    "hashbrown",
     "http",
     "ipnet",
     "proptest",

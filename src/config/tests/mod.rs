@@ -21,7 +21,7 @@ use crate::domain::identity_headers::{Facet, IdentityHeader};
 use crate::domain::introspection::{ClientAuth, Introspection};
 use crate::domain::issuer::{Algorithm as Signing, BindingDemand, ClaimPath, KeySource};
 use crate::domain::limit::{Algorithm, Attribute, WhenAway};
-use crate::domain::network::Network;
+use crate::domain::network::{Network, Networks};
 use crate::domain::path::Leniency;
 use crate::domain::policy::{Attributes, Caller, HostPattern, ValuePattern};
 use crate::domain::revocation::WhenBehind;
@@ -212,7 +212,7 @@ fn everything_that_can_be_said_is_heard() {
 
     let names: Vec<_> = config.policy.rules.iter().map(|rule| rule.name.as_str()).collect();
     assert_eq!(names, ["one order", "GET /public/**", "example.com"]);
-    let [order, public, rest] = config.policy.rules.as_slice() else { panic!() };
+    let [order, public, rest] = &config.policy.rules[..] else { panic!() };
     assert_eq!(order.matches.methods, ["PUT", "POST"]);
     assert_eq!(order.limits.iter().map(|limit| limit.name.as_str()).collect::<Vec<_>>(), ["per-subject", "all"]);
     let caller = Caller {
@@ -227,7 +227,7 @@ fn everything_that_can_be_said_is_heard() {
         when: Some(Box::new(Expression::compile("path.id == identity.subject", &["id"]).unwrap())),
     };
     assert_eq!(order.demand, Demand::Caller(caller));
-    let networks = |texts: &[&str]| texts.iter().map(|text| Network::parse(text).unwrap()).collect::<Vec<_>>();
+    let networks = |texts: &[&str]| texts.iter().map(|text| Network::parse(text).unwrap()).collect::<Networks>();
     let (allow, deny) = (networks(&["10.0.0.0/8", "192.0.2.7"]), networks(&["2001:db8::/32"]));
     let guard = Guard {
         sources: Sources { allow, deny },
@@ -238,7 +238,7 @@ fn everything_that_can_be_said_is_heard() {
     };
     assert_eq!(order.guard.as_deref(), Some(&guard));
     assert_eq!(order.leniency, Leniency { encoded_slash: true, path_parameters: true });
-    let sources = Sources { allow: networks(&["10.0.0.0/8"]), deny: Vec::new() };
+    let sources = Sources { allow: networks(&["10.0.0.0/8"]), deny: Networks::default() };
     assert_eq!(public.guard.as_deref(), Some(&Guard { sources, refuses_bad_credentials: true, ..Guard::default() }));
     let one_of = |values: &[&str]| ValuePattern::OneOf(values.iter().map(|&value| value.to_owned()).collect());
     let attributes = Attributes {

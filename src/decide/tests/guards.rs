@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::domain::guard::{Guard, Origin, Sources};
-use crate::domain::network::Network;
+use crate::domain::network::{Network, Networks};
 
 const PAGE: &str = "https://app.example";
 
@@ -10,16 +10,18 @@ const PAGE: &str = "https://app.example";
 fn guarded() -> Bench {
     let bench = Bench::new();
     let guard = Guard {
-        sources: Sources { allow: vec![Network::parse("10.0.0.0/8").unwrap()], deny: Vec::new() },
+        sources: Sources { allow: vec![Network::parse("10.0.0.0/8").unwrap()].into(), deny: Networks::default() },
         body_max: Some(10),
         origins: vec![Origin::parse(PAGE).unwrap()],
         refuses_bad_credentials: false,
         refuses_method_override: true,
     };
     let mut policy = policy();
-    for rule in &mut policy.rules[..2] {
+    let mut rules = policy.rules.to_vec();
+    for rule in &mut rules[..2] {
         rule.guard = Some(Box::new(guard.clone()));
     }
+    policy.rules = rules.into();
     bench.decider.adopt(policy);
     bench
 }
@@ -72,7 +74,9 @@ fn a_rule_may_refuse_bad_credentials_where_anyone_may_pass() {
     let tokens = [None, Some("reader"), Some("expired"), Some("unknown"), Some("forged")];
     assert_eq!(tokens.map(told), [Reason::Allowed; 5]);
     let mut policy = policy();
-    policy.rules[0].guard = Some(Box::new(Guard { refuses_bad_credentials: true, ..Guard::default() }));
+    let mut rules = policy.rules.to_vec();
+    rules[0].guard = Some(Box::new(Guard { refuses_bad_credentials: true, ..Guard::default() }));
+    policy.rules = rules.into();
     bench.decider.adopt(policy);
     let refused = [Reason::Expired, Reason::KeysAway, Reason::BadSignature];
     assert_eq!(tokens.map(told)[..2], [Reason::Allowed; 2]);

@@ -12,7 +12,7 @@ use crate::domain::pattern::tests::pattern;
 use crate::domain::question::Headers;
 use crate::domain::time::Micros;
 
-fn rule(name: &str, methods: &[&str], path: Option<&str>) -> Rule {
+pub(super) fn rule(name: &str, methods: &[&str], path: Option<&str>) -> Rule {
     Rule {
         name: name.to_owned(),
         matches: Match {
@@ -36,7 +36,7 @@ fn policy() -> Policy {
         rule("R4", &[], Some("/api/orders/**")),
         rule("R5", &["CONNECT"], None),
     ];
-    Policy { version: 1, rules, ..Policy::default() }
+    Policy { version: 1, rules: rules.into(), ..Policy::default() }
 }
 
 /// Whether the rule is for a request, as far as method, host and path say.
@@ -45,7 +45,7 @@ fn covers(matches: &Match, method: Method<'_>, host: Option<&Host<'_>>, target: 
 }
 
 /// A question about a call with these headers.
-fn question<'a>(
+pub(super) fn question<'a>(
     method: &'a str,
     host: Option<&'a str>,
     path: &'a str,
@@ -59,7 +59,10 @@ fn question<'a>(
 
 /// The name of the rule that a question meets; `preflight` before it where it goes on as one.
 fn met(policy: &Policy, question: &Question<'_>) -> String {
-    match policy.find(question) {
+    let found = policy.find(question);
+    let indexed = Policy { rules: policy.rules.indexed(), ..policy.clone() };
+    assert_eq!(indexed.find(question), found, "by the index: {question:?}");
+    match found {
         Ok(Met::Nothing) => "none".to_owned(),
         Ok(Met::Rule(rule)) => policy.rules[rule].name.clone(),
         Ok(Met::Preflight(rule)) => format!("preflight {}", policy.rules[rule].name),
@@ -124,7 +127,7 @@ fn values() -> impl Strategy<Value = Vec<(String, ValuePattern)>> {
     prop::option::of(pattern).prop_map(|pattern| pattern.into_iter().map(|pattern| ("x".to_owned(), pattern)).collect())
 }
 
-fn matching() -> impl Strategy<Value = Match> {
+pub(super) fn matching() -> impl Strategy<Value = Match> {
     let methods = prop::sample::subsequence(vec!["GET".to_owned(), "HEAD".to_owned(), "PUT".to_owned()], 0..3);
     let host = prop::option::of(prop::sample::select(vec!["b.c", "a.b.c", "*.c", "*.b.c"]));
     let attributes = (values(), values()).prop_map(|(headers, resource)| {
@@ -175,7 +178,7 @@ fn lenient(name: &str, methods: &[&str], path: Option<&str>, encoded_slash: bool
 }
 
 fn of(rules: Vec<Rule>) -> Policy {
-    Policy { version: 1, rules, ..Policy::default() }
+    Policy { version: 1, rules: rules.into(), ..Policy::default() }
 }
 
 #[test]
