@@ -20,6 +20,7 @@ mod script;
 mod slots;
 mod steps;
 mod survey;
+mod turns;
 mod way;
 
 use std::sync::Arc;
