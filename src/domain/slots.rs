@@ -32,8 +32,12 @@ impl Slots {
     /// When units come back that are taken at `at` and never released: when their hold has passed, or later by less than a
     /// thirty-second of it (rounded up to whole microseconds) and less than 100 ms.
     pub fn back_at(self, at: Micros) -> Micros {
-        let apart = self.hold.0.div_ceil(MOMENTS_PER_HOLD).clamp(1, MOMENTS_APART_MAX.0);
-        Micros((at + self.hold).0.checked_next_multiple_of(apart).unwrap_or(u64::MAX))
+        Micros((at + self.hold).0.checked_next_multiple_of(self.apart().0).unwrap_or(u64::MAX))
+    }
+
+    /// The time between two moments at which units come back: 1 µs to 100 ms. They are its multiples.
+    pub fn apart(self) -> Micros {
+        Micros(self.hold.0.div_ceil(MOMENTS_PER_HOLD).clamp(1, MOMENTS_APART_MAX.0))
     }
 }
 

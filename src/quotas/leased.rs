@@ -14,7 +14,7 @@ mod taken;
 mod tests;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -63,6 +63,8 @@ pub struct LeaseDesk {
     table: Table,
     names: Names,
     due: Mutex<Vec<Due>>,
+    /// Told when a request sets out for the store while something is owed to it.
+    setting_out: Notify,
     turn: AtomicUsize,
     standing: Standing,
     /// Held by the beat that is under way.
@@ -112,6 +114,7 @@ impl LeaseDesk {
             table: Table::new(holdings_max),
             names: Names::new(),
             due: Mutex::default(),
+            setting_out: Notify::new(),
             turn: AtomicUsize::new(0),
             standing: Standing::new(),
             beating: tokio::sync::Mutex::default(),
@@ -120,12 +123,15 @@ impl LeaseDesk {
         }
     }
 
-    /// Looks after the leases, for ever: settles those that end and those that are idle.
+    /// Looks after the leases, for ever: settles those that end and those that are idle. What is owed goes along with the next
+    /// request, if one sets out sooner: together they cost the store little more than one.
     pub async fn upkeep(&self) {
         let mut ticks = interval(UPKEEP_INTERVAL);
         loop {
-            ticks.tick().await;
-            self.tend().await;
+            tokio::select! {
+                _ = ticks.tick() => self.tend().await,
+                () = self.setting_out.notified() => self.settle_due().await,
+            }
         }
     }
 
@@ -163,8 +169,12 @@ impl LeaseDesk {
         }
     }
 
+    fn due(&self) -> MutexGuard<'_, Vec<Due>> {
+        self.due.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn put_down(&self, owed: Due) {
-        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut due = self.due();
         if due.len() < DUE_MAX {
             due.push(owed);
         } else {
@@ -174,7 +184,7 @@ impl LeaseDesk {
 
     /// Settles what is owed. What the store does not hear of expires by itself.
     async fn settle_due(&self) {
-        let due = std::mem::take(&mut *self.due.lock().unwrap_or_else(PoisonError::into_inner));
+        let due = std::mem::take(&mut *self.due());
         for part in due.chunks(SETTLED_PER_CALL) {
             let (settlements, now): (Settlements, _) =
                 (part.iter().map(|due| due.settlement.clone()).collect(), self.clock.now());
@@ -310,6 +320,9 @@ impl LeaseDesk {
         let lost = Away { because: AwayCause::Lost };
         if self.standing.is_telling() {
             return all_away(requests.len(), lost);
+        }
+        if !self.due().is_empty() {
+            self.setting_out.notify_one();
         }
         let grants = self.store.acquire(requests, mode, now).get().await;
         if grants.contains(&Err(lost)) {

@@ -26,7 +26,11 @@ const REMEMBERED_PER_HOLDING: usize = 4;
 
 const SHARDS: usize = 64;
 
-/// A full shard is swept for idle counters at most this often: a flood of new counters costs little.
+/// A full shard is swept for idle counters when an eighth as many as it knows found no place: so in a flood of new counters
+/// each pays for a look at this many others at most.
+const LOOKS_PER_TURNED_AWAY: usize = 8;
+
+/// And at most this often: what was not idle just now is not yet.
 const SWEEP_INTERVAL: Micros = Micros::from_millis(10);
 
 /// What became of a request that a call waited for.
@@ -176,6 +180,8 @@ struct Shard {
     /// Whether some may owe something to the store. Not which: those come and go, and an outage may be long.
     owes: bool,
     swept: Micros,
+    /// How often a counter found no place since.
+    turned_away: usize,
 }
 
 /// A counter with a lease in hand. Leases are many and looked after often: this says when it is worth the while.
@@ -323,8 +329,11 @@ impl Shard {
         entry.live.is_some()
     }
 
+    /// To be called when a counter finds no place.
     fn sweep_now_and_then(&mut self, now: Micros, room: Room) {
-        if now.since(self.swept) >= SWEEP_INTERVAL {
+        self.turned_away += 1;
+        let is_worth_it = self.turned_away * LOOKS_PER_TURNED_AWAY >= self.entries.len();
+        if is_worth_it && now.since(self.swept) >= SWEEP_INTERVAL {
             self.sweep(now, room);
         }
     }
@@ -332,7 +341,7 @@ impl Shard {
     /// Lets go of idle holdings, and of counters of which nothing counts any more. Where too many are remembered, one that
     /// falls idle is not.
     fn sweep(&mut self, now: Micros, room: Room) {
-        self.swept = now;
+        (self.swept, self.turned_away) = (now, 0);
         let mut remembered = self.entries.len() - self.live;
         let live = &mut self.live;
         self.entries.retain(|_, entry| {
@@ -368,6 +377,8 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::limit::WhenAway;
+    use crate::quotas::at_once;
 
     #[test]
     fn a_counter_that_is_only_remembered_takes_at_most_200_bytes() {
@@ -376,5 +387,26 @@ mod tests {
         // A map that has just grown is seven sixteenths full.
         let most = place * 16 / 7 + key.len();
         assert!(most <= 200, "{most} bytes");
+    }
+
+    #[test]
+    fn a_full_shard_is_looked_through_only_when_an_eighth_as_many_counters_found_no_place() {
+        let algorithm = Algorithm::SlidingWindow { units: 9, window: Micros::from_secs(3_600) };
+        let limit = Limit { name: "a".to_owned(), algorithm, by: Vec::new(), when_away: WhenAway::Deny };
+        let (limit, room) = (Arc::new(limit), Room { live: 80, remembered: 0 });
+        let mut shard = Shard::default();
+        let mut finds_place = |name: usize, now: Micros| {
+            let mut key = CounterKey::new("a");
+            key.push(&name.to_string());
+            let request = Request { limit: Arc::clone(&limit), key, terms: at_once(1) };
+            shard.make_known(&request, now, room);
+            let holding = Holding::of(&limit, now)?;
+            shard.make_live(&request.key, holding, now, room).then_some(())
+        };
+        assert!((0..80).all(|name| finds_place(name, Micros::ZERO).is_some()));
+        // All are idle by now.
+        let later = Micros::from_secs(60);
+        let found: Vec<bool> = (80..90).map(|name| finds_place(name, later).is_some()).collect();
+        assert_eq!(found, [[false; 9].as_slice(), &[true]].concat());
     }
 }

@@ -17,6 +17,7 @@ use tracing::{debug, warn};
 
 use super::cause_of;
 use super::pulse::Trust;
+use super::turns::Driven;
 use super::way::{CONNECT_TIMEOUT, Way};
 use crate::decide::ports::{Away, AwayCause};
 
@@ -30,7 +31,7 @@ const PING_EVERY: Duration = Duration::from_secs(1);
 /// A connection, and which of those so far.
 #[derive(Clone)]
 pub(super) struct Line {
-    pub(super) connection: MultiplexedConnection,
+    pub(super) driven: Driven,
     generation: u64,
 }
 
@@ -106,11 +107,11 @@ async fn keep(
     let (mut pause, mut warned_of) = (PAUSE_MIN, None);
     for generation in 1.. {
         match connect(&mut way, &trust).await {
-            Ok(connection) => {
-                let mut line = Line { connection, generation };
+            Ok(driven) => {
+                let mut line = Line { driven, generation };
                 publish.send_replace(State::Up(line.clone()));
                 // Nobody waits for it, and it is said once.
-                let policy = evicts(&mut line.connection).await;
+                let policy = evicts(&mut line.driven.connection).await;
                 if let Some(policy) = policy.as_ref().filter(|_| policy != warned_of) {
                     warn!(
                         node,
@@ -143,10 +144,10 @@ async fn keep(
 }
 
 /// A connection, over which it was looked which data it leads to.
-async fn connect(way: &mut Way, trust: &Trust) -> Result<MultiplexedConnection, AwayCause> {
-    let mut connection = way.connect().await?;
-    trust.look(&mut connection).await.map_err(|error| cause_of(&error))?;
-    Ok(connection)
+async fn connect(way: &mut Way, trust: &Trust) -> Result<Driven, AwayCause> {
+    let mut driven = way.connect().await?;
+    trust.look(&mut driven.connection).await.map_err(|error| cause_of(&error))?;
+    Ok(driven)
 }
 
 /// The policy by which the server drops keys when its memory is full, if it does. Whoever may not know is not told.
@@ -176,7 +177,7 @@ async fn until_useless(way: &Way, mut line: Line, reports: &mut watch::Receiver<
             }
             () = sleep(PING_EVERY) => {}
         }
-        match timeout(CONNECT_TIMEOUT, way.check(&mut line.connection)).await {
+        match timeout(CONNECT_TIMEOUT, way.check(&mut line.driven.connection)).await {
             Ok(Ok(())) => lived = Lived::Long,
             Ok(Err(because)) => return (lived, because),
             Err(_) => return (lived, AwayCause::Unreachable),

@@ -20,6 +20,7 @@ mod script;
 mod slots;
 mod steps;
 mod survey;
+mod turns;
 mod way;
 
 use std::sync::Arc;
@@ -210,7 +211,11 @@ impl Inner {
         call.keys
             .extend(reserved.map(|Request { key, terms, .. }| reservations_key(terms.lease, spread.then_some(key))));
         call.spare = call.keys.len() - requests.len();
+        let states = call.keys.get(..requests.len()).unwrap_or_default();
+        let twice =
+            states.iter().enumerate().any(|(index, state)| states.iter().skip(index + 1).any(|other| other == state));
         let mut asked = match mode {
+            Mode::Consume if twice => b"t".to_vec(),
             Mode::Consume => b"c".to_vec(),
             Mode::Peek => b"p".to_vec(),
         };
@@ -467,12 +472,19 @@ fn packed(request: &Request) -> Vec<u8> {
     let mut packed = packed_shape(algorithm);
     match algorithm {
         Algorithm::SlidingWindow { units, window: _ } => {
-            push(&mut packed, &[units, at_least, terms.at_most.min(units), hold]);
+            push(&mut packed, &[units, at_least, hold]);
+            if holds(request) == Holds::Reservation {
+                // The mark comes last.
+                packed.splice(..1, *b"r");
+            } else {
+                push(&mut packed, &[terms.at_most.min(units)]);
+            }
         }
         Algorithm::TokenBucket(_) => push(&mut packed, &[at_least, hold]),
         Algorithm::FixedWindow(grid) => push(&mut packed, &[grid.units, at_least, hold]),
         Algorithm::Concurrency(slots) => {
-            push(&mut packed, &[slots.units, slots.hold.0, at_least]);
+            let apart = slots.apart();
+            push(&mut packed, &[slots.units, slots.hold.0 + apart.0 - 1, apart.0, at_least]);
             push_name(&mut packed, terms.lease);
         }
     }

@@ -51,7 +51,7 @@ impl Node {
         if !code.tells {
             self.trust.check()?;
         }
-        let outcome = call.run(code, manner, &mut line.connection).await;
+        let outcome = call.run(code, manner, &mut line.driven.connection).await;
         outcome.map(Reply::Done).or_else(|error| self.elsewhere(&error).ok_or(error)).map_err(|error| {
             let because = cause_of(&error);
             // A server that takes no writes may have been demoted in a failover, and the name may lead to another by now.
@@ -66,7 +66,7 @@ impl Node {
     pub(super) async fn cluster_slots(&self) -> Result<Value, RedisError> {
         let mut line =
             self.link.line().await.map_err(|_| RedisError::from((ErrorKind::Io, "there is no connection")))?;
-        cmd("CLUSTER").arg("SLOTS").query_async(&mut line.connection).await
+        cmd("CLUSTER").arg("SLOTS").query_async(&mut line.driven.connection).await
     }
 
     pub(super) fn visit(&self) {

@@ -9,6 +9,7 @@ use tracing::warn;
 
 use super::access::{Access, Address};
 use super::cause_of;
+use super::turns::Driven;
 use crate::decide::ports::AwayCause;
 
 /// How long one attempt to connect may take, the greeting included; and one answer, where the caller has no shorter
@@ -42,9 +43,9 @@ pub(super) struct Sentinels {
 
 impl Way {
     /// A connection to where the way leads now.
-    pub(super) async fn connect(&mut self) -> Result<MultiplexedConnection, AwayCause> {
+    pub(super) async fn connect(&mut self) -> Result<Driven, AwayCause> {
         match self {
-            Self::Straight(client) => connect(client).await.map_err(|error| cause_of(&error)),
+            Self::Straight(client) => Driven::to(client).await.map_err(|error| cause_of(&error)),
             Self::Master(sentinels) => sentinels.connect().await,
         }
     }
@@ -64,7 +65,7 @@ impl Way {
 }
 
 impl Sentinels {
-    async fn connect(&mut self) -> Result<MultiplexedConnection, AwayCause> {
+    async fn connect(&mut self) -> Result<Driven, AwayCause> {
         let mut because = AwayCause::Unreachable;
         for place in 0..self.addresses.len() {
             match timeout(SENTINEL_TIMEOUT, self.ask(place)).await.unwrap_or(Err(AwayCause::Unreachable)) {
@@ -72,9 +73,9 @@ impl Sentinels {
                     self.warned = false;
                     self.addresses.swap(0, place);
                     let client = self.master.client(&master).map_err(|_| AwayCause::Garbled)?;
-                    let mut connection = connect(&client).await.map_err(|error| cause_of(&error))?;
+                    let mut driven = Driven::to(&client).await.map_err(|error| cause_of(&error))?;
                     // It may have been demoted, and the Sentinel not know yet.
-                    return is_master(&mut connection).await.map(|()| connection);
+                    return is_master(&mut driven.connection).await.map(|()| driven);
                 }
                 // What is wrong with one is told only if no other knows better.
                 Err(cause) if because == AwayCause::Unreachable => because = cause,
@@ -125,11 +126,15 @@ impl Sentinels {
 
 /// A connection that answers within a time of its own, whatever its caller does.
 pub(super) async fn connect(client: &Client) -> Result<MultiplexedConnection, RedisError> {
-    let config = AsyncConnectionConfig::new()
+    client.get_multiplexed_async_connection_with_config(&configuration()).await
+}
+
+/// What holds for each connection.
+pub(super) fn configuration() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT_TIMEOUT))
         .set_response_timeout(Some(CONNECT_TIMEOUT))
-        .set_pipeline_buffer_size(QUEUE);
-    client.get_multiplexed_async_connection_with_config(&config).await
+        .set_pipeline_buffer_size(QUEUE)
 }
 
 async fn is_master(connection: &mut MultiplexedConnection) -> Result<(), AwayCause> {

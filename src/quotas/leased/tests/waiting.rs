@@ -1,5 +1,6 @@
 //! Calls that wait for others' requests, before a store that is slow: time is tokio's, and passes by itself.
 
+use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use super::*;
@@ -42,5 +43,33 @@ async fn whoever_waits_in_vain_gets_what_its_limit_says_and_nobody_is_kept_from_
         assert_eq!(ended.iter().filter(|(_, took)| *took == DEADLINE).count(), 28, "{ended:?}");
         assert!(ended.iter().filter(|(_, took)| *took == DEADLINE).all(|(given, _)| *given == reason), "{ended:?}");
         assert_eq!(world.pay(&[(&limit, 3)]).await.reason, Reason::Allowed, "the second request brought a lease");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_owed_goes_to_the_store_with_the_next_request() {
+    let world = world();
+    world.heat(&limit("hot", 1_000, WhenAway::Deny)).await;
+    let test = async {
+        // Time does not pass while this is ready all the time, so of the upkeep there is one turn at the start and no more.
+        for _ in 0..4 {
+            yield_now().await;
+        }
+        let end = |limit: &Arc<Limit>, key: &CounterKey, ended| world.desk.owe(limit, key, ended);
+        world.desk.table.end_leases(Micros(u64::MAX), Holding::end, end);
+        let before = world.calls();
+        for _ in 0..4 {
+            yield_now().await;
+        }
+        assert_eq!((world.calls() - before, world.desk.due().len()), (0, 1));
+        assert!(world.pay(&[(&limit("cold", 9, WhenAway::Deny), 1)]).await.asked);
+        for _ in 0..4 {
+            yield_now().await;
+        }
+        assert_eq!((world.calls() - before, world.desk.due().len()), (2, 0));
+    };
+    tokio::select! {
+        () = world.desk.upkeep() => {}
+        () = test => {}
     }
 }
