@@ -70,10 +70,6 @@ const STREAMS_MAX: u32 = 1_024;
 /// A connection that is silent for this long is asked whether it is still there.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_mins(1);
 
-/// How often samples are folded together. Each takes eight bytes until then, and folding many at a time occupies a worker
-/// for long.
-const FOLD_INTERVAL: Duration = Duration::from_millis(250);
-
 /// How often a store that is being connected to is asked at the start.
 const CONNECT_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -228,7 +224,6 @@ impl Server {
         });
         server.tasks.spawn(admin::serve(admin, Arc::clone(&parts)));
         server.tasks.spawn(Follower::new(Arc::clone(&parts.revocations), clock).run());
-        server.tasks.spawn(fold(Arc::clone(&parts.telemetry)));
         let (tokens, hearing) = (Arc::clone(&parts.tokens), Arc::clone(&parts.hearing));
         server.tasks.spawn(async move { tokens.poll_events(&*hearing).await });
         if let Some(Shared { desk, .. }) = &parts.shared {
@@ -518,13 +513,5 @@ async fn become_ready(parts: Arc<Parts>) {
     parts.ready.cancel();
     if parts.stopping.is_cancelled() {
         parts.say(ServingStatus::NotServing).await;
-    }
-}
-
-async fn fold(telemetry: Arc<Telemetry>) {
-    let mut ticks = interval(FOLD_INTERVAL);
-    loop {
-        ticks.tick().await;
-        telemetry.fold();
     }
 }
