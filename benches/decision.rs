@@ -9,10 +9,8 @@ use tokio_util::sync::CancellationToken;
 use tollgate::api::native::Decisions;
 use tollgate::domain::decision::Reason;
 use tollgate::proto as pb;
-use tollgate::proto::decision_service_server::DecisionService as _;
 use tollgate::telemetry::Facade;
 use tollgate::tokens::VERDICTS_MAX_DEFAULT;
-use tonic::Request;
 
 use crate::house::{self, House};
 use crate::orders;
@@ -44,24 +42,25 @@ fn decide(bencher: Bencher<'_, '_>, house: &House) {
     bencher.bench(decide);
 }
 
-/// From the wire message to the wire message, through the service: what remains is decoding, encoding and transport.
+/// From the message's bytes to the answer's, through the service: what remains is transport.
 #[divan::bench]
 fn warm_native(bencher: Bencher<'_, '_>) {
     let (decisions, question) = native();
-    let decide = |question| decisions.decide(Request::new(question)).now_or_never().unwrap().unwrap().into_inner();
-    let answer = decide(question.clone());
+    let question = question.encode_to_vec();
+    let decide = || decisions.decide(black_box(&question)).now_or_never().unwrap().unwrap();
+    let answer = decide().message().unwrap();
     assert!(answer.allowed && answer.quotas.len() == 2, "{answer:?}");
-    bencher.with_inputs(|| question.clone()).bench_values(decide);
+    bencher.bench_local(decide);
 }
 
 /// The same for 64 questions in a message.
 #[divan::bench]
 fn warm_native_batch_of_64(bencher: Bencher<'_, '_>) {
     let (decisions, question) = native();
-    let batch = pb::DecideBatchRequest { questions: vec![question; 64] };
-    let decide = |batch| decisions.decide_batch(Request::new(batch)).now_or_never().unwrap().unwrap().into_inner();
-    assert_eq!(decide(batch.clone()).outcomes.len(), 64);
-    bencher.with_inputs(|| batch.clone()).bench_values(decide);
+    let batch = pb::DecideBatchRequest { questions: vec![question; 64] }.encode_to_vec();
+    let decide = || decisions.decide_batch(black_box(&batch)).now_or_never().unwrap().unwrap();
+    assert_eq!(decide().message().unwrap().outcomes.len(), 64);
+    bencher.bench_local(decide);
 }
 
 /// What prost does for any service with these messages: it decodes the question and encodes the answer.
@@ -69,7 +68,7 @@ fn warm_native_batch_of_64(bencher: Bencher<'_, '_>) {
 fn messages_alone(bencher: Bencher<'_, '_>) {
     let (decisions, question) = native();
     let asked = question.encode_to_vec();
-    let answer = decisions.decide(Request::new(question)).now_or_never().unwrap().unwrap().into_inner();
+    let answer = decisions.decide(&asked).now_or_never().unwrap().unwrap().message().unwrap();
     let mut room = Vec::with_capacity(answer.encoded_len());
     bencher.bench_local(|| {
         room.clear();
@@ -83,7 +82,7 @@ fn messages_alone(bencher: Bencher<'_, '_>) {
 #[divan::bench]
 fn answer_copied(bencher: Bencher<'_, '_>) {
     let (decisions, question) = native();
-    let answer = decisions.decide(Request::new(question)).now_or_never().unwrap().unwrap().into_inner();
+    let answer = decisions.decide(&question.encode_to_vec()).now_or_never().unwrap().unwrap().message().unwrap();
     bencher.bench(|| black_box(&answer).clone());
 }
 

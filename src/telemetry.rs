@@ -5,17 +5,20 @@
 //! the first [`RULE_LABELS_MAX`] rules, [`ISSUER_LABELS_MAX`] issuers and [`NODE_LABELS_MAX`] nodes get a label of their own.
 //! Limits by descriptors are bounded likewise, and so are the names that callers make up for them: see [`RateLimitMeter`].
 
+mod durations;
 mod ratelimit;
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder as _, Unit};
-use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use metrics::{Counter, Gauge, Key, KeyName, Label, Level, Metadata, Recorder as _, Unit};
+use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::TryInitError;
 
+use self::durations::Durations;
 pub use self::ratelimit::{DETAILED_LABELS_MAX, HitOutcome, LIMIT_LABELS_MAX, RateLimitMeter};
 use crate::domain::decision::{Class, Decision, Reason};
 use crate::domain::policy::Policy;
@@ -122,9 +125,6 @@ pub mod names {
     pub const BUILD: &str = "tollgate_build_info";
 }
 
-/// Upper bounds of the histogram's buckets, in seconds: from a decision in memory to the store's deadline and beyond.
-const BUCKETS: [f64; 14] = [1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 1e-2, 5e-2, 1.0];
-
 /// How a question came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Facade {
@@ -178,7 +178,7 @@ pub struct Telemetry {
 type Seen = Mutex<BTreeSet<String>>;
 
 struct FacadeMetrics {
-    seconds: Histogram,
+    took: Durations,
     malformed: Counter,
     abandoned: Counter,
 }
@@ -188,44 +188,37 @@ const METADATA: Metadata<'static> = Metadata::new("tollgate", Level::INFO, None)
 impl Telemetry {
     /// An empty registry.
     pub fn new() -> Result<Self, BuildError> {
-        let recorder = PrometheusBuilder::new()
-            .set_buckets_for_metric(Matcher::Full(names::DECISION_SECONDS.to_owned()), &BUCKETS)?
-            .build_recorder();
-        for (name, unit, text) in [
-            (names::DECISIONS, Unit::Count, "Decisions, by facade, outcome, reason and rule."),
-            (names::DECISION_SECONDS, Unit::Seconds, "Time that decisions took."),
-            (names::RATE_LIMIT_HITS, Unit::Count, "Hits of limits by descriptors, by domain, limit and outcome."),
-            (names::RATE_LIMIT_NO_DOMAIN, Unit::Count, "Questions about limits of a domain that there is none of."),
-            (names::MALFORMED, Unit::Count, "Questions that were not well formed."),
-            (names::ABANDONED, Unit::Count, "Questions whose asker went away before the decision."),
-            (names::OVERLOAD, Unit::Count, "Calls that were turned away because too many were in flight."),
-            (names::STORE_CALLS, Unit::Count, "Calls of the quota store."),
-            (names::STORE_FAILURES, Unit::Count, "Calls of the quota store that failed, by cause."),
-            (names::STORE_CLOCK_STEPS, Unit::Count, "Steps of the quota store's clock, by direction."),
-            (names::LEASE_UNITS, Unit::Count, "Units of leases: leased, spent, returned, stranded."),
-            (names::LOCAL_UNITS, Unit::Count, "Units that were admitted by a replica alone while the store was away."),
-            (names::TOLD_UNITS, Unit::Count, "Units admitted earlier that the store was told of afterwards."),
-            (names::PAYMENTS, Unit::Count, "Payments: from leases, at the store, or refused from memory, or overdue."),
-            (names::VERDICT_LOOKUPS, Unit::Count, "Look-ups of remembered verdicts, by outcome."),
-            (names::VERDICT_EVICTIONS, Unit::Count, "Verdicts that were forgotten to make room."),
-            (names::TLS_FAILURES, Unit::Count, "TLS handshakes that came to nothing, by cause."),
-            (names::INTROSPECTIONS, Unit::Count, "Questions to issuers about their tokens, by outcome."),
-            (names::API_KEY_READS, Unit::Count, "Readings of API keys that replicas share, by outcome."),
-            (names::INTROSPECTION_ANSWERS, Unit::Count, "Tokens that were looked at for those who asked, by outcome."),
-            (names::EVENTS, Unit::Count, "What identity providers told, by what it was and outcome."),
-            (names::REVOCATION_REQUESTS, Unit::Count, "Revocations that were asked for, by way and outcome."),
-            (names::STATUS_LISTS, Unit::Count, "Status lists that were fetched, by outcome."),
-            (names::REVOCATION_CHANGES, Unit::Count, "Changes that the log of revocations told."),
-            (names::REVOCATION_LOADS, Unit::Count, "Times that the log of revocations was loaded whole."),
-            (names::REVOCATIONS_UNREADABLE, Unit::Count, "Revocations that made no sense and were passed over."),
-            (names::REVOCATIONS_BEHIND, Unit::Count, "Tokens judged while revocations were behind, by outcome."),
-            (names::RELOADS, Unit::Count, "Configurations that were read, by outcome."),
+        let recorder = PrometheusBuilder::new().build_recorder();
+        for (name, text) in [
+            (names::DECISIONS, "Decisions, by facade, outcome, reason and rule."),
+            (names::RATE_LIMIT_HITS, "Hits of limits by descriptors, by domain, limit and outcome."),
+            (names::RATE_LIMIT_NO_DOMAIN, "Questions about limits of a domain that there is none of."),
+            (names::MALFORMED, "Questions that were not well formed."),
+            (names::ABANDONED, "Questions whose asker went away before the decision."),
+            (names::OVERLOAD, "Calls that were turned away because too many were in flight."),
+            (names::STORE_CALLS, "Calls of the quota store."),
+            (names::STORE_FAILURES, "Calls of the quota store that failed, by cause."),
+            (names::STORE_CLOCK_STEPS, "Steps of the quota store's clock, by direction."),
+            (names::LEASE_UNITS, "Units of leases: leased, spent, returned, stranded."),
+            (names::LOCAL_UNITS, "Units that were admitted by a replica alone while the store was away."),
+            (names::TOLD_UNITS, "Units admitted earlier that the store was told of afterwards."),
+            (names::PAYMENTS, "Payments: from leases, at the store, or refused from memory, or overdue."),
+            (names::VERDICT_LOOKUPS, "Look-ups of remembered verdicts, by outcome."),
+            (names::VERDICT_EVICTIONS, "Verdicts that were forgotten to make room."),
+            (names::TLS_FAILURES, "TLS handshakes that came to nothing, by cause."),
+            (names::INTROSPECTIONS, "Questions to issuers about their tokens, by outcome."),
+            (names::API_KEY_READS, "Readings of API keys that replicas share, by outcome."),
+            (names::INTROSPECTION_ANSWERS, "Tokens that were looked at for those who asked, by outcome."),
+            (names::EVENTS, "What identity providers told, by what it was and outcome."),
+            (names::REVOCATION_REQUESTS, "Revocations that were asked for, by way and outcome."),
+            (names::STATUS_LISTS, "Status lists that were fetched, by outcome."),
+            (names::REVOCATION_CHANGES, "Changes that the log of revocations told."),
+            (names::REVOCATION_LOADS, "Times that the log of revocations was loaded whole."),
+            (names::REVOCATIONS_UNREADABLE, "Revocations that made no sense and were passed over."),
+            (names::REVOCATIONS_BEHIND, "Tokens judged while revocations were behind, by outcome."),
+            (names::RELOADS, "Configurations that were read, by outcome."),
         ] {
-            let name = KeyName::from_const_str(name);
-            match unit {
-                Unit::Seconds => recorder.describe_histogram(name, Some(unit), text.into()),
-                _ => recorder.describe_counter(name, Some(unit), text.into()),
-            }
+            recorder.describe_counter(KeyName::from_const_str(name), Some(Unit::Count), text.into());
         }
         for (name, text) in [
             (names::IN_FLIGHT, "Calls in flight."),
@@ -252,7 +245,7 @@ impl Telemetry {
         let facades = Facade::ALL.map(|facade| {
             let labels = || vec![Label::from_static_parts("facade", facade.name())];
             FacadeMetrics {
-                seconds: recorder.register_histogram(&Key::from_parts(names::DECISION_SECONDS, labels()), &METADATA),
+                took: Durations::default(),
                 malformed: recorder.register_counter(&Key::from_parts(names::MALFORMED, labels()), &METADATA),
                 abandoned: recorder.register_counter(&Key::from_parts(names::ABANDONED, labels()), &METADATA),
             }
@@ -302,12 +295,14 @@ impl Telemetry {
 
     /// Everything counted so far, in Prometheus's text format.
     pub fn render(&self) -> String {
-        self.handle.render()
-    }
-
-    /// Folds recorded samples together. To be called now and then, lest they pile up between scrapes.
-    pub fn fold(&self) {
-        self.handle.run_upkeep();
+        let mut text = self.handle.render();
+        let name = names::DECISION_SECONDS;
+        // Writing to a `String` cannot fail.
+        let _ = writeln!(text, "# HELP {name} Time that decisions took.\n# TYPE {name} histogram");
+        for (facade, FacadeMetrics { took, .. }) in Facade::ALL.iter().zip(&self.facades) {
+            took.render(&mut text, name, "facade", facade.name());
+        }
+        text
     }
 
     /// A meter for the decisions made under `policy`.
@@ -473,9 +468,7 @@ impl DecisionMeter {
                 )
             })
             .increment(1);
-        #[expect(clippy::cast_precision_loss, reason = "a decision takes far less than 2^53 µs")]
-        let seconds = ended.since(call.started).0 as f64 / 1e6;
-        call.telemetry.facades[call.facade as usize].seconds.record(seconds);
+        call.telemetry.facades[call.facade as usize].took.record(ended.since(call.started));
     }
 }
 

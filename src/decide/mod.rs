@@ -289,8 +289,9 @@ impl Decider {
     }
 
     fn charge<'a>(&'a self, mut journey: Journey<'a>, identity: Option<Arc<Identity>>) -> Answer<'a, Decided> {
-        let charges = match journey.charges(identity.as_deref()) {
-            Ok(charges) => charges,
+        let mut charges = Charges::new();
+        match journey.charge_to(&mut charges, identity.as_deref()) {
+            Ok(()) => {}
             Err(Unchargeable::Denied(reason)) => {
                 return Answer::Now(Ok(self.conclude(journey, reason, identity, QuotaStates::new())));
             }
@@ -298,7 +299,7 @@ impl Decider {
                 journey.call.malformed();
                 return Answer::Now(Err(undecidable));
             }
-        };
+        }
         if charges.is_empty() {
             return Answer::Now(Ok(self.conclude(journey, Reason::Allowed, identity, QuotaStates::new())));
         }
@@ -416,8 +417,9 @@ impl Journey<'_> {
         scopes
     }
 
-    /// What an allowed call consumes: the rule's limits, then the caller's own, then the extra ones.
-    fn charges(&self, identity: Option<&Identity>) -> Result<Charges, Unchargeable> {
+    /// Adds what an allowed call consumes: the rule's limits, then the caller's own, then the extra ones. Charges are not
+    /// returned because they are large, and would be moved twice.
+    fn charge_to(&self, charges: &mut Charges, identity: Option<&Identity>) -> Result<(), Unchargeable> {
         let rule = self.rule();
         let question = self.question;
         let own = identity.map_or_else(Default::default, |identity| &*identity.limits);
@@ -433,7 +435,6 @@ impl Journey<'_> {
         });
         let of_rule = rule.limits.iter().map(|limit| Ok((limit, question.units)));
         let extra = self.extra.iter().zip(&question.extra).map(|(limit, extra)| Ok((limit, extra.units)));
-        let mut charges = Charges::new();
         for named in of_rule.chain(own).chain(extra) {
             let (limit, units) = named?;
             let key =
@@ -456,7 +457,7 @@ impl Journey<'_> {
                 None => charges.push(Charge { limit: Arc::clone(limit), key, units }),
             }
         }
-        Ok(charges)
+        Ok(())
     }
 }
 

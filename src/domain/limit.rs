@@ -297,6 +297,7 @@ impl fmt::Display for Attribute {
 
 /// Values up to this length stand in a key as they are; longer ones as a hash.
 const PLAIN_VALUE_MAX: usize = 64;
+const _: () = assert!(PLAIN_VALUE_MAX < 100, "its length is written in two digits at most");
 
 /// The length of a SHA-256 in base64url, in bytes.
 const HASH_LENGTH: usize = 43;
@@ -321,9 +322,14 @@ impl CounterKey {
 
     /// Adds the next selecting value.
     pub fn push(&mut self, value: &str) {
-        if value.len() <= PLAIN_VALUE_MAX {
-            // Writing to a `Bytes` cannot fail.
-            let _ = write!(Bytes(&mut self.0), " {}:", value.len());
+        if let Ok(length) = u8::try_from(value.len())
+            && value.len() <= PLAIN_VALUE_MAX
+        {
+            // By hand: every decision writes some, and `write!` takes longer than all the rest.
+            let digits = [b'0' + length / 10, b'0' + length % 10];
+            self.0.push(b' ');
+            self.0.extend_from_slice(if length < 10 { &digits[1..] } else { &digits });
+            self.0.push(b':');
             self.0.extend_from_slice(value.as_bytes());
             return;
         }

@@ -178,9 +178,10 @@ pub struct Proofs<'a> {
 }
 
 /// What a caller shows to say who it is. It may be anything: nothing in it is to be believed before it was verified.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub enum Credential<'a> {
     /// Nothing.
+    #[default]
     None,
     /// A bearer token (RFC 6750), without the scheme.
     Bearer(&'a str),

@@ -35,6 +35,7 @@ use self::incoming::Incoming;
 use self::layers::Admission;
 use self::tls::Tls;
 use crate::api;
+pub use crate::api::codec::MESSAGE_BYTES_MAX;
 use crate::api::envoy_authz::ExtAuthz;
 use crate::api::envoy_rls::RateLimitApi;
 use crate::api::native::{Decisions, QuotaApi, TokenApi};
@@ -44,7 +45,6 @@ use crate::decide::{Decider, Hearing};
 use crate::domain::api_key;
 use crate::domain::policy::Policy;
 use crate::proto::DESCRIPTORS;
-use crate::proto::decision_service_server::DecisionServiceServer;
 use crate::proto::envoy::service::auth::v3::authorization_server::AuthorizationServer;
 use crate::proto::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitServiceServer;
 use crate::proto::quota_service_server::QuotaServiceServer;
@@ -58,9 +58,6 @@ use crate::stores::revocations::MemoryRevocations;
 use crate::telemetry::{Telemetry, names};
 use crate::tokens::{self, Kept, KeyRing, Tokens, VERDICTS_MAX_DEFAULT};
 
-/// The largest gRPC message that is read. A batch of 1,000 questions with tokens of 4 KiB fits.
-pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
-
 /// The largest header list of a call.
 const HEADER_BYTES_MAX: u32 = 32 * 1024;
 
@@ -69,10 +66,6 @@ const STREAMS_MAX: u32 = 1_024;
 
 /// A connection that is silent for this long is asked whether it is still there.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_mins(1);
-
-/// How often samples are folded together. Each takes eight bytes until then, and folding many at a time occupies a worker
-/// for long.
-const FOLD_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How often a store that is being connected to is asked at the start.
 const CONNECT_INTERVAL: Duration = Duration::from_millis(20);
@@ -183,7 +176,7 @@ impl Server {
         let decisions = Decisions::new(Arc::clone(&parts.decider), replica, parts.stopping.clone());
         let router = transport()
             .layer(parts.admission.clone())
-            .add_service(DecisionServiceServer::new(decisions).max_decoding_message_size(MESSAGE_BYTES_MAX))
+            .add_service(decisions)
             .add_service(
                 QuotaServiceServer::new(QuotaApi::new(Arc::clone(&parts.decider)))
                     .max_decoding_message_size(MESSAGE_BYTES_MAX),
@@ -228,7 +221,6 @@ impl Server {
         });
         server.tasks.spawn(admin::serve(admin, Arc::clone(&parts)));
         server.tasks.spawn(Follower::new(Arc::clone(&parts.revocations), clock).run());
-        server.tasks.spawn(fold(Arc::clone(&parts.telemetry)));
         let (tokens, hearing) = (Arc::clone(&parts.tokens), Arc::clone(&parts.hearing));
         server.tasks.spawn(async move { tokens.poll_events(&*hearing).await });
         if let Some(Shared { desk, .. }) = &parts.shared {
@@ -518,13 +510,5 @@ async fn become_ready(parts: Arc<Parts>) {
     parts.ready.cancel();
     if parts.stopping.is_cancelled() {
         parts.say(ServingStatus::NotServing).await;
-    }
-}
-
-async fn fold(telemetry: Arc<Telemetry>) {
-    let mut ticks = interval(FOLD_INTERVAL);
-    loop {
-        ticks.tick().await;
-        telemetry.fold();
     }
 }

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::future::{self, Either};
+use prost::Message as _;
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Request};
+use tonic::Code;
 use tonic_types::StatusExt as _;
 
 use super::dev::{DevIssuer, KEY_ID};
@@ -26,7 +27,6 @@ use crate::domain::revocation::{Target, TargetKind, Trust, WhenBehind, Which};
 use crate::domain::status::StatusLists;
 use crate::domain::time::{Micros, Moment};
 use crate::proto as pb;
-use crate::proto::decision_service_server::DecisionService as _;
 use crate::quotas::QuotaDesk;
 use crate::revocation::{Follower, Revocations};
 use crate::stores::memory::MemoryStore;
@@ -240,9 +240,9 @@ impl Rehearsal<'_> {
     /// # Errors
     /// The question could not even be answered as malformed; says why.
     pub async fn ask(&self, question: pb::DecideRequest) -> Result<Answered, String> {
-        match self.decisions.decide(Request::new(question)).await {
+        match self.decisions.decide(&question.encode_to_vec()).await {
             Ok(answer) => {
-                let answer = answer.into_inner();
+                let answer = answer.message().map_err(|error| format!("the answer cannot be read: {error}"))?;
                 let reason = Reason::ALL.into_iter().find(|reason| reason.name() == answer.detail);
                 let reason = reason.ok_or_else(|| format!("no such reason: {}", answer.detail))?;
                 Ok(Answered::Decided(Box::new(answer), Codes::of(reason).http.as_u16()))

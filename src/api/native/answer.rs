@@ -9,9 +9,7 @@ use super::status::told;
 use crate::api::codes::{Codes, sentence};
 use crate::api::known::{self, token_type};
 use crate::decide::{Paid, Undecidable, Violation};
-use crate::domain::decision::{
-    Decision, Explanation, Held, Provenance, QuotaState, QuotaVerdict, Reason, longest_wait,
-};
+use crate::domain::decision::{Decision, Held, Provenance, QuotaState, QuotaVerdict, Reason, longest_wait};
 use crate::domain::identity::{Actor, Identity, IdentityKind};
 use crate::domain::time::Micros;
 use crate::proto as pb;
@@ -29,7 +27,7 @@ pub(in crate::api) fn response(decision: &Decision, replica: &str) -> pb::Decide
         retry_after: decision.retry_after().map(duration),
         // What an honest caller has to ask its issuer for (RFC 6750 §3).
         required_scopes: decision.required_scopes.clone(),
-        explanation: decision.explanation.as_deref().map(|seen| explanation(decision, *seen, replica)),
+        explanation: explanation(decision, replica),
         reservation: reservation(decision.held.as_deref()),
         expires_after: expires_after(decision.held.as_deref()),
         dpop_nonce: text(decision.dpop_nonce.as_deref()),
@@ -42,17 +40,8 @@ fn header((name, value): (&str, String)) -> pb::Header {
     pb::Header { name: name.to_owned(), value }
 }
 
-/// What became of one of several questions.
-pub(super) fn outcome(decided: &Result<Decision, Undecidable>, replica: &str) -> pb::DecideOutcome {
-    use pb::decide_outcome::Kind;
-    let kind = match decided {
-        Ok(decision) => Kind::Decision(response(decision, replica)),
-        Err(Undecidable { violations }) => Kind::Error(question_error(violations)),
-    };
-    pb::DecideOutcome { kind: Some(kind) }
-}
-
-fn question_error(violations: &[Violation]) -> pb::QuestionError {
+/// Why one of several questions could not be decided.
+pub(super) fn question_error(Undecidable { violations }: &Undecidable) -> pb::QuestionError {
     let (message, named) = told(violations);
     let named = named.iter().map(|Violation { field, description }| pb::FieldViolation {
         field: field.clone(),
@@ -151,7 +140,7 @@ fn identity(identity: &Identity) -> pb::Identity {
     }
 }
 
-const fn kind(kind: IdentityKind) -> pb::IdentityKind {
+pub(super) const fn kind(kind: IdentityKind) -> pb::IdentityKind {
     match kind {
         IdentityKind::Jwt => pb::IdentityKind::Jwt,
         IdentityKind::Opaque => pb::IdentityKind::Opaque,
@@ -165,12 +154,7 @@ fn actor(Actor { issuer, subject, client }: &Actor) -> pb::Actor {
 }
 
 fn quota(state: &QuotaState) -> pb::QuotaStatus {
-    let (outcome, retry_after) = match state.verdict {
-        QuotaVerdict::Granted => (pb::QuotaOutcome::Granted, None),
-        QuotaVerdict::Short { retry_after } => (pb::QuotaOutcome::Short, Some(duration(retry_after))),
-        QuotaVerdict::Never => (pb::QuotaOutcome::Never, None),
-        QuotaVerdict::Away => (pb::QuotaOutcome::Away, None),
-    };
+    let (outcome, retry_after) = outcome_of(state.verdict);
     pb::QuotaStatus {
         limit: state.limit.name.clone(),
         outcome: outcome.into(),
@@ -178,19 +162,31 @@ fn quota(state: &QuotaState) -> pb::QuotaStatus {
         window: state.limit.hold().is_none().then(|| duration(state.limit.window())),
         remaining: state.remaining,
         reset_after: Some(duration(state.reset_after)),
-        retry_after,
+        retry_after: retry_after.map(duration),
     }
 }
 
-fn explanation(decision: &Decision, seen: Explanation, replica: &str) -> pb::Explanation {
-    pb::Explanation {
+/// What became of a quota, and the time until it has room.
+pub(super) const fn outcome_of(verdict: QuotaVerdict) -> (pb::QuotaOutcome, Option<Micros>) {
+    match verdict {
+        QuotaVerdict::Granted => (pb::QuotaOutcome::Granted, None),
+        QuotaVerdict::Short { retry_after } => (pb::QuotaOutcome::Short, Some(retry_after)),
+        QuotaVerdict::Never => (pb::QuotaOutcome::Never, None),
+        QuotaVerdict::Away => (pb::QuotaOutcome::Away, None),
+    }
+}
+
+/// How the decision came about, where the question asked for it.
+pub(super) fn explanation(decision: &Decision, replica: &str) -> Option<pb::Explanation> {
+    let seen = decision.explanation.as_deref()?;
+    Some(pb::Explanation {
         rule: rule_name(decision),
         policy_version: decision.policy.version,
         token: provenance(seen.token).into(),
         quotas: provenance(seen.quotas).into(),
         replica: replica.to_owned(),
         text: format!("{}{}", sentence(decision.reason), of_slots(decision)),
-    }
+    })
 }
 
 /// What is to be said of slots, where there are any.

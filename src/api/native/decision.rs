@@ -1,21 +1,33 @@
 //! `DecisionService`: one question, many, or a stream of them.
+//!
+//! Not by the service that is generated from `proto/`, whose methods answer with messages: see [`encode`].
 
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use futures_util::future::join_all;
+use futures_util::future::{Either, join_all, poll_immediate, ready as done};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
+use http_body::Body;
+use prost::bytes::Bytes;
 use tokio::task::coop;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tonic::{Request, Response, Status, Streaming, async_trait};
+use tonic::codegen::StdError;
+use tonic::server::{Grpc, NamedService};
+use tonic::{Request, Response, Status, Streaming};
+use tower::{Service, service_fn};
 
+use super::asked::{Asked, usual_batch, usual_streamed};
 use super::question::question;
-use super::{answer, status};
-use crate::decide::{Decided, Decider, Violation};
+use super::{encode, status};
+use crate::api::codec::{BytesCodec, Encoded, MESSAGE_BYTES_MAX, decode};
+use crate::decide::ports::Answer;
+use crate::decide::{Decided, Decider, Undecidable, Violation};
+use crate::domain::question::Question;
 use crate::proto as pb;
-use crate::proto::decision_service_server::DecisionService;
+use crate::proto::decision_service_server::SERVICE_NAME;
 use crate::telemetry::Facade;
 
 /// The most questions in a batch.
@@ -24,7 +36,11 @@ const BATCH_MAX: usize = 1_000;
 /// The most questions of one stream that are decided at a time; no more are read meanwhile.
 const STREAM_PENDING_MAX: usize = 256;
 
-/// Answers `DecisionService`.
+/// How many answers a stream that never pauses gives before it looks whether the replica is stopping: a look takes two locks.
+const ANSWERS_PER_LOOK: usize = 32;
+
+/// Answers `DecisionService`. Cheap to clone.
+#[derive(Clone)]
 pub struct Decisions(Arc<Shared>);
 
 struct Shared {
@@ -33,72 +49,170 @@ struct Shared {
     stopping: CancellationToken,
 }
 
+/// A question that was read from a message, or what is wrong with it.
+type Read<'a> = Result<Question<'a>, Undecidable>;
+
 impl Decisions {
     /// Has `decider` decide. Explanations name `replica`; streams end when `stopping` is cancelled.
     pub fn new(decider: Arc<Decider>, replica: &str, stopping: CancellationToken) -> Self {
         Self(Arc::new(Shared { decider, replica: replica.into(), stopping }))
     }
+
+    /// Answers an encoded `DecideRequest`.
+    ///
+    /// # Errors
+    /// What the asker is told of a question that cannot be decided.
+    pub async fn decide(&self, message: &[u8]) -> Result<Encoded<pb::DecideResponse>, Status> {
+        let unusual;
+        let read = if let Some(asked) = Asked::usual(message) {
+            question(asked)
+        } else {
+            unusual = Box::new(decode::<pb::DecideRequest>(message)?);
+            question(&*unusual)
+        };
+        let decided = match self.0.decide(&read, Facade::Unary) {
+            Answer::Now(decided) => decided,
+            Answer::Later(deciding) => deciding.await,
+        };
+        Ok(encode::response(&decided?, &self.0.replica))
+    }
+
+    /// Answers an encoded `DecideBatchRequest`.
+    ///
+    /// # Errors
+    /// What the asker is told of one that has no questions, or too many.
+    pub async fn decide_batch(&self, message: &[u8]) -> Result<Encoded<pb::DecideBatchResponse>, Status> {
+        let unusual;
+        let asked = if let Some(asked) = usual_batch(message, BATCH_MAX) {
+            asked
+        } else {
+            unusual = decode::<pb::DecideBatchRequest>(message)?;
+            bounded(unusual.questions.len())?;
+            unusual.questions.iter().map(Asked::from).collect()
+        };
+        bounded(asked.len())?;
+        let replica = &*self.0.replica;
+        let read: Vec<Read<'_>> = asked.into_iter().map(question).collect();
+        let mut outcomes = encode::Outcomes::with_capacity(read.len());
+        // Those from the first on that has to be waited for: outcomes are written in the order of the questions.
+        let mut rest = Vec::new();
+        for read in &read {
+            // A thousand new tokens are a tenth of a second of signature checks: others get their turn in between.
+            coop::consume_budget().await;
+            let decided = match self.0.decide(read, Facade::Batch) {
+                Answer::Now(decided) => decided,
+                Answer::Later(mut deciding) => {
+                    // Begun before the next question is looked at.
+                    let Some(decided) = poll_immediate(&mut deciding).await else {
+                        rest.push(Either::Right(deciding));
+                        continue;
+                    };
+                    decided
+                }
+            };
+            if rest.is_empty() {
+                outcomes.push(&decided, replica);
+            } else {
+                rest.push(Either::Left(done(decided)));
+            }
+        }
+        for decided in join_all(rest).await {
+            outcomes.push(&decided, replica);
+        }
+        Ok(outcomes.into_response())
+    }
+
+    /// Answers encoded messages of `DecideStreamRequest`.
+    fn decide_stream<Q>(&self, questions: Q) -> Answers<Q> {
+        let stopping = self.0.stopping.clone().cancelled_owned();
+        Answers {
+            shared: Arc::clone(&self.0),
+            questions: Some(questions),
+            pending: FuturesUnordered::new(),
+            stopping: Box::pin(stopping),
+            end: None,
+            until_look: 0,
+        }
+    }
+}
+
+/// Whether a batch may have so many questions.
+fn bounded(questions: usize) -> Result<(), Status> {
+    if (1..=BATCH_MAX).contains(&questions) {
+        return Ok(());
+    }
+    let description = format!("must have from 1 to {BATCH_MAX} entries; it has {questions}");
+    Err(status::malformed(&[Violation { field: "questions".to_owned(), description }]))
+}
+
+fn grpc<M: 'static>(codec: BytesCodec<M>) -> Grpc<BytesCodec<M>> {
+    Grpc::new(codec).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+impl NamedService for Decisions {
+    const NAME: &'static str = SERVICE_NAME;
+}
+
+impl<B> Service<http::Request<B>> for Decisions
+where
+    B: Body + Send + 'static,
+    B::Error: Into<StdError> + Send + 'static,
+{
+    type Response = http::Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let own = self.clone();
+        let method = request.uri().path().strip_prefix('/').and_then(|path| path.strip_prefix(SERVICE_NAME));
+        match method {
+            Some("/Decide") => Box::pin(async move {
+                let decide = service_fn(|asked: Request<Bytes>| {
+                    let own = &own;
+                    async move { own.decide(asked.get_ref()).await.map(Response::new) }
+                });
+                Ok(grpc(BytesCodec::unary()).unary(decide, request).await)
+            }),
+            Some("/DecideBatch") => Box::pin(async move {
+                let decide = service_fn(|asked: Request<Bytes>| {
+                    let own = &own;
+                    async move { own.decide_batch(asked.get_ref()).await.map(Response::new) }
+                });
+                Ok(grpc(BytesCodec::unary()).unary(decide, request).await)
+            }),
+            Some("/DecideStream") => Box::pin(async move {
+                let decide = service_fn(|asked: Request<Streaming<Bytes>>| {
+                    done(Ok(Response::new(own.decide_stream(asked.into_inner()))))
+                });
+                Ok(grpc(BytesCodec::streaming()).streaming(decide, request).await)
+            }),
+            _ => Box::pin(done(Ok(Status::unimplemented("there is no such method").into_http()))),
+        }
+    }
 }
 
 impl Shared {
-    async fn decide(&self, wire: &pb::DecideRequest, facade: Facade) -> Decided {
-        match question(wire) {
-            Ok(question) => self.decider.decide(&question, facade).get().await,
+    fn decide<'a>(&'a self, read: &'a Read<'a>, facade: Facade) -> Answer<'a, Decided> {
+        match read {
+            Ok(question) => self.decider.decide(question, facade),
             Err(undecidable) => {
                 self.decider.turned_away(facade);
-                Err(undecidable)
+                Answer::Now(Err(undecidable.clone()))
             }
         }
     }
 }
 
-#[async_trait]
-impl DecisionService for Decisions {
-    async fn decide(&self, request: Request<pb::DecideRequest>) -> Result<Response<pb::DecideResponse>, Status> {
-        let decision = self.0.decide(request.get_ref(), Facade::Unary).await?;
-        Ok(Response::new(answer::response(&decision, &self.0.replica)))
-    }
+type Streamed = Encoded<pb::DecideStreamResponse>;
 
-    async fn decide_batch(
-        &self,
-        request: Request<pb::DecideBatchRequest>,
-    ) -> Result<Response<pb::DecideBatchResponse>, Status> {
-        let questions = &request.get_ref().questions;
-        if questions.is_empty() || questions.len() > BATCH_MAX {
-            let description = format!("must have from 1 to {BATCH_MAX} entries; it has {}", questions.len());
-            return Err(status::malformed(&[Violation { field: "questions".to_owned(), description }]));
-        }
-        let shared = &*self.0;
-        let outcomes = questions.iter().map(|wire| async move {
-            // A thousand new tokens are a tenth of a second of signature checks: others get their turn in between.
-            coop::consume_budget().await;
-            let decided = shared.decide(wire, Facade::Batch).await;
-            answer::outcome(&decided, &shared.replica)
-        });
-        Ok(Response::new(pb::DecideBatchResponse { outcomes: join_all(outcomes).await }))
-    }
-
-    type DecideStreamStream = Answers<Streaming<pb::DecideStreamRequest>>;
-
-    async fn decide_stream(
-        &self,
-        request: Request<Streaming<pb::DecideStreamRequest>>,
-    ) -> Result<Response<Self::DecideStreamStream>, Status> {
-        let stopping = self.0.stopping.clone().cancelled_owned();
-        Ok(Response::new(Answers {
-            shared: Arc::clone(&self.0),
-            questions: Some(request.into_inner()),
-            pending: FuturesUnordered::new(),
-            stopping: Box::pin(stopping),
-            end: None,
-        }))
-    }
-}
-
-type Pending = Pin<Box<dyn Future<Output = pb::DecideStreamResponse> + Send>>;
+type Pending = Pin<Box<dyn Future<Output = Result<Streamed, Status>> + Send>>;
 
 /// The answers to a stream of questions, in the order in which they become known.
-pub struct Answers<Q> {
+struct Answers<Q> {
     shared: Arc<Shared>,
     /// None once no more are read.
     questions: Option<Q>,
@@ -106,9 +220,21 @@ pub struct Answers<Q> {
     stopping: Pin<Box<WaitForCancellationFutureOwned>>,
     /// How the stream ends once nothing is pending; none: well.
     end: Option<Status>,
+    /// So many more answers are given before it is looked whether the replica is stopping.
+    until_look: usize,
 }
 
 impl<Q> Answers<Q> {
+    /// Whether it reads no more from now on, because the replica is stopping. If not, it will be woken when it does.
+    fn look(&mut self, cx: &mut Context<'_>) -> bool {
+        self.until_look = ANSWERS_PER_LOOK;
+        let stops = self.questions.is_some() && self.stopping.poll_unpin(cx).is_ready();
+        if stops {
+            self.close(Some(status::stopping()));
+        }
+        stops
+    }
+
     /// Reads no more questions. What was asked is still answered.
     fn close(&mut self, end: Option<Status>) {
         self.questions = None;
@@ -116,13 +242,24 @@ impl<Q> Answers<Q> {
     }
 
     /// The answer, where it takes no waiting; else it is pending.
-    fn ask(&mut self, wire: pb::DecideStreamRequest) -> Option<pb::DecideStreamResponse> {
+    fn ask(&mut self, message: Bytes) -> Option<Result<Streamed, Status>> {
         let shared = Arc::clone(&self.shared);
         let mut answer: Pending = Box::pin(async move {
-            let pb::DecideStreamRequest { id, question } = wire;
-            // An absent question is read as an empty one: that says what is needed.
-            let decided = shared.decide(&question.unwrap_or_default(), Facade::Stream).await;
-            pb::DecideStreamResponse { id, outcome: Some(answer::outcome(&decided, &shared.replica)) }
+            let unusual;
+            let usual = usual_streamed(&message).and_then(|(id, message)| Some((id, Asked::usual(message)?)));
+            let (id, asked) = if let Some(usual) = usual {
+                usual
+            } else {
+                unusual = Box::new(decode::<pb::DecideStreamRequest>(&*message)?);
+                // An absent question is read as an empty one: that says what is needed.
+                (unusual.id, unusual.question.as_ref().map(Asked::from).unwrap_or_default())
+            };
+            let read = question(asked);
+            let decided = match shared.decide(&read, Facade::Stream) {
+                Answer::Now(decided) => decided,
+                Answer::Later(deciding) => deciding.await,
+            };
+            Ok(encode::streamed(id, &decided, &shared.replica))
         });
         let known = (&mut answer).now_or_never();
         if known.is_none() {
@@ -134,19 +271,23 @@ impl<Q> Answers<Q> {
 
 impl<Q> Stream for Answers<Q>
 where
-    Q: Stream<Item = Result<pb::DecideStreamRequest, Status>> + Unpin,
+    Q: Stream<Item = Result<Bytes, Status>> + Unpin,
 {
-    type Item = Result<pb::DecideStreamResponse, Status>;
+    type Item = Result<Streamed, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         // An asker who is always ahead must neither keep the thread from others nor the replica from stopping.
         let turn = ready!(coop::poll_proceed(cx));
         let this = &mut *self;
-        if this.questions.is_some() && this.stopping.poll_unpin(cx).is_ready() {
-            this.close(Some(status::stopping()));
+        if this.until_look == 0 {
+            this.look(cx);
         }
-        let answer = this.poll_answer(cx);
+        let mut answer = this.poll_answer(cx);
+        if answer.is_pending() && this.look(cx) {
+            answer = this.poll_answer(cx);
+        }
         if answer.is_ready() {
+            this.until_look = this.until_look.saturating_sub(1);
             turn.made_progress();
         }
         answer
@@ -155,31 +296,33 @@ where
 
 impl<Q> Answers<Q>
 where
-    Q: Stream<Item = Result<pb::DecideStreamRequest, Status>> + Unpin,
+    Q: Stream<Item = Result<Bytes, Status>> + Unpin,
 {
-    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<pb::DecideStreamResponse, Status>>> {
-        if let Poll::Ready(Some(answer)) = self.pending.poll_next_unpin(cx) {
-            return Poll::Ready(Some(Ok(answer)));
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Streamed, Status>>> {
+        if !self.pending.is_empty()
+            && let Poll::Ready(Some(answer)) = self.pending.poll_next_unpin(cx)
+        {
+            return Poll::Ready(Some(answer));
         }
         while self.pending.len() < STREAM_PENDING_MAX
             && let Some(questions) = &mut self.questions
         {
             match questions.poll_next_unpin(cx) {
-                Poll::Ready(Some(Ok(wire))) => {
-                    if let Some(answer) = self.ask(wire) {
-                        return Poll::Ready(Some(Ok(answer)));
-                    }
-                }
+                Poll::Ready(Some(Ok(message))) => match self.ask(message) {
+                    Some(Ok(answer)) => return Poll::Ready(Some(Ok(answer))),
+                    // Bytes that are no message are no question: the stream ends as if they had not come.
+                    Some(Err(status)) => self.close(Some(status)),
+                    None => {}
+                },
                 Poll::Ready(Some(Err(status))) => self.close(Some(status)),
                 Poll::Ready(None) => self.close(None),
                 Poll::Pending => break,
             }
         }
-        match self.pending.poll_next_unpin(cx) {
-            Poll::Ready(Some(answer)) => Poll::Ready(Some(Ok(answer))),
-            Poll::Ready(None) if self.questions.is_none() => Poll::Ready(self.end.take().map(Err)),
-            Poll::Ready(None) | Poll::Pending => Poll::Pending,
+        if !self.pending.is_empty() {
+            return self.pending.poll_next_unpin(cx);
         }
+        if self.questions.is_none() { Poll::Ready(self.end.take().map(Err)) } else { Poll::Pending }
     }
 }
 
@@ -188,6 +331,7 @@ mod tests {
     #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
     use futures_util::stream;
+    use prost::Message as _;
 
     use super::*;
     use crate::decide::ports::{
@@ -197,12 +341,16 @@ mod tests {
     use crate::domain::decision::{QuotaStates, Reason};
     use crate::domain::identity::{Identity, Thumbprint};
     use crate::domain::limit::{CounterKey, Limit};
+    use crate::domain::path::Leniency;
+    use crate::domain::policy::{Demand, Match, Policy, Rule};
     use crate::domain::question::Question;
     use crate::domain::time::{Micros, Moment};
     use crate::telemetry::Telemetry;
 
-    /// Every port, answering at once.
+    /// Every port, answering at once, but for the token that has to be waited for.
     struct World;
+
+    const LATE: &str = "late";
 
     impl Clock for World {
         fn now(&self) -> Moment {
@@ -211,8 +359,14 @@ mod tests {
     }
 
     impl TokenInspector for World {
-        fn inspect<'a>(&'a self, _: Shown<'a>, _: Moment) -> Answer<'a, Inspected> {
-            Answer::Now(Inspected { verdict: Err(Reason::BadSignature), remembered: false })
+        fn inspect<'a>(&'a self, shown: Shown<'a>, _: Moment) -> Answer<'a, Inspected> {
+            if shown != Shown::Token(LATE) {
+                return Answer::Now(Inspected { verdict: Err(Reason::BadSignature), remembered: false });
+            }
+            Answer::later(async {
+                tokio::task::yield_now().await;
+                Inspected { verdict: Err(Reason::Expired), remembered: false }
+            })
         }
 
         fn prove<'a>(&'a self, _: &Arc<Identity>, _: &'a Question<'a>, _: Moment) -> Answer<'a, Proved> {
@@ -276,30 +430,87 @@ mod tests {
             world,
             telemetry,
         );
+        let all = Rule {
+            name: "all".to_owned(),
+            matches: Match::default(),
+            leniency: Leniency::default(),
+            guard: None,
+            demand: Demand::Anyone,
+            limits: Vec::new(),
+        };
+        decider.adopt(Policy { rules: vec![all], ..Policy::default() });
         Decisions::new(Arc::new(decider), "test", stopping)
     }
 
-    /// The questions of an asker who is always ahead, though not for ever, so that a failure ends.
-    fn eager(stopping: CancellationToken) -> Answers<impl Stream<Item = Result<pb::DecideStreamRequest, Status>>> {
-        let questions = (0..100_000).map(|id| Ok(pb::DecideStreamRequest { id, question: None }));
-        Answers {
-            shared: decisions(stopping.clone()).0,
-            questions: Some(stream::iter(questions)),
-            pending: FuturesUnordered::new(),
-            stopping: Box::pin(stopping.cancelled_owned()),
-            end: None,
+    /// A question that is denied for what is said of its token.
+    fn by(token: &str) -> pb::DecideRequest {
+        let kind = Some(pb::credential::Kind::BearerToken(token.to_owned()));
+        let call = pb::RequestAttributes { method: "GET".to_owned(), path: "/".to_owned(), ..Default::default() };
+        pb::DecideRequest {
+            credential: Some(pb::Credential { kind, ..Default::default() }),
+            request: Some(call),
+            scopes: vec!["a".to_owned()],
+            ..Default::default()
         }
+    }
+
+    /// Why it was denied.
+    fn why(outcome: pb::DecideOutcome) -> String {
+        match outcome.kind {
+            Some(pb::decide_outcome::Kind::Decision(decision)) => decision.detail,
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn outcomes_of_a_batch_are_in_the_order_of_the_questions_whichever_was_waited_for() {
+        let tokens = ["a", LATE, "b", LATE, LATE, "c"];
+        let batch = pb::DecideBatchRequest { questions: tokens.map(by).to_vec() }.encode_to_vec();
+        let answer = decisions(CancellationToken::new()).decide_batch(&batch).await.expect("it is well formed");
+        let outcomes = answer.message().expect("it is one").outcomes;
+        let expected = tokens.map(|token| if token == LATE { "expired" } else { "bad_signature" });
+        assert_eq!(outcomes.into_iter().map(why).collect::<Vec<_>>(), expected);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_waited_for_holds_up_no_other_and_comes() {
+        let tokens = [LATE, "a", LATE, "b"];
+        let message = |(id, token): (u64, &str)| pb::DecideStreamRequest { id, question: Some(by(token)) };
+        let questions = (0..).zip(tokens).map(|asked| Ok(message(asked).encode_to_vec().into()));
+        let questions: Vec<Result<Bytes, Status>> = questions.chain([Ok(Bytes::from_static(b"\xff"))]).collect();
+        let answers = decisions(CancellationToken::new()).decide_stream(stream::iter(questions));
+        let told = answers.map(|answer| match answer {
+            Ok(answer) => Ok(answer.message().map(|answer| (answer.id, answer.outcome.map(why))).ok()),
+            Err(status) => Err(status.code()),
+        });
+        let told: Vec<_> = told.collect().await;
+        let because = |id: u64, why: &str| Ok(Some((id, Some(why.to_owned()))));
+        assert_eq!(told.first(), Some(&because(1, "bad_signature")), "the one before has to be waited for");
+        // Bytes that are no message end the stream when all has been answered.
+        assert_eq!(told.last(), Some(&Err(tonic::Code::InvalidArgument)));
+        let mut answers = told[..told.len() - 1].to_vec();
+        answers.sort_by_key(|told| told.clone().ok().flatten().map(|(id, _)| id));
+        let expected = [(0, "expired"), (1, "bad_signature"), (2, "expired"), (3, "bad_signature")];
+        assert_eq!(answers, expected.map(|(id, why)| because(id, why)));
+    }
+
+    /// The questions of an asker who is always ahead, though not for ever, so that a failure ends.
+    fn eager(stopping: CancellationToken) -> Answers<impl Stream<Item = Result<Bytes, Status>>> {
+        let question = |id| pb::DecideStreamRequest { id, question: None }.encode_to_vec();
+        let questions = (0..100_000).map(move |id| Ok(question(id).into()));
+        decisions(stopping).decide_stream(stream::iter(questions))
     }
 
     #[tokio::test]
     async fn a_stream_that_always_has_a_question_ends_when_the_replica_stops() {
         let stopping = CancellationToken::new();
         let mut answers = eager(stopping.clone());
-        assert_eq!(answers.next().await.map(|answer| answer.map(|answer| answer.id).ok()), Some(Some(0)));
+        let first = answers.next().await.and_then(Result::ok).and_then(|answer| answer.message().ok());
+        assert_eq!(first.map(|answer| answer.id), Some(0));
         stopping.cancel();
-        let end = answers.next().await.map(|answer| answer.map_err(|status| status.code()));
-        assert_eq!(end, Some(Err(tonic::Code::Unavailable)));
-        assert!(answers.next().await.is_none());
+        let rest: Vec<_> = answers.map(|answer| answer.map(drop).map_err(|status| status.code())).collect().await;
+        assert_eq!(rest.last(), Some(&Err(tonic::Code::Unavailable)));
+        assert!(rest.len() <= ANSWERS_PER_LOOK + 1, "{}", rest.len());
     }
 
     #[tokio::test]
@@ -314,11 +525,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_large_batch_lets_others_have_their_turn() {
-        let questions = vec![pb::DecideRequest::default(); BATCH_MAX];
+        let batch = pb::DecideBatchRequest { questions: vec![pb::DecideRequest::default(); BATCH_MAX] }.encode_to_vec();
         let decisions = decisions(CancellationToken::new());
         let deciding = tokio::spawn(async move {
-            let answer = decisions.decide_batch(Request::new(pb::DecideBatchRequest { questions })).await;
-            answer.map(|answer| answer.into_inner().outcomes.len()).ok()
+            let answer = decisions.decide_batch(&batch).await;
+            answer.ok().and_then(|answer| answer.message().ok()).map(|answer| answer.outcomes.len())
         });
         tokio::task::yield_now().await;
         assert!(!deciding.is_finished());

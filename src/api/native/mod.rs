@@ -1,7 +1,9 @@
 //! `tollgate.v1`: the native gRPC API.
 
 mod answer;
+mod asked;
 mod decision;
+mod encode;
 pub(super) mod question;
 mod quota;
 pub(super) mod reservation;

@@ -1,9 +1,10 @@
 //! Wire messages to questions. Everything that is wrong with a message is found in one reading.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::net::IpAddr;
 
+use super::asked::{Asked, Call};
 use super::reservation::{self, Reservation};
 use crate::decide::{CounterCharge, Undecidable, Violation};
 use crate::domain::certificate::{Certificate, Unreadable};
@@ -12,8 +13,7 @@ use crate::domain::guard::announced_body;
 use crate::domain::limit::{HOLD_MAX, HOLD_MIN, UNITS_MAX};
 use crate::domain::path::{Host, Method, Target};
 use crate::domain::question::{
-    Credential, ExtraCharge, HEADER_BYTES_MAX, Headers, Mode, Proofs, Question, is_header_name, is_header_text,
-    is_scope,
+    ExtraCharge, HEADER_BYTES_MAX, Headers, Mode, Pairs, Proofs, Question, is_header_name, is_header_text, is_scope,
 };
 use crate::domain::time::Micros;
 use crate::domain::window::LeaseId;
@@ -67,17 +67,17 @@ impl Violations {
 }
 
 /// Reads a question.
-pub(in crate::api) fn question(wire: &pb::DecideRequest) -> Result<Question<'_>, Undecidable> {
-    let pb::DecideRequest { credential, request, resource, limits, units, mode, explain, scopes } = wire;
+pub(in crate::api) fn question<'a>(asked: impl Into<Asked<'a>>) -> Result<Question<'a>, Undecidable> {
+    let Asked { credential, proofs, request, resource, limits, units, mode, explain, scopes } = asked.into();
     let mut violations = Violations::default();
-    let mode = violations.keep("mode", mode_of(*mode));
+    let mode = violations.keep("mode", mode_of(mode));
     let consumes = mode != Some(Mode::Peek);
-    let units = violations.keep("units", units_of(*units, consumes));
-    let extra = extra_charges(limits, consumes, &mut violations);
+    let units = violations.keep("units", units_of(units, consumes));
+    let extra = extra_charges(&limits, consumes, &mut violations);
     if resource.len() > ATTRIBUTES_MAX {
         violations.push("resource", format!("has {} entries; at most {ATTRIBUTES_MAX} are read", resource.len()));
     }
-    for (name, value) in resource {
+    for (name, value) in &resource {
         if name.is_empty() || value.len() > ATTRIBUTE_BYTES_MAX || name.len() > ATTRIBUTE_BYTES_MAX {
             violations.push(
                 format!("resource[\"{}\"]", shown(name)),
@@ -85,18 +85,18 @@ pub(in crate::api) fn question(wire: &pb::DecideRequest) -> Result<Question<'_>,
             );
         }
     }
-    let scopes = scopes_of(scopes, &mut violations);
-    let proofs = proofs_of(credential.as_ref(), &mut violations);
+    check_scopes(&scopes, &mut violations);
+    let proofs = proofs_of(proofs, &mut violations);
     if request.is_none() {
         violations.push("request", "is needed: the call that asks for passage");
     }
-    let request = request.as_ref().and_then(|request| request_of(request, &mut violations));
+    let request = request.and_then(|request| request_of(request, &mut violations));
     let (Some(request), Some(units), Some(mode)) = (request, units, mode) else {
         return Err(violations.into_undecidable());
     };
     let Request { method, host, target, source, plain_http, headers, body } = request;
     violations.or(Some(Question {
-        credential: credential_of(credential.as_ref()),
+        credential,
         proofs: Proofs { plain_http, ..proofs },
         method,
         host,
@@ -105,11 +105,11 @@ pub(in crate::api) fn question(wire: &pb::DecideRequest) -> Result<Question<'_>,
         headers,
         body,
         scopes,
-        resource: resource.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect(),
+        resource,
         extra,
         units,
         mode,
-        explain: *explain,
+        explain,
     }))
 }
 
@@ -124,15 +124,15 @@ struct Request<'a> {
     body: Option<u64>,
 }
 
-fn request_of<'a>(wire: &'a pb::RequestAttributes, violations: &mut Violations) -> Option<Request<'a>> {
-    let pb::RequestAttributes { method, path, host, source_address, scheme, headers, body_bytes } = wire;
+fn request_of<'a>(call: Call<'a>, violations: &mut Violations) -> Option<Request<'a>> {
+    let Call { method, path, host, source_address, scheme, headers, body_bytes } = call;
     let plain_http = violations.keep("request.scheme", is_plain_http(scheme));
     let method = violations.keep("request.method", Method::parse(method));
-    let host = match host.as_str() {
+    let host = match host {
         "" => Some(None),
         host => violations.keep("request.host", Host::parse(host)).map(Some),
     };
-    let source = match source_address.as_str() {
+    let source = match source_address {
         "" => Some(None),
         address => violations.keep("request.source_address", address_of(address)).map(Some),
     };
@@ -144,11 +144,11 @@ fn request_of<'a>(wire: &'a pb::RequestAttributes, violations: &mut Violations) 
     Some(Request { method, host, target, source: source?, plain_http: plain_http?, headers, body })
 }
 
-fn headers_of<'a>(wire: &'a BTreeMap<String, String>, violations: &mut Violations) -> Headers<'a> {
+fn headers_of<'a>(wire: Pairs<'a>, violations: &mut Violations) -> Headers<'a> {
     if wire.len() > HEADERS_MAX {
         violations.push("request.headers", format!("has {} entries; at most {HEADERS_MAX} are read", wire.len()));
     }
-    for (name, value) in wire {
+    for (name, value) in &wire {
         if !is_header_name(name) || value.len() > HEADER_BYTES_MAX {
             violations.push(
                 format!("request.headers[\"{}\"]", shown(name)),
@@ -157,10 +157,10 @@ fn headers_of<'a>(wire: &'a BTreeMap<String, String>, violations: &mut Violation
         }
     }
     let text = |value: &'a str| Some(value).filter(|value| is_header_text(value.as_bytes()));
-    Headers::new(wire.iter().map(|(name, value)| (name.as_str(), text(value))).collect())
+    Headers::new(wire.into_iter().map(|(name, value)| (name, text(value))).collect())
 }
 
-fn scopes_of<'a>(wire: &'a [String], violations: &mut Violations) -> Vec<&'a str> {
+fn check_scopes(wire: &[&str], violations: &mut Violations) {
     if wire.len() > SCOPES_MAX {
         violations.push("scopes", format!("has {} entries; at most {SCOPES_MAX} are read", wire.len()));
     }
@@ -170,7 +170,6 @@ fn scopes_of<'a>(wire: &'a [String], violations: &mut Violations) -> Vec<&'a str
             "must be one scope: 1 to 256 printable ASCII characters without space, `\"` and `\\`",
         );
     }
-    wire.iter().map(String::as_str).collect()
 }
 
 /// The name of an entry, as a message can show it.
@@ -183,16 +182,6 @@ pub(in crate::api) fn address_of(text: &str) -> Result<IpAddr, &'static str> {
     text.parse::<IpAddr>()
         .map(|address| address.to_canonical())
         .map_err(|_| "must be an IP address such as 192.0.2.7 or 2001:db8::7, without port")
-}
-
-fn credential_of(wire: Option<&pb::Credential>) -> Credential<'_> {
-    use pb::credential::Kind;
-    match wire.and_then(|credential| credential.kind.as_ref()) {
-        None => Credential::None,
-        Some(Kind::BearerToken(token)) => Credential::Bearer(token),
-        Some(Kind::ApiKey(key)) => Credential::ApiKey(key),
-        Some(Kind::Authorization(value)) => Credential::from_authorization(value),
-    }
 }
 
 fn proofs_of<'a>(wire: Option<&'a pb::Credential>, violations: &mut Violations) -> Proofs<'a> {
@@ -222,17 +211,21 @@ pub(in crate::api) fn is_plain_http(scheme: &str) -> Result<bool, &'static str> 
     }
 }
 
-fn extra_charges<'a>(wire: &'a [pb::LimitCharge], consumes: bool, violations: &mut Violations) -> Vec<ExtraCharge<'a>> {
+fn extra_charges<'a>(
+    wire: &[(&'a str, Option<u64>)],
+    consumes: bool,
+    violations: &mut Violations,
+) -> Vec<ExtraCharge<'a>> {
     if wire.len() > CHARGES_MAX {
         violations.push("limits", format!("has {} entries; at most {CHARGES_MAX} are read", wire.len()));
         return Vec::new();
     }
     let mut charges: Vec<ExtraCharge<'a>> = Vec::with_capacity(wire.len());
-    for (index, pb::LimitCharge { limit, units }) in wire.iter().enumerate() {
+    for (index, &(limit, units)) in wire.iter().enumerate() {
         if charges.iter().any(|charge| charge.limit == limit) {
             violations.push(format!("limits[{index}].limit"), "is named twice; add its units up");
         }
-        match units_of(*units, consumes) {
+        match units_of(units, consumes) {
             Ok(units) => charges.push(ExtraCharge { limit, units }),
             Err(why) => violations.push(format!("limits[{index}].units"), why),
         }
