@@ -1,8 +1,10 @@
-//! The floor: the same services on the same transport with the same messages, that decide nothing.
+//! The floor: the same services with the same messages, that decide nothing.
 //!
 //! Every question gets a copy of one answer that a real server gave. What is left is what HTTP/2, gRPC and the messages
-//! themselves cost; the rest of a decision's cost is Tollgate's own.
+//! themselves cost. On tonic's own server that is what anybody's service costs; on what the server stands on, the rest of
+//! a decision's cost is what deciding costs.
 
+use std::convert::Infallible;
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::Path;
@@ -10,6 +12,7 @@ use std::pin::Pin;
 
 use clap::ValueEnum;
 use futures_util::{Stream, StreamExt as _};
+use hyper::body::Incoming;
 use prost::Message as _;
 use tokio::net::TcpListener;
 use tollgate::proto as pb;
@@ -21,7 +24,11 @@ use tollgate::proto::envoy::service::ratelimit::v3::rate_limit_service_server::{
     RateLimitService, RateLimitServiceServer,
 };
 use tollgate::proto::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
-use tollgate::server::{MESSAGE_BYTES_MAX, transport};
+use tollgate::server::serve_grpc;
+use tonic::body::Body;
+use tonic::codegen::{BoxFuture, Service as Call};
+use tonic::server::NamedService;
+use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
@@ -50,37 +57,75 @@ impl Service {
     }
 }
 
+/// What it stands on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Transport {
+    /// tonic's server, as anyone would write it.
+    Tonic,
+    /// What Tollgate stands on.
+    Own,
+}
+
+impl Transport {
+    /// As the command line says it.
+    pub(crate) const fn argument(self) -> &'static str {
+        match self {
+            Self::Tonic => "tonic",
+            Self::Own => "own",
+        }
+    }
+}
+
 /// Serves until the process is ended.
-pub(crate) fn run(service: Service, answer: &Path) -> Result<(), String> {
+pub(crate) fn run(service: Service, transport: Transport, answer: &Path) -> Result<(), String> {
     let answer = fs::read(answer).map_err(|error| format!("{}: {error}", answer.display()))?;
-    // As the server has it.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| format!("cannot start the runtime: {error}"))?;
-    runtime.block_on(serve(service, &answer)).map_err(|error| format!("the floor cannot serve: {error}"))
+    runtime.block_on(serve(service, transport, &answer)).map_err(|error| format!("the floor cannot serve: {error}"))
 }
 
-async fn serve(service: Service, answer: &[u8]) -> Result<(), Box<dyn std::error::Error>> {
-    let router = match service {
+async fn serve(service: Service, transport: Transport, answer: &[u8]) -> Result<(), Box<dyn std::error::Error>> {
+    match service {
         Service::Decision => {
             let answer = pb::DecideResponse::decode(answer)?;
             let outcome = pb::DecideOutcome { kind: Some(Kind::Decision(answer.clone())) };
-            let service = DecisionServiceServer::new(Floor { answer, outcome });
-            transport().add_service(service.max_decoding_message_size(MESSAGE_BYTES_MAX))
+            serve_on(transport, DecisionServiceServer::new(Floor { answer, outcome })).await
         }
         Service::Authorization => {
-            let service = AuthorizationServer::new(Same(CheckResponse::decode(answer)?));
-            transport().add_service(service.max_decoding_message_size(MESSAGE_BYTES_MAX))
+            serve_on(transport, AuthorizationServer::new(Same(CheckResponse::decode(answer)?))).await
         }
         Service::RateLimit => {
-            let service = RateLimitServiceServer::new(Same(RateLimitResponse::decode(answer)?));
-            transport().add_service(service.max_decoding_message_size(MESSAGE_BYTES_MAX))
+            serve_on(transport, RateLimitServiceServer::new(Same(RateLimitResponse::decode(answer)?))).await
         }
-    };
+    }
+}
+
+/// What makes an answer of a call.
+type Answer = BoxFuture<http::Response<Body>, Infallible>;
+
+async fn serve_on<S>(transport: Transport, service: S) -> Result<(), Box<dyn std::error::Error>>
+where
+    S: Call<http::Request<Body>, Response = http::Response<Body>, Error = Infallible, Future = Answer>
+        + Call<http::Request<Incoming>, Response = http::Response<Body>, Error = Infallible, Future = Answer>
+        + NamedService
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+{
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     writeln!(io::stdout(), "{LISTENS}{}", listener.local_addr()?)?;
-    router.serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true))).await?;
+    match transport {
+        Transport::Tonic => {
+            let connections = TcpIncoming::from(listener).with_nodelay(Some(true));
+            Server::builder().add_service(service).serve_with_incoming(connections).await?;
+        }
+        Transport::Own => {
+            serve_grpc(listener, move |request: http::Request<Incoming>| service.clone().call(request)).await
+        }
+    }
     Ok(())
 }
 

@@ -63,6 +63,8 @@ enum Command {
     Floor {
         /// Which service.
         service: floor::Service,
+        /// What it stands on.
+        transport: floor::Transport,
         /// The answer that every question gets: an encoded message of the service.
         answer: PathBuf,
     },
@@ -107,7 +109,7 @@ fn main() -> ExitCode {
         Command::Quotas(measure) => print_from(|cores| async move { quotas::take(&measure, cores).await }),
         Command::Revocation(measure) => print_from(|cores| async move { revocation::take(&measure, cores).await }),
         Command::Gateways(measure) => print_from(|cores| async move { gateways::take(&measure, cores).await }),
-        Command::Floor { service, answer } => floor::run(service, &answer),
+        Command::Floor { service, transport, answer } => floor::run(service, transport, &answer),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -12,7 +12,7 @@ use tollgate::proto::decision_service_client::DecisionServiceClient;
 
 use crate::cores::{Cores, command_on};
 use crate::figures::Account;
-use crate::floor::{LISTENS, Service};
+use crate::floor::{LISTENS, Service, Transport};
 use crate::load;
 use crate::metrics;
 use crate::process::{Process, START_MAX};
@@ -25,7 +25,7 @@ const ADMIN_MAX: Duration = Duration::from_secs(10);
 /// How often a server that starts is asked whether it is ready.
 const READY_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Everything that is measured, the floor first.
+/// Everything that is measured, the floors first.
 pub(crate) struct Subjects {
     /// In the order of the table.
     pub list: Vec<Subject>,
@@ -51,8 +51,8 @@ struct Admin {
 }
 
 impl Subjects {
-    /// Starts each server of `binaries` with the memory store, the first one with Redis too, and the floor, which
-    /// repeats an answer of the first.
+    /// Starts each server of `binaries` with the memory store, the first one with Redis too, and the floors,
+    /// which repeat an answer of the first.
     pub(crate) async fn start(
         binaries: &[PathBuf],
         redis: &Path,
@@ -79,7 +79,7 @@ impl Subjects {
             answers.push(warm(server, questions).await.map_err(|problem| format!("{}: {problem}", server.name))?);
         }
         let answer = answers.first().ok_or("there is no server to measure")?;
-        let mut list = vec![Subject::floor(Service::Decision, answer, folder, cores)?];
+        let mut list = Vec::from(Subject::floors(Service::Decision, answer, folder, cores)?);
         list.extend(servers);
         Ok(Self { list })
     }
@@ -110,21 +110,31 @@ impl Subject {
         Ok(Self { name, grpc, load_core: cores.load, process, admin: Some(admin), redis })
     }
 
-    /// Starts the floor of `service`, which repeats `answer`.
-    pub(crate) fn floor(
+    /// Starts the floors of `service`, which repeat `answer`: on tonic's server, and on what the server stands on.
+    pub(crate) fn floors(
         service: Service,
         answer: &impl prost::Message,
         folder: &Path,
         cores: Cores,
-    ) -> Result<Self, String> {
+    ) -> Result<[Self; 2], String> {
         let file = folder.join(format!("{}.bin", service.name()));
         fs::write(&file, answer.encode_to_vec()).map_err(|error| format!("{}: {error}", file.display()))?;
         let own = std::env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
-        let mut command = command_on(cores.server, &own);
-        command.arg("floor").arg(service.name()).arg(file);
-        let mut process = Process::start("the floor", command)?;
-        let grpc = process.wait_for("where it listens", |line| line.strip_prefix(LISTENS)?.parse().ok())?;
-        Ok(Self { name: "no-op".to_owned(), grpc, load_core: cores.load, process, admin: None, redis: None })
+        let floor = |transport: Transport, name: &str| {
+            let mut command = command_on(cores.server, &own);
+            command.arg("floor").arg(service.name()).arg(transport.argument()).arg(&file);
+            let mut process = Process::start("the floor", command)?;
+            let grpc = process.wait_for("where it listens", |line| line.strip_prefix(LISTENS)?.parse().ok())?;
+            Ok::<_, String>(Self {
+                name: name.to_owned(),
+                grpc,
+                load_core: cores.load,
+                process,
+                admin: None,
+                redis: None,
+            })
+        };
+        Ok([floor(Transport::Tonic, "no-op")?, floor(Transport::Own, "no-op, own transport")?])
     }
 
     /// The CPU time that it has used so far.

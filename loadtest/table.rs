@@ -25,11 +25,11 @@ impl Table {
         Ok(Self { taken_on, lines: Vec::new() })
     }
 
-    /// Adds a row with a line for each server, the floor first.
+    /// Adds a row with a line for each server, the floors first.
     pub(crate) fn add(&mut self, row: &Row, subjects: &[Subject], figures: &[Figures]) -> Result<(), String> {
-        let floor = figures.first().ok_or("there is no floor")?;
+        let [floor, own, ..] = figures else { return Err("there is no floor".to_owned()) };
         for (subject, figures) in subjects.iter().zip(figures) {
-            self.lines.push(line(row, subject, figures, floor).ok_or("a figure is missing")?);
+            self.lines.push(line(row, subject, figures, [floor, own]).ok_or("a figure is missing")?);
         }
         Ok(())
     }
@@ -41,9 +41,9 @@ impl fmt::Display for Table {
         writeln!(
             f,
             "| calls | server | decisions/s | p50 of a call | p99 of a call | server CPU, µs/decision | \
-             Redis CPU, µs/decision | server CPU ÷ no-op |"
+             Redis CPU, µs/decision | server CPU ÷ no-op | ÷ no-op, own transport |"
         )?;
-        writeln!(f, "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")?;
+        writeln!(f, "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")?;
         self.lines.iter().try_for_each(|line| writeln!(f, "{line}"))
     }
 }
@@ -70,10 +70,10 @@ pub(crate) fn host(cores: &Cores, redis: &Path) -> Result<String, String> {
     ))
 }
 
-fn line(row: &Row, subject: &Subject, figures: &Figures, floor: &Figures) -> Option<String> {
+fn line(row: &Row, subject: &Subject, figures: &Figures, [floor, own]: [&Figures; 2]) -> Option<String> {
     let time = |seconds: f64| micros(Duration::from_secs_f64(seconds));
     Some(format!(
-        "| {} | {} | {} | {} | {} | {:.2} | {} | {:.2} |",
+        "| {} | {} | {} | {} | {} | {:.2} | {} | {:.2} | {:.2} |",
         row.name,
         subject.name,
         thousands(figures.median(|slice| Some(slice.rate))?),
@@ -82,6 +82,7 @@ fn line(row: &Row, subject: &Subject, figures: &Figures, floor: &Figures) -> Opt
         figures.median(|slice| Some(slice.server))?,
         figures.median(|slice| slice.redis).map_or_else(|| "–".to_owned(), |redis| format!("{redis:.2}")),
         figures.ratio(floor)?,
+        figures.ratio(own)?,
     ))
 }
 

@@ -33,7 +33,7 @@ use crate::{load, orders};
 /// Calls in flight on one connection.
 pub(crate) const IN_FLIGHT: usize = 100;
 
-/// Everything that takes part, the floor first.
+/// Everything that takes part, the floors first.
 pub(crate) struct Field {
     subjects: Vec<Subject>,
     message: Vec<u8>,
@@ -72,7 +72,7 @@ impl Field {
             answers.push(answer.map_err(|problem| format!("{}: {problem}", server.name))?);
         }
         let answer = answers.first().ok_or("there is no server")?;
-        let mut subjects = vec![Subject::floor(Service::Authorization, answer, folder, cores)?];
+        let mut subjects = Vec::from(Subject::floors(Service::Authorization, answer, folder, cores)?);
         subjects.extend(servers);
         Ok(Self { subjects, message: question.encode_to_vec(), clock })
     }

@@ -50,8 +50,10 @@ const COMPATIBLE: &str = "compatible";
 pub(crate) enum Contender {
     /// envoyproxy/ratelimit, as it comes.
     Envoy,
-    /// A service that decides nothing.
+    /// A service that decides nothing, on tonic's server.
     Floor,
+    /// The same, on what the server stands on.
+    OwnFloor,
     /// Tollgate, with `mode: strict`.
     Strict,
     /// The same server, with `mode: compatible`.
@@ -64,6 +66,7 @@ impl Contender {
         match self {
             Self::Envoy => "envoyproxy/ratelimit",
             Self::Floor => "no-op",
+            Self::OwnFloor => "no-op, own transport",
             Self::Strict => "Tollgate, strict",
             Self::Compatible => "Tollgate, compatible",
         }
@@ -71,7 +74,7 @@ impl Contender {
 
     const fn domain(self) -> &'static str {
         match self {
-            Self::Envoy | Self::Floor | Self::Strict => STRICT,
+            Self::Envoy | Self::Floor | Self::OwnFloor | Self::Strict => STRICT,
             Self::Compatible => COMPATIBLE,
         }
     }
@@ -116,7 +119,7 @@ pub(crate) struct Field {
     connection: MultiplexedConnection,
     players: Vec<Player>,
     envoy: Option<Ratelimit>,
-    floor: Subject,
+    floors: [Subject; 2],
     server: Subject,
     clock: SystemClock,
     _redis: Redis,
@@ -140,7 +143,7 @@ impl Field {
         let files = write_files(folder, &[STRICT, COMPATIBLE])?;
         let config = (folder.join("limits.yaml"), configuration(&redis, &files));
         let server = Subject::start("Tollgate".to_owned(), binary, &config, cores, None).await?;
-        let floor = Subject::floor(Service::RateLimit, &answer(server.grpc).await?, folder, cores)?;
+        let floors = Subject::floors(Service::RateLimit, &answer(server.grpc).await?, folder, cores)?;
         let envoy = if let Some(program) = &measure.ratelimit {
             Some(Ratelimit::start(program, &files, redis.port, cores).await?)
         } else {
@@ -150,7 +153,8 @@ impl Field {
         let mut players = Vec::new();
         let all = [
             (Contender::Envoy, envoy.as_ref().map(|envoy| envoy.grpc)),
-            (Contender::Floor, Some(floor.grpc)),
+            (Contender::Floor, Some(floors[0].grpc)),
+            (Contender::OwnFloor, Some(floors[1].grpc)),
             (Contender::Strict, Some(server.grpc)),
             (Contender::Compatible, Some(server.grpc)),
         ];
@@ -159,7 +163,7 @@ impl Field {
             let channels = try_join_all((0..CONNECTIONS).map(|_| load::connect(address))).await?;
             players.push(Player { contender, channels });
         }
-        Ok(Self { connection: redis.connect().await?, players, envoy, floor, server, clock, _redis: redis })
+        Ok(Self { connection: redis.connect().await?, players, envoy, floors, server, clock, _redis: redis })
     }
 
     /// Measures one row: so many slices of each, in turns.
@@ -203,7 +207,8 @@ impl Field {
     fn cpu(&self, contender: Contender) -> Result<Micros, String> {
         match contender {
             Contender::Envoy => self.envoy.as_ref().ok_or("it is not there")?.process.cpu(),
-            Contender::Floor => self.floor.cpu(),
+            Contender::Floor => self.floors[0].cpu(),
+            Contender::OwnFloor => self.floors[1].cpu(),
             Contender::Strict | Contender::Compatible => self.server.cpu(),
         }
     }

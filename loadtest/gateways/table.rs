@@ -51,14 +51,15 @@ impl Table {
         }
     }
 
-    /// What questions of so many bytes by `ext_authz` cost, the floor first.
+    /// What questions of so many bytes by `ext_authz` cost, the floors first.
     pub(crate) fn add_checks(&mut self, bytes: usize, rows: &[(&str, Figures)]) -> Result<(), String> {
         self.check_bytes = bytes;
-        let (_, floor) = rows.first().ok_or("there is no floor")?;
+        let [(_, floor), (_, own), ..] = rows else { return Err("there is no floor".to_owned()) };
         for (index, (name, figures)) in rows.iter().enumerate() {
             let ratio = figures.ratio(floor).ok_or("a figure is missing")?;
-            self.checks.push(check_line(name, figures, ratio).ok_or("a figure is missing")?);
-            if index > 0 {
+            let beside_own = figures.ratio(own).ok_or("a figure is missing")?;
+            self.checks.push(check_line(name, figures, [ratio, beside_own]).ok_or("a figure is missing")?);
+            if index > 1 {
                 self.budgets.push((format!("ext_authz, {name}: server CPU ÷ no-op"), CHECK_MOST, ratio));
             }
         }
@@ -112,9 +113,10 @@ impl fmt::Display for Table {
         )?;
         writeln!(
             f,
-            "| server | decisions/s | p50 of a call | p99 of a call | server CPU, µs/decision | server CPU ÷ no-op |"
+            "| server | decisions/s | p50 of a call | p99 of a call | server CPU, µs/decision | server CPU ÷ no-op | \
+             ÷ no-op, own transport |"
         )?;
-        writeln!(f, "| --- | ---: | ---: | ---: | ---: | ---: |")?;
+        writeln!(f, "| --- | ---: | ---: | ---: | ---: | ---: | ---: |")?;
         self.checks.iter().try_for_each(|line| writeln!(f, "{line}"))?;
         writeln!(f, "\n| descriptors | in files | `tollgate config check` |\n| ---: | ---: | ---: |")?;
         self.files.iter().try_for_each(|line| writeln!(f, "{line}"))?;
@@ -126,9 +128,9 @@ impl fmt::Display for Table {
     }
 }
 
-fn check_line(name: &str, figures: &Figures, ratio: f64) -> Option<String> {
+fn check_line(name: &str, figures: &Figures, [ratio, beside_own]: [f64; 2]) -> Option<String> {
     Some(format!(
-        "| {name} | {} | {} | {} | {:.2} | {ratio:.2} |",
+        "| {name} | {} | {} | {} | {:.2} | {ratio:.2} | {beside_own:.2} |",
         thousands(figures.median(|slice| Some(slice.rate))?),
         time(figures.median(|slice| Some(slice.p50))?),
         time(figures.median(|slice| Some(slice.p99))?),
@@ -137,7 +139,7 @@ fn check_line(name: &str, figures: &Figures, ratio: f64) -> Option<String> {
 }
 
 fn limit_line(traffic: Traffic, contender: Contender, costs: &Costs, envoy: Option<&Costs>) -> Option<String> {
-    let counts = contender != Contender::Floor;
+    let counts = !matches!(contender, Contender::Floor | Contender::OwnFloor);
     let of_redis = |figure: fn(&Cost) -> f64| {
         let found = costs.median(figure)?;
         Some(if counts { format!("{found:.3}") } else { "–".to_owned() })

@@ -1,27 +1,25 @@
 //! The HTTP port: HTTP/1.1 and HTTP/2, with TLS or without (h2c), each connection and request within bounds.
 
 use std::io;
-use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
 use axum::middleware::from_fn_with_state;
-use futures_util::{FutureExt as _, Stream, StreamExt as _};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use futures_util::{FutureExt as _, Stream};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
+use super::connections::{self, Calls, HEADER_BYTES_MAX, Line};
 use super::layers::{Admission, admit};
-use super::{HEADER_BYTES_MAX, KEEPALIVE_INTERVAL, STREAMS_MAX};
 use crate::api::Peer;
 
 /// How long the head of a request may take to come, and how long a connection of HTTP/1.1 is kept without one.
@@ -40,67 +38,31 @@ const HEADERS_MAX: usize = 100;
 /// Serves `router` on `connections` until `stopping`, and then until the requests on their way are answered.
 pub(super) async fn serve<S, C>(connections: S, router: Router, admission: Admission, stopping: CancellationToken)
 where
-    S: Stream<Item = io::Result<(Peer, C)>>,
+    S: Stream<Item = (Peer, C)>,
     C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let builder = transport();
     let router = router.layer(from_fn_with_state(admission, admit));
-    // Dropped, with all connections, when this is given up.
-    let mut tasks = JoinSet::new();
-    let mut connections = Box::pin(connections.take_until(stopping.clone().cancelled_owned()));
-    while let Some(accepted) = connections.next().await {
-        while tasks.join_next().now_or_never().flatten().is_some() {}
-        let Ok((peer, connection)) = accepted else { continue };
-        let (builder, router, stopping) = (builder.clone(), router.clone(), stopping.clone());
-        tasks.spawn(async move {
-            let asked = Arc::<AtomicBool>::default();
-            let asks = Arc::clone(&asked);
-            let service = router.map_request(move |mut request: Request<_>| {
-                asks.store(true, Ordering::Relaxed);
-                request.extensions_mut().insert(peer.clone());
-                request
-            });
-            let connection = TokioIo::new(Prompt::new(connection));
-            let mut served = pin!(builder.serve_connection(connection, TowerToHyperService::new(service)));
-            let ended = loop {
-                tokio::select! {
-                    ended = served.as_mut() => break Some(ended),
-                    () = stopping.cancelled() => break None,
-                    () = sleep(IDLE_TIMEOUT) => if !asked.swap(false, Ordering::Relaxed) {
-                        break None;
-                    }
-                }
-            };
-            let ended = if let Some(ended) = ended {
-                ended
-            } else {
-                served.as_mut().graceful_shutdown();
-                served.await
-            };
-            if let Err(error) = ended {
-                tracing::debug!(%error, "an HTTP connection ended");
-            }
+    let speak = move |connection, Line { peer, calls, asked }: Line| {
+        let service = router.clone().map_request(move |mut request: Request<_>| {
+            asked.store(true, Ordering::Relaxed);
+            request.extensions_mut().insert(peer.clone());
+            request
         });
-    }
-    // No more are accepted.
-    drop(connections);
-    while tasks.join_next().await.is_some() {}
+        let connection = TokioIo::new(Prompt::new(connection));
+        transport(calls).serve_connection(connection, TowerToHyperService::new(service)).into_owned()
+    };
+    connections::serve(connections, speak, Some(IDLE_TIMEOUT), stopping).await;
 }
 
-fn transport() -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
+fn transport(calls: Calls) -> Builder<Calls> {
+    let mut builder = Builder::new(calls);
     builder
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_headers(HEADERS_MAX)
         .max_buf_size(HEADER_BYTES_MAX as usize);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX)
-        .max_header_list_size(HEADER_BYTES_MAX)
-        .keep_alive_interval(KEEPALIVE_INTERVAL);
+    connections::bound(&mut builder);
     builder
 }
 
@@ -169,11 +131,12 @@ mod tests {
 
     use axum::body::Bytes;
     use axum::routing::post;
-    use futures_util::stream;
+    use futures_util::{StreamExt as _, stream};
     use metrics::Counter;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
     use tokio::time::Instant;
 
+    use super::super::connections::KEEPALIVE_INTERVAL;
     use super::*;
 
     const REQUEST: &str = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nok";
@@ -182,7 +145,7 @@ mod tests {
     fn connect() -> DuplexStream {
         let (ours, theirs) = duplex(1 << 16);
         let router = Router::new().route("/", post(async |body: Bytes| body));
-        let connections = stream::iter([Ok((Peer::default(), theirs))]).chain(stream::pending());
+        let connections = stream::iter([(Peer::default(), theirs)]).chain(stream::pending());
         tokio::spawn(serve(connections, router, Admission::new(1, Counter::noop()), CancellationToken::new()));
         ours
     }

@@ -1,6 +1,6 @@
 //! Accepts connections, secures them, and bears with what keeps them from being accepted.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -13,7 +13,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
 use tokio_rustls::server::TlsStream;
-use tonic::transport::server::Connected;
 
 use super::tls::{Failure, Secured, Tls, handshake};
 use crate::api::Peer;
@@ -79,11 +78,11 @@ impl Incoming {
         }
     }
 
-    /// All of them, without end.
-    pub(super) fn stream(self) -> impl Stream<Item = io::Result<Connection>> {
+    /// All of them, without end, and who is at their other ends.
+    pub(super) fn stream(self) -> impl Stream<Item = (Peer, Connection)> {
         unfold(self, |mut incoming| async move {
             let connection = incoming.accept().await;
-            Some((Ok(connection), incoming))
+            Some(((connection.peer(), connection), incoming))
         })
     }
 
@@ -105,6 +104,14 @@ impl Incoming {
             self.tls.failed(Failure::Crowded);
         }
     }
+}
+
+/// The connections to `listener`, without TLS and without end.
+pub(super) fn plain(listener: TcpListener) -> impl Stream<Item = (Peer, Connection)> {
+    unfold((listener, false), |(listener, mut said)| async move {
+        let connection = Connection::Plain(stream(&listener, &mut said).await);
+        Some(((connection.peer(), connection), (listener, said)))
+    })
 }
 
 /// The next connection, as it comes.
@@ -153,22 +160,19 @@ impl Connection {
         };
         Self::Secure(Box::new(stream), peer)
     }
-}
 
-/// Whoever is at the other end. One whose address cannot be told is gone already.
-fn peer(stream: &TcpStream) -> Peer {
-    Peer::at(stream.peer_addr().ok().map(|address| address.ip()))
-}
-
-impl Connected for Connection {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
+    /// Whoever is at the other end.
+    fn peer(&self) -> Peer {
         match self {
             Self::Plain(stream) => peer(stream),
             Self::Secure(_, peer) => peer.clone(),
         }
     }
+}
+
+/// Whoever is at the other end. One whose address cannot be told is gone already.
+fn peer(stream: &TcpStream) -> Peer {
+    Peer::at(stream.peer_addr().ok().map(|address| address.ip()))
 }
 
 impl AsyncRead for Connection {
@@ -202,23 +206,8 @@ impl AsyncWrite for Connection {
         }
     }
 
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-            Self::Secure(stream, _) => Pin::new(stream).poll_write_vectored(cx, slices),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(stream) => stream.is_write_vectored(),
-            Self::Secure(stream, _) => stream.is_write_vectored(),
-        }
-    }
+    // Not vectored: h2 writes a message of 256 bytes or more by itself then, and copies those below 1,024 bytes into one
+    // buffer else. One write for many answers is worth more than what copying costs.
 }
 
 #[cfg(test)]

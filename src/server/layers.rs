@@ -3,24 +3,14 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use axum::extract::State;
 use axum::middleware::Next;
-use http::{HeaderMap, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use metrics::Counter;
-use pin_project_lite::pin_project;
-use tonic::Code;
-use tower::{Layer, Service};
 
 use crate::api::http::overloaded;
-use crate::api::native::status;
-use crate::decide::Violation;
-
-/// Health checks are answered under overload too: a replica that is busy is not one that is broken. They do not count as
-/// calls in flight either: whoever watches the health would hold a place, and hold up a stop.
-const UNCOUNTED: &str = "/grpc.health.v1.Health/";
 
 /// Turns calls away while too many are in flight. Cheap to clone.
 #[derive(Clone)]
@@ -43,7 +33,7 @@ impl Admission {
     }
 
     /// A place in flight; none, which is counted, where all are taken.
-    fn admit(&self) -> Option<Place> {
+    pub(super) fn admit(&self) -> Option<Place> {
         let place = Place(Arc::clone(&self.0));
         let before = self.0.in_flight.fetch_add(1, Ordering::Relaxed);
         if before >= self.0.in_flight_max {
@@ -55,7 +45,7 @@ impl Admission {
 }
 
 /// A call in flight, until it is dropped.
-struct Place(Arc<Gate>);
+pub(super) struct Place(Arc<Gate>);
 
 impl Drop for Place {
     fn drop(&mut self) {
@@ -63,73 +53,7 @@ impl Drop for Place {
     }
 }
 
-impl<S> Layer<S> for Admission {
-    type Service = Admitting<S>;
-
-    fn layer(&self, inner: S) -> Admitting<S> {
-        Admitting { admission: self.clone(), inner }
-    }
-}
-
-/// Admits calls to `inner`.
-#[derive(Clone)]
-pub(super) struct Admitting<S> {
-    admission: Admission,
-    inner: S,
-}
-
-impl<S, Asked> Service<Request<Asked>> for Admitting<S>
-where
-    S: Service<Request<Asked>, Response = Response<tonic::body::Body>>,
-{
-    type Response = Response<Held<tonic::body::Body>>;
-    type Error = S::Error;
-    type Future = Admitted<S::Future>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<Asked>) -> Self::Future {
-        if request.uri().path().starts_with(UNCOUNTED) {
-            return Admitted { call: Some(self.inner.call(request)), place: None };
-        }
-        let place = self.admission.admit();
-        if place.is_none() {
-            return Admitted { call: None, place };
-        }
-        Admitted { call: Some(self.inner.call(request)), place }
-    }
-}
-
-pin_project! {
-    /// A call on its way, or one that was turned away.
-    pub(super) struct Admitted<F> {
-        #[pin]
-        call: Option<F>,
-        place: Option<Place>,
-    }
-}
-
-impl<F, E> Future for Admitted<F>
-where
-    F: Future<Output = Result<Response<tonic::body::Body>, E>>,
-{
-    type Output = Result<Response<Held<tonic::body::Body>>, E>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let response = match this.call.as_pin_mut() {
-            Some(call) => ready!(call.poll(cx))?,
-            None => status::overloaded().into_http(),
-        };
-        let response = if is_too_large(response.headers()) { too_large().into_http() } else { response };
-        let place = this.place.take();
-        Poll::Ready(Ok(response.map(|body| Held { body, _place: place })))
-    }
-}
-
-/// Admits an HTTP request, as [`Admitting`] does gRPC calls.
+/// Admits an HTTP request, as gRPC calls are.
 pub(super) async fn admit(
     State(admission): State<Admission>,
     request: axum::extract::Request,
@@ -137,25 +61,19 @@ pub(super) async fn admit(
 ) -> axum::response::Response {
     let Some(place) = admission.admit() else { return overloaded() };
     let response = next.run(request).await;
-    response.map(|body| axum::body::Body::new(Held { body, _place: Some(place) }))
-}
-
-/// tonic answers a message beyond its bound with `OUT_OF_RANGE`, which none of our own methods uses.
-fn is_too_large(headers: &HeaderMap) -> bool {
-    const OUT_OF_RANGE: &[u8] = b"11";
-    debug_assert_eq!(Code::OutOfRange as i32, 11);
-    headers.get("grpc-status").is_some_and(|status| status.as_bytes() == OUT_OF_RANGE)
-}
-
-fn too_large() -> tonic::Status {
-    let description = format!("is larger than {} bytes", super::MESSAGE_BYTES_MAX);
-    status::malformed(&[Violation { field: "message".to_owned(), description }])
+    response.map(|body| axum::body::Body::new(Held::new(body, Some(place))))
 }
 
 /// A response body that keeps its call in flight until it is sent or given up.
 pub(super) struct Held<B> {
     body: B,
     _place: Option<Place>,
+}
+
+impl<B> Held<B> {
+    pub(super) fn new(body: B, place: Option<Place>) -> Self {
+        Self { body, _place: place }
+    }
 }
 
 impl<B: Body + Unpin> Body for Held<B> {

@@ -3,7 +3,9 @@
 mod admin;
 mod api_keys;
 mod clock;
+mod connections;
 pub mod dev;
+mod grpc;
 mod http;
 mod incoming;
 mod layers;
@@ -12,6 +14,7 @@ pub mod rehearsal;
 mod tls;
 mod watch;
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -19,18 +22,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use ::http::{Request, Response};
 use arc_swap::ArcSwap;
-use futures_util::StreamExt as _;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::Connected as _;
+use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 pub use self::api_keys::{api_key_records, draw_api_key};
 pub use self::clock::SystemClock;
+use self::grpc::Services;
 use self::incoming::Incoming;
 use self::layers::Admission;
 use self::tls::Tls;
@@ -57,15 +61,6 @@ use crate::stores::redis::{self, RedisStore};
 use crate::stores::revocations::MemoryRevocations;
 use crate::telemetry::{Telemetry, names};
 use crate::tokens::{self, Kept, KeyRing, Tokens, VERDICTS_MAX_DEFAULT};
-
-/// The largest header list of a call.
-const HEADER_BYTES_MAX: u32 = 32 * 1024;
-
-/// The most calls at a time on one connection; more wait at the asker's end.
-const STREAMS_MAX: u32 = 1_024;
-
-/// A connection that is silent for this long is asked whether it is still there.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_mins(1);
 
 /// How often a store that is being connected to is asked at the start.
 const CONNECT_INTERVAL: Duration = Duration::from_millis(20);
@@ -173,43 +168,23 @@ impl Server {
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .build_v1()
             .map_err(|error| StartProblem::Configuration(format!("reflection: {error}")))?;
-        let decisions = Decisions::new(Arc::clone(&parts.decider), replica, parts.stopping.clone());
-        let router = transport()
-            .layer(parts.admission.clone())
-            .add_service(decisions)
-            .add_service(
-                QuotaServiceServer::new(QuotaApi::new(Arc::clone(&parts.decider)))
-                    .max_decoding_message_size(MESSAGE_BYTES_MAX),
-            )
-            .add_service(
-                TokenServiceServer::new(TokenApi::new(Arc::clone(&parts.decider)))
-                    .max_decoding_message_size(MESSAGE_BYTES_MAX),
-            )
-            .add_service(
-                AuthorizationServer::new(ExtAuthz::new(Arc::clone(&parts.decider)))
-                    .max_decoding_message_size(MESSAGE_BYTES_MAX),
-            )
-            .add_service(
-                RateLimitServiceServer::new(RateLimitApi::new(Arc::clone(&parts.decider)))
-                    .max_decoding_message_size(MESSAGE_BYTES_MAX),
-            )
-            .add_service(health_service)
-            .add_service(reflection);
-        let incoming = Incoming::new(grpc, Arc::clone(&parts.tls)).stream();
-        let stopping = parts.stopping.clone().cancelled_owned();
+        let services = parts.services(replica, Routes::new(health_service).add_service(reflection).prepare());
+        let admission = parts.admission.clone();
+        let grpc_port = grpc::serve(
+            Incoming::new(grpc, Arc::clone(&parts.tls)).stream(),
+            move |peer, request| services.call(&admission, peer, request),
+            parts.stopping.clone(),
+        );
         // However it ends.
         let stopped = parts.stopped.clone().drop_guard();
         server.tasks.spawn(async move {
             let _stopped = stopped;
-            if let Err(error) = router.serve_with_incoming_shutdown(incoming, stopping).await {
-                tracing::error!(%error, "the gRPC port failed");
-            }
+            grpc_port.await;
         });
-        let incoming = Incoming::new(http, Arc::clone(&parts.http_tls)).stream();
         let pages = api::http::router(Arc::clone(&parts.decider), Arc::clone(&parts.hearing) as _, replica)
             .map_err(StartProblem::Configuration)?;
         let http_port = http::serve(
-            incoming.map(|accepted| accepted.map(|connection| (connection.connect_info(), connection))),
+            Incoming::new(http, Arc::clone(&parts.http_tls)).stream(),
             pages,
             parts.admission.clone(),
             parts.stopping.clone(),
@@ -416,6 +391,21 @@ impl Parts {
         self.telemetry.counter(names::RELOADS, &[("outcome", if done { "done" } else { "refused" })]).increment(1);
     }
 
+    /// All that is served by gRPC; `rest` is what is not of Tollgate's own.
+    fn services(&self, replica: &str, rest: Routes) -> Arc<Services> {
+        let decider = || Arc::clone(&self.decider);
+        Arc::new(Services {
+            decisions: Decisions::new(decider(), replica, self.stopping.clone()),
+            quotas: QuotaServiceServer::new(QuotaApi::new(decider())).max_decoding_message_size(MESSAGE_BYTES_MAX),
+            tokens: TokenServiceServer::new(TokenApi::new(decider())).max_decoding_message_size(MESSAGE_BYTES_MAX),
+            authorization: AuthorizationServer::new(ExtAuthz::new(decider()))
+                .max_decoding_message_size(MESSAGE_BYTES_MAX),
+            rate_limits: RateLimitServiceServer::new(RateLimitApi::new(decider()))
+                .max_decoding_message_size(MESSAGE_BYTES_MAX),
+            rest,
+        })
+    }
+
     async fn calls_ended(&self) {
         let mut ticks = interval(DRAIN_INTERVAL);
         while self.admission.in_flight() > 0 {
@@ -478,13 +468,15 @@ fn redis_store(
         .map_err(|problem| StartProblem::Configuration(format!("store.redis: {problem}")))
 }
 
-/// HTTP/2 and gRPC with the bounds that every connection is held to. Here for the load test too, whose floor stands on
-/// it.
-pub fn transport() -> tonic::transport::Server {
-    tonic::transport::Server::builder()
-        .max_concurrent_streams(STREAMS_MAX)
-        .http2_max_header_list_size(HEADER_BYTES_MAX)
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+/// Serves what `answer` answers as the gRPC port does, without TLS, for ever. For the load test, whose floor stands on it.
+pub async fn serve_grpc<F>(
+    listener: TcpListener,
+    answer: impl Fn(Request<hyper::body::Incoming>) -> F + Clone + Send + Sync + 'static,
+) where
+    F: Future<Output = Result<Response<tonic::body::Body>, Infallible>> + Send + 'static,
+{
+    let answer = move |_: &_, request| answer(request);
+    grpc::serve(incoming::plain(listener), answer, CancellationToken::new()).await;
 }
 
 async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartProblem> {

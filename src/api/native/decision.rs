@@ -438,7 +438,7 @@ mod tests {
             demand: Demand::Anyone,
             limits: Vec::new(),
         };
-        decider.adopt(Policy { rules: vec![all], ..Policy::default() });
+        decider.adopt(Policy { rules: vec![all].into(), ..Policy::default() });
         Decisions::new(Arc::new(decider), "test", stopping)
     }
 

@@ -334,7 +334,7 @@ mod tests {
         let facets = [Facet::Issuer, Facet::Scopes, Facet::Username];
         let header = |(name, facet)| IdentityHeader { name, facet };
         let identity_headers = headers.into_iter().zip(facets).map(header).collect();
-        Policy { version: 7, rules: vec![rule], identity_headers, ..Policy::default() }
+        Policy { version: 7, rules: vec![rule].into(), identity_headers, ..Policy::default() }
     }
 
     fn held() -> impl Strategy<Value = Held> {
