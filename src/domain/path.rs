@@ -62,6 +62,9 @@ pub struct Path<'a> {
     doubt: Option<Doubt>,
 }
 
+/// `/`, which has no segments.
+pub(super) static ROOT: Path<'static> = Path { read: Cow::Borrowed("/"), written: "/", doubt: None };
+
 /// Why a method, host or path is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say what each one means")]
@@ -179,7 +182,7 @@ impl<'a> Target<'a> {
             return Err(Unclear::OtherHost);
         }
         match &rest[end..] {
-            "" => Ok(Self::Path(Path { read: Cow::Borrowed("/"), written: "/", doubt: None })),
+            "" => Ok(Self::Path(ROOT.clone())),
             path => Path::read(path).map(Self::Path),
         }
     }

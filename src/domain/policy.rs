@@ -15,7 +15,7 @@ use super::identity::Identity;
 use super::identity_headers::{IdentityHeader, RESERVATION, is_taken_for};
 use super::limit::{Attribute, CounterKey, Limit};
 use super::name::NamePattern;
-use super::path::{Host, Leniency, Method, Path, Unclear};
+use super::path::{Host, Leniency, Method, Path, ROOT, Unclear};
 pub use super::pattern::{HostPattern, PathPattern, ValuePattern};
 use super::question::{Header, Pairs, Question};
 use super::ratelimit::RateLimits;
@@ -197,17 +197,17 @@ impl Policy {
         let Some((path, doubt)) = path.and_then(|path| Some((path, path.doubt()?))) else {
             let covers =
                 |pattern: &PathPattern| path.is_some_and(|path| pattern.covers_segments(path.segments(), folds));
-            let segments = iter::once(path.into_iter().flat_map(Path::segments));
-            let meets = |rule: &'p Rule| rule.meets(question, rule.matches.covers_by(method, host, covers));
-            return first(self.rules.first(end, host, segments, meets));
+            let segments = path.unwrap_or(&ROOT).segments();
+            return self
+                .rules
+                .first(end, question, iter::once(segments), |rule| rule.matches.covers_by(method, host, covers));
         };
         let trusts_gateway = self.paths.trusts_gateway;
         let readings = path.readings(trusts_gateway);
         let read = |pattern: &PathPattern, segments: &[&str]| pattern.covers_segments(segments.iter().copied(), folds);
         let in_any = |pattern: &PathPattern| readings.iter().any(|segments| read(pattern, segments));
         let segments = readings.iter().map(|segments| segments.iter().copied());
-        let meets = |rule: &'p Rule| rule.meets(question, rule.matches.covers_by(method, host, in_any));
-        let found = first(self.rules.first(end, host, segments, meets))?;
+        let found = self.rules.first(end, question, segments, |rule| rule.matches.covers_by(method, host, in_any))?;
         let Some(rule) = found.and_then(|index| self.rules.get(index)) else { return Ok(None) };
         let in_its_own = |pattern: &PathPattern| read(pattern, &readings[0]);
         let is_meant =
@@ -220,11 +220,6 @@ impl Policy {
         let index = self.limits.binary_search_by(|limit| limit.name.as_str().cmp(name)).ok()?;
         self.limits.get(index)
     }
-}
-
-/// The rule that was found, as an index, unless it cannot be said whether it is for the question.
-fn first(found: Option<(usize, Result<(), Unmatchable<'_>>)>) -> Result<Option<usize>, Unmatchable<'_>> {
-    found.map(|(rule, is_for_it)| is_for_it.map(|()| rule)).transpose()
 }
 
 impl Paths {
@@ -241,16 +236,10 @@ impl Paths {
 }
 
 impl Rule {
-    /// Whether it is for the question; nothing where it is not. `covers`: method, host and path are those that it is for.
-    fn meets(&self, question: &Question<'_>, covers: bool) -> Option<Result<(), Unmatchable<'_>>> {
-        if !covers {
-            return None;
-        }
-        let Some(attributes) = &self.matches.attributes else { return Some(Ok(())) };
-        match attributes.cover(question) {
-            Ok(covers) => covers.then_some(Ok(())),
-            Err(name) => Some(Err(Unmatchable::Header { name, rule: &self.name })),
-        }
+    /// Whether the call has the headers and attributes that the rule is for.
+    fn suits(&self, question: &Question<'_>) -> Result<bool, Unmatchable<'_>> {
+        let Some(attributes) = &self.matches.attributes else { return Ok(true) };
+        attributes.cover(question).map_err(|name| Unmatchable::Header { name, rule: &self.name })
     }
 
     /// Whether every call that this lets go on `measure` lets go on, too, quotas aside.
@@ -311,6 +300,7 @@ fn value_of<'a>(pairs: &Pairs<'a>, name: &str) -> Option<&'a str> {
 impl Match {
     /// Whether a request is one of those that the rule is for, as far as method, host and path say; `path` says it of the
     /// path.
+    #[inline]
     fn covers_by(&self, method: Method<'_>, host: Option<&Host<'_>>, path: impl FnOnce(&PathPattern) -> bool) -> bool {
         let method = method.as_str();
         let covers_method = self.methods.is_empty()

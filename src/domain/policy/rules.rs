@@ -5,15 +5,14 @@
 //! nothing of methods, headers and the case of letters), but never one too few.
 
 use std::fmt;
-use std::hash::BuildHasher as _;
 use std::ops::Deref;
 
-use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 
-use super::{HostPattern, PathPattern, Rule};
+use super::{HostPattern, PathPattern, Rule, Unmatchable};
 use crate::domain::path::Host;
+use crate::domain::question::Question;
 
 /// Up to so many rules are looked at one by one: that is quicker than asking an index.
 const FEW: usize = 16;
@@ -26,34 +25,50 @@ pub struct Rules {
     index: Option<Index>,
 }
 
-/// The first of something that was found so far among the rules.
-struct Found<T> {
-    /// The rule, as an index; only those before it can still be of interest.
+/// The first rule for a question among those that were looked at.
+struct Found<'r> {
+    /// As an index; only those before it can still be of interest.
     rule: usize,
-    what: Option<T>,
+    /// Unless it cannot be said whether it is for the question.
+    outcome: Result<(), Unmatchable<'r>>,
 }
 
 impl Rules {
-    /// Of the first rule before `end` of which `meets` says something: which one it is, and what it says. `readings` are the
-    /// segments of the question's path, once for each way to read it; those of no path are none. `meets` must say nothing
-    /// where neither the host nor one of the readings is what the rule is for.
-    pub(super) fn first<'r, 's, T, S: Iterator<Item = &'s str>>(
+    /// The first of the rules before `end` that is for the question, as an index. `readings` are the segments of the question's
+    /// path, once for each way to read it. `covers` says of method, host and path whether a rule is for them: of none for which
+    /// neither the host nor one of the readings is.
+    pub(super) fn first<'r, 's, S: Iterator<Item = &'s str>>(
         &'r self,
         end: usize,
-        host: Option<&Host<'_>>,
+        question: &Question<'_>,
         readings: impl Iterator<Item = S>,
-        meets: impl Fn(&'r Rule) -> Option<T>,
-    ) -> Option<(usize, T)> {
-        let rules = &self.list[..end];
-        let Some(index) = &self.index else {
-            return rules.iter().enumerate().find_map(|(at, rule)| Some((at, meets(rule)?)));
+        covers: impl Fn(&Rule) -> bool,
+    ) -> Result<Option<usize>, Unmatchable<'r>> {
+        let Some(index) = &self.index else { return one_by_one(&self.list[..end], question, covers) };
+        let mut found = Found { rule: end, outcome: Ok(()) };
+        let is_for_it = |at: usize| {
+            let rule = &self.list[at];
+            if covers(rule) { rule.suits(question) } else { Ok(false) }
         };
-        let mut found = Found { rule: end, what: None };
         for segments in readings {
-            index.search(host, segments, &mut found, |at| meets(&rules[at]));
+            index.search(question.host.as_ref(), segments, &mut found, is_for_it);
         }
-        Some((found.rule, found.what?))
+        found.outcome.map(|()| Some(found.rule).filter(|&rule| rule < end))
     }
+}
+
+/// The first of `rules` that is for the question.
+fn one_by_one<'r>(
+    rules: &'r [Rule],
+    question: &Question<'_>,
+    covers: impl Fn(&Rule) -> bool,
+) -> Result<Option<usize>, Unmatchable<'r>> {
+    for (at, rule) in rules.iter().enumerate().filter(|(_, rule)| covers(rule)) {
+        if rule.suits(question)? {
+            return Ok(Some(at));
+        }
+    }
+    Ok(None)
 }
 
 impl From<Vec<Rule>> for Rules {
@@ -113,8 +128,6 @@ struct Index {
     next: Box<[u32]>,
     /// Whether some rules are for certain hosts only.
     knows_hosts: bool,
-    /// The most segments of a pattern.
-    depth: usize,
 }
 
 /// What begins with the same segments.
@@ -130,18 +143,11 @@ struct Node {
     any: u32,
 }
 
-/// The beginning of a path, as the tree knows it.
-struct Trail {
-    segments: SmallVec<[u64; 16]>,
-    /// Whether that is all of it.
-    is_whole: bool,
-}
-
 impl Index {
     /// None where there are more rules than can be counted here.
     fn of(rules: &[Rule]) -> Option<Self> {
         let next = vec![NOTHING; rules.len()].into();
-        let mut index = Self { nodes: vec![Node::EMPTY], named: HashTable::new(), next, knows_hosts: false, depth: 0 };
+        let mut index = Self { nodes: vec![Node::EMPTY], named: HashTable::new(), next, knows_hosts: false };
         // From the last to the first: then each is the first of those that are there already.
         for (at, rule) in rules.iter().enumerate().rev() {
             index.add(u32::try_from(at).ok().filter(|&at| at < NOTHING)?, rule)?;
@@ -160,13 +166,10 @@ impl Index {
             }
         };
         self.nodes[node as usize].first = rule;
-        let mut depth = 0;
         for segment in matches.path.iter().flat_map(PathPattern::literals) {
             node = self.below(node, segment)?;
             self.nodes[node as usize].first = rule;
-            depth += 1;
         }
-        self.depth = self.depth.max(depth);
         let node = &mut self.nodes[node as usize];
         let is_open = matches.path.as_ref().is_none_or(PathPattern::is_open);
         let first = if is_open { &mut node.open } else { &mut node.closed };
@@ -198,47 +201,42 @@ impl Index {
     }
 
     /// Looks for a rule before the one that was found. Looks at no node twice, and at none whose rules all come later.
-    fn search<'s, T>(
+    fn search<'r, 's>(
         &self,
         host: Option<&Host<'_>>,
-        segments: impl Iterator<Item = &'s str>,
-        found: &mut Found<T>,
-        meets: impl Fn(usize) -> Option<T>,
+        mut path: impl Iterator<Item = &'s str>,
+        found: &mut Found<'r>,
+        is_for_it: impl Fn(usize) -> Result<bool, Unmatchable<'r>>,
     ) {
-        let trail = self.trail(segments);
+        let mut hashes: SmallVec<[u64; 16]> = SmallVec::new();
         let mut ahead: SmallVec<[(u32, usize); 8]> = SmallVec::new();
-        self.roots(host, |root| ahead.push((root, 0)));
-        while let Some((place, depth)) = ahead.pop() {
+        self.of_host(host, |node| ahead.push((node, 0)));
+        let mut next = Some((ANY_HOST, 0));
+        while let Some((place, depth)) = next.take().or_else(|| ahead.pop()) {
             let node = &self.nodes[place as usize];
             if node.first as usize >= found.rule {
                 continue;
             }
-            self.look(node.open, found, &meets);
-            match trail.segments.get(depth) {
-                Some(&segment) => {
-                    if node.any != NOTHING {
-                        ahead.push((node.any, depth + 1));
-                    }
-                    // The last one is the next.
-                    ahead.extend(self.named(place, segment).map(|below| (below, depth + 1)));
-                }
-                None if trail.is_whole => self.look(node.closed, found, &meets),
-                None => {}
+            self.look(node.open, found, &is_for_it);
+            if depth == hashes.len() {
+                hashes.extend(path.next().map(hash));
             }
+            let Some(&segment) = hashes.get(depth) else {
+                self.look(node.closed, found, &is_for_it);
+                continue;
+            };
+            if node.any != NOTHING {
+                ahead.push((node.any, depth + 1));
+            }
+            next = self.named(place, segment).map(|below| (below, depth + 1));
         }
     }
 
-    /// Where the paths of a host begin.
-    fn roots(&self, host: Option<&Host<'_>>, mut root: impl FnMut(u32)) {
-        root(ANY_HOST);
+    /// Where the paths of this host begin, besides those of any.
+    fn of_host(&self, host: Option<&Host<'_>>, begin: impl FnMut(u32)) {
         let Some(host) = host.filter(|_| self.knows_hosts).map(Host::as_str) else { return };
         let below = host.match_indices('.').map(|(dot, _)| &host[dot..]);
-        below.chain([host]).filter_map(|name| self.named(HOSTS, hash(name))).for_each(root);
-    }
-
-    fn trail<'s>(&self, mut path: impl Iterator<Item = &'s str>) -> Trail {
-        let segments: SmallVec<_> = path.by_ref().take(self.depth).map(hash).collect();
-        Trail { segments, is_whole: path.next().is_none() }
+        below.chain([host]).filter_map(|name| self.named(HOSTS, hash(name))).for_each(begin);
     }
 
     fn named(&self, node: u32, name: u64) -> Option<u32> {
@@ -247,10 +245,16 @@ impl Index {
     }
 
     /// Looks at the rules that end at one node, from this one on.
-    fn look<T>(&self, mut rule: u32, found: &mut Found<T>, meets: impl Fn(usize) -> Option<T>) {
+    fn look<'r>(
+        &self,
+        mut rule: u32,
+        found: &mut Found<'r>,
+        is_for_it: impl Fn(usize) -> Result<bool, Unmatchable<'r>>,
+    ) {
         while (rule as usize) < found.rule {
-            if let Some(what) = meets(rule as usize) {
-                *found = Found { rule: rule as usize, what: Some(what) };
+            let outcome = is_for_it(rule as usize);
+            if outcome != Ok(false) {
+                *found = Found { rule: rule as usize, outcome: outcome.map(drop) };
                 return;
             }
             rule = self.next[rule as usize];
@@ -262,20 +266,25 @@ impl Node {
     const EMPTY: Self = Self { first: NOTHING, closed: NOTHING, open: NOTHING, any: NOTHING };
 }
 
-/// By which a name is found, whatever the case of its letters. Only the configuration says what is kept, so nobody gains by
-/// finding two names with one hash.
+/// By which a name is found, whatever the case of its letters: the bit that makes the difference is set in all bytes. Names with
+/// one hash are no danger: only the configuration has names in the tree, and the rules themselves are looked at.
 fn hash(name: &str) -> u64 {
-    let mut folded = SmallVec::<[u8; 64]>::from_slice(name.as_bytes());
-    folded.make_ascii_lowercase();
-    FixedState::with_seed(0).hash_one(folded.as_slice())
+    const SMALL: u64 = u64::from_le_bytes([b' '; 8]);
+    name.as_bytes().chunks(8).fold(name.len() as u64, |hash, chunk| {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        let product = (hash ^ (u64::from_le_bytes(word) | SMALL)).wrapping_mul(SPREAD);
+        product ^ (product >> 32)
+    })
 }
 
 /// A name below a node.
 const fn key(node: u32, name: u64) -> u64 {
-    /// 2⁶⁴ over the golden ratio: spreads numbers that follow each other.
-    const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
     name.wrapping_add((node as u64).wrapping_mul(SPREAD))
 }
+
+/// 2⁶⁴ over the golden ratio: spreads numbers that follow each other.
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
 #[cfg(test)]
 mod tests {
@@ -362,12 +371,12 @@ mod tests {
         let looks = Cell::new(0);
         let question = question("GET", host, path, &[]).unwrap();
         let path = question.target.path().unwrap();
-        let found = rules.first(rules.len(), question.host.as_ref(), [path.segments()].into_iter(), |rule| {
+        let found = rules.first(rules.len(), &question, [path.segments()].into_iter(), |rule| {
             looks.set(looks.get() + 1);
             let covers = |pattern: &PathPattern| pattern.covers(path);
-            rule.meets(&question, rule.matches.covers_by(question.method, question.host.as_ref(), covers))
+            rule.matches.covers_by(question.method, question.host.as_ref(), covers)
         });
-        (found.map(|(rule, _)| rule), looks.get())
+        (found.unwrap(), looks.get())
     }
 
     #[test]
@@ -389,7 +398,7 @@ mod tests {
             assert_eq!(looked_at(&tenants, None, &format!("/acme/eu/service-{at}")), (Some(at), 1));
             assert_eq!(
                 looked_at(&hosts, Some(&format!("a.b.h{at}.example")), "/x"),
-                ((at % 2 == 0).then_some(at), at % 2 ^ 1)
+                ((at % 2 == 0).then_some(at), 1 - at % 2)
             );
             assert_eq!(looked_at(&hosts, Some(&format!("h{at}.example")), "/x"), ((at % 2 == 1).then_some(at), at % 2));
         }
