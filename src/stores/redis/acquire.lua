@@ -34,8 +34,9 @@
 -- after it; and of a lease its expiry and epoch.
 --
 -- What costs is commands, each byte of each string that is made (Lua hashes them all), numbers that Redis has to write out,
--- functions to be called, numbers to be packed and unpacked, and each step of Lua: formats are written where they are used
--- because to name them is a step. So little is read and written, and in one go.
+-- functions to be called, numbers to be packed and unpacked, and each step of Lua. Formats are written where they are used,
+-- because to name them is a step, and variables are assigned to one by one, because several at once are copied first. So
+-- little is read and written, and in one go.
 local keys, asks, call, pack, unpack, all_of = KEYS, ARGV[2], redis.call, struct.pack, struct.unpack, unpack
 local byte, sub = string.byte, string.sub
 local mode, pos, asked, answer = byte(asks), 2, 0, ''
@@ -64,11 +65,15 @@ repeat
   end
   local latest, epoch, hold, mark = now, now, 0, nil
   local outcome, value, left, returns, after = 0, 0, 0, 0, 0
-  text, life, place, more = nil, nil, '0', nil
+  text = nil
+  life = nil
+  place = '0'
+  more = nil
 
   if kind > 113 then -- w, r
     local width, parts, limit, at_least, holds, at_most = unpack('<dddddd', asks, pos + 1)
-    pos, hold = pos + 49, holds
+    pos = pos + 49
+    hold = holds
     if kind == 114 then mark, at_most = at_most, at_least end
     local total, charged, newest, first, cut, front, kept = 0, 0, 0, 0, width, 72, 0
     -- The sub-windows before the newest, as far as they were read; from where on they are in use; whether there are more.
@@ -236,7 +241,8 @@ repeat
     elseif units > 0 then
       local expires = latest + reach
       expires = expires - expires % apart
-      value, after = units, returns
+      value = units
+      after = returns
       if held == 0 then front, first, last, after = size, expires, expires, expires - now end
       if consume and expires >= last and expires <= kept and size < 160 * held + 5120 then
         more = pack('<c16dddddddd', name, expires, units, latest, held + units, front, size + 80,
@@ -377,7 +383,10 @@ repeat
     local n = 4 * asked
     writes = writes
       or { nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil }
-    writes[n - 3], writes[n - 2], writes[n - 1], writes[n] = consume and text or nil, life, place, more
+    writes[n - 3] = consume and text or nil
+    writes[n - 2] = life
+    writes[n - 1] = place
+    writes[n] = more
   end
   if mark and text then
     local expires = latest + hold
@@ -385,7 +394,10 @@ repeat
       -- As with writes.
       records = records or { nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil }
       local n = recorded
-      records[n + 1], records[n + 2], records[n + 3], records[n + 4] = mark, value, expires, epoch
+      records[n + 1] = mark
+      records[n + 2] = value
+      records[n + 3] = expires
+      records[n + 4] = epoch
       recorded = n + 4
     else
       records = pack('<dddd', mark, value, expires, epoch)
@@ -399,7 +411,10 @@ if consume then
     local key = keys[i]
     if writes then
       local n = 4 * i
-      text, life, place, more = writes[n - 3], writes[n - 2], writes[n - 1], writes[n]
+      text = writes[n - 3]
+      life = writes[n - 2]
+      place = writes[n - 1]
+      more = writes[n]
     end
     if life then
       call('SET', key, text, 'PX', (life - life % 1000) / 1000 + 1000)
