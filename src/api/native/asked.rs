@@ -322,6 +322,14 @@ mod tests {
         Ok(())
     }
 
+    #[test]
+    fn a_number_of_more_than_64_bits_is_none() {
+        let units = |last: u8| [&[0x28][..], &[0xff; 9], &[last]].concat();
+        assert_eq!(Asked::usual(&units(1)).and_then(|asked| asked.units), Some(u64::MAX));
+        assert_eq!(Asked::usual(&units(2)), None);
+        assert!(pb::DecideRequest::decode(&*units(2)).is_err());
+    }
+
     proptest! {
         /// Whatever was made of it, is cut off, or was added: nobody else would find out that it is read otherwise here.
         #[test]
@@ -355,10 +363,14 @@ mod tests {
         fn streams_and_batches_are_read_as_prost_reads_them(
             id in any::<u64>(),
             questions in vec(question(), 0..4),
+            twice in any::<bool>(),
             odd in of((any::<prop::sample::Index>(), any::<u8>())),
         ) {
             let mut batch = pb::DecideBatchRequest { questions: questions.clone() }.encode_to_vec();
             let mut streamed = pb::DecideStreamRequest { id, question: questions.first().cloned() }.encode_to_vec();
+            if twice {
+                streamed.extend_from_within(..);
+            }
             for bytes in [&mut batch, &mut streamed] {
                 if let Some((place, byte)) = odd.filter(|_| !bytes.is_empty()) {
                     let place = place.index(bytes.len());
