@@ -53,7 +53,7 @@ pub(super) fn of(growing: Growing, points: &[Point]) -> String {
                 series("redis", &|point| point.cost.redis),
             ),
             by_tens: false,
-            label: |value| format!("{value}"),
+            label: |value| format!("{value:.2}").trim_end_matches('0').trim_end_matches('.').to_owned(),
         },
         Plot {
             title: "memory",
@@ -135,9 +135,7 @@ impl Plot {
         let step = [1.0, 2.0, 5.0].into_iter().map(|part| part * ten).find(|step| *step >= rough).unwrap_or(10.0 * ten);
         let count = (most / step).ceil();
         let ticks = std::iter::successors(Some(0.0), |index| Some(index + 1.0)).take_while(|index| *index <= count);
-        // Whole tenths, hundredths, …: no digits of rounding in the labels.
-        let tidy = |index: f64| (index * step / ten).round() * ten;
-        (0.0, count * step, ticks.map(tidy).collect())
+        (0.0, count * step, ticks.map(|index| index * step).collect())
     }
 }
 
