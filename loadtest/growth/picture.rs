@@ -13,6 +13,9 @@ const TOP: f64 = 110.0;
 const BOTTOM: f64 = 270.0;
 const SIDES: [(f64, f64); 2] = [(60.0, 380.0), (470.0, 780.0)];
 
+/// From the middle of one size's label to that of the next, at least: else that one has none.
+const LABEL: f64 = 44.0;
+
 /// Lines across a plot, at most.
 const TICKS: f64 = 4.0;
 
@@ -110,7 +113,13 @@ impl Plot {
         }
         lines.push(line("axis", (left, BOTTOM), (right, BOTTOM)));
         let x = |number| place(number, sizes, self.side);
-        lines.extend(sizes.iter().map(|number| text("faint", x(*number), BOTTOM + 22.0, "middle", &size(*number))));
+        let mut free_from = 0.0;
+        for &number in sizes {
+            if x(number) >= free_from {
+                lines.push(text("faint", x(number), BOTTOM + 22.0, "middle", &size(number)));
+                free_from = x(number) + LABEL;
+            }
+        }
         for Series { class, values } in &self.series {
             for pair in values.windows(2) {
                 if let [(from, low), (to, high)] = *pair {
