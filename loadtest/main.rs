@@ -7,6 +7,7 @@ mod figures;
 mod floor;
 mod gateways;
 mod ghz;
+mod growth;
 mod load;
 mod metrics;
 #[path = "../benches/orders.rs"]
@@ -18,6 +19,8 @@ mod redis;
 mod revocation;
 mod row;
 mod subject;
+#[path = "../docs/picture/svg.rs"]
+mod svg;
 mod table;
 
 use std::fmt;
@@ -59,6 +62,8 @@ enum Command {
     Revocation(revocation::Measure),
     /// Start Redis, the server and its yardsticks, and print what the questions of Envoys cost.
     Gateways(gateways::Measure),
+    /// Start servers with more and more of everything, print what decisions cost them, and draw it.
+    Growth(growth::Measure),
     /// Serve a service that decides nothing: the floor. Prints where it listens.
     Floor {
         /// Which service.
@@ -110,6 +115,7 @@ fn main() -> ExitCode {
         Command::Revocation(measure) => print_from(|cores| async move { revocation::take(&measure, cores).await }),
         Command::Gateways(measure) => print_from(|cores| async move { gateways::take(&measure, cores).await }),
         Command::Floor { service, transport, answer } => floor::run(service, transport, &answer),
+        Command::Growth(measure) => print_from(|cores| async move { growth::take(&measure, cores).await }),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

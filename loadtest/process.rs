@@ -13,7 +13,7 @@ use tollgate::domain::time::Micros;
 use tollgate::server::SystemClock;
 
 /// How long a server may take until it serves.
-pub(crate) const START_MAX: Duration = Duration::from_secs(20);
+pub(crate) const START_MAX: Duration = Duration::from_secs(60);
 
 /// How often a process that is to end by itself is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
@@ -84,6 +84,14 @@ impl Process {
         let file = format!("/proc/{}/stat", self.child.id());
         let text = fs::read_to_string(&file).map_err(|error| format!("{} is gone: {file}: {error}", self.name))?;
         ticks(&text).map(|ticks| Micros(ticks * MICROS_PER_TICK)).ok_or_else(|| format!("{file} is not understood"))
+    }
+
+    /// The memory that it takes up at the moment, in bytes (`VmRSS` of proc(5)).
+    pub(crate) fn resident(&self) -> Result<f64, String> {
+        let file = format!("/proc/{}/status", self.child.id());
+        let text = fs::read_to_string(&file).map_err(|error| format!("{} is gone: {file}: {error}", self.name))?;
+        let kib = text.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
+        kib.map(|kib: f64| kib * 1024.0).ok_or_else(|| format!("{file} is not understood"))
     }
 
     fn keep(&mut self, line: String) {

@@ -65,20 +65,29 @@ pub(crate) struct Done {
     pub cpu: Micros,
     /// How often each command was run, by clients and by scripts.
     pub calls: BTreeMap<String, u64>,
+    /// Bytes that clients have sent.
+    pub received: u64,
+    /// Bytes that were sent to clients.
+    pub sent: u64,
+    /// Bytes that its data takes up, with all that belongs to it (`used_memory`).
+    pub memory: u64,
 }
 
 impl Done {
     /// Asks for it. The asking is not in it.
     pub(crate) async fn so_far(connection: &mut MultiplexedConnection) -> Result<Self, String> {
         let mut asked = redis::pipe();
-        asked.cmd("INFO").arg("commandstats").cmd("INFO").arg("cpu");
-        let said: (String, String) =
+        for section in ["commandstats", "cpu", "stats", "memory"] {
+            asked.cmd("INFO").arg(section);
+        }
+        let said: [String; 4] =
             asked.query_async(connection).await.map_err(|error| format!("Redis gives no account: {error}"))?;
-        Self::read(&said.0, &said.1).ok_or_else(|| "Redis's account is not understood".to_owned())
+        Self::read(&said).ok_or_else(|| "Redis's account is not understood".to_owned())
     }
 
-    fn read(commands: &str, cpu: &str) -> Option<Self> {
+    fn read([commands, cpu, stats, memory]: &[String; 4]) -> Option<Self> {
         let seconds = |name: &str| cpu.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
+        let number = |text: &str, name| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
         let micros = (seconds("used_cpu_user:")? + seconds("used_cpu_sys:")?) * 1e6;
         let mut calls = BTreeMap::new();
         for line in commands.lines().filter_map(|line| line.strip_prefix("cmdstat_")) {
@@ -88,7 +97,9 @@ impl Done {
             }
         }
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "some minutes in microseconds")]
-        Some(Self { cpu: Micros(micros as u64), calls })
+        let cpu = Micros(micros as u64);
+        let (received, sent) = (number(stats, "total_net_input_bytes:")?, number(stats, "total_net_output_bytes:")?);
+        Some(Self { cpu, calls, received, sent, memory: number(memory, "used_memory:")? })
     }
 
     /// How often the commands for which `counts` holds were run since `before`.

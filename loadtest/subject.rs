@@ -142,6 +142,11 @@ impl Subject {
         self.process.cpu()
     }
 
+    /// The memory that it takes up, in bytes (`VmRSS`).
+    pub(crate) fn resident(&self) -> Result<f64, String> {
+        self.process.resident()
+    }
+
     /// What it has used and counted so far.
     pub(crate) async fn account(&self) -> Result<Account, String> {
         let counted = match &self.admin {

@@ -36,14 +36,14 @@ pub(crate) struct Decided {
 
 /// `DecideOutcome`.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Outcome {
+pub(crate) struct Outcome {
     #[prost(message, optional, tag = "1")]
     decision: Option<Decided>,
 }
 
 /// `DecideBatchResponse`.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Batch {
+pub(crate) struct Batch {
     #[prost(message, repeated, tag = "1")]
     outcomes: Vec<Outcome>,
 }
@@ -58,7 +58,8 @@ pub(super) struct Streamed {
 }
 
 impl Outcome {
-    fn allows(&self) -> bool {
+    /// Whether it is a decision that allows.
+    pub(crate) fn allows(&self) -> bool {
         self.decision.as_ref().is_some_and(|decided| decided.allowed)
     }
 }

@@ -280,7 +280,7 @@ impl Field {
 }
 
 /// The store as the server has it, but for the deadline: a busy machine is not what is measured.
-fn connect(redis: &Redis, clock: SystemClock) -> Result<RedisStore, String> {
+pub(crate) fn connect(redis: &Redis, clock: SystemClock) -> Result<RedisStore, String> {
     let settings = Settings { reach: Reach::Servers(vec![redis.url()]), ..Settings::default() };
     let telemetry = Telemetry::new().map_err(|error| error.to_string())?;
     let bounds = Bounds { deadline: Micros::from_secs(2), ..Bounds::default() };

@@ -170,6 +170,8 @@ pub struct Bounds {
     pub calls_in_flight: usize,
     /// How long calls in flight may go on after a stop was asked for; 10 s by default.
     pub drain: Micros,
+    /// Tokens whose verdicts are remembered, at most; 100,000 by default.
+    pub remembered_tokens: usize,
 }
 
 /// What `DPoP` proofs need (RFC 9449).
@@ -344,6 +346,6 @@ impl Default for Listen {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { calls_in_flight: 10_000, drain: Micros::from_secs(10) }
+        Self { calls_in_flight: 10_000, drain: Micros::from_secs(10), remembered_tokens: 100_000 }
     }
 }

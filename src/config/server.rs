@@ -1,5 +1,6 @@
 //! The sections `listen`, `store`, `revocation`, `dpop` and `bounds`.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use url::Url;
@@ -13,6 +14,9 @@ use crate::domain::time::Micros;
 
 /// The most calls in flight that can be asked for.
 const CALLS_IN_FLIGHT_MAX: u64 = 1_000_000;
+
+/// Tokens that can be remembered: fewer save hardly any memory, and more take up some 10 GB.
+const REMEMBERED_TOKENS: RangeInclusive<u64> = 1_000..=10_000_000;
 
 /// Servers that can be named: of a cluster and of Sentinels, one that answers suffices.
 const URLS_MAX: usize = 16;
@@ -273,6 +277,9 @@ pub(super) fn bounds(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Bounds>
     });
     let drains = Micros::ZERO..=Micros::from_secs(600);
     let drain = fields.or(reader, "drain", default.drain, |reader, item| reader.parse(item, duration(drains)));
+    let remembered_tokens = fields.or(reader, "remembered_tokens", default.remembered_tokens, |reader, item| {
+        reader.whole(item, REMEMBERED_TOKENS).and_then(|tokens| usize::try_from(tokens).ok())
+    });
     fields.finish(reader);
-    Some(Bounds { calls_in_flight: calls_in_flight?, drain: drain? })
+    Some(Bounds { calls_in_flight: calls_in_flight?, drain: drain?, remembered_tokens: remembered_tokens? })
 }

@@ -139,6 +139,7 @@ mod tests {
         assert_eq!((config.issuers[0].issuer.as_str(), config.issuers[0].audiences[0].as_str()), (ISSUER, AUDIENCE));
         assert_eq!(config.policy.rules.len(), 3);
         assert_eq!(config.policy.limits.len(), 2);
+        assert_eq!(config.bounds.remembered_tokens, crate::tokens::VERDICTS_MAX_DEFAULT);
         assert!(config.listen.grpc.ip().is_loopback() && config.listen.admin.ip().is_loopback());
     }
 }

@@ -60,7 +60,7 @@ use crate::stores::proofs::{self, MemoryProofs};
 use crate::stores::redis::{self, RedisStore};
 use crate::stores::revocations::MemoryRevocations;
 use crate::telemetry::{Telemetry, names};
-use crate::tokens::{self, Kept, KeyRing, Tokens, VERDICTS_MAX_DEFAULT};
+use crate::tokens::{self, Kept, KeyRing, Tokens};
 
 /// How often a store that is being connected to is asked at the start.
 const CONNECT_INTERVAL: Duration = Duration::from_millis(20);
@@ -322,7 +322,7 @@ impl Parts {
         let telemetry = Telemetry::new().map_err(|error| StartProblem::Configuration(format!("metrics: {error}")))?;
         let telemetry = Arc::new(telemetry);
         let Keepers { quotas, proofs, log, shared } = Keepers::of(&config, clock, &telemetry)?;
-        let tokens = Tokens::new(Arc::clone(clock), Arc::clone(&telemetry), VERDICTS_MAX_DEFAULT, proofs);
+        let tokens = Tokens::new(Arc::clone(clock), Arc::clone(&telemetry), config.bounds.remembered_tokens, proofs);
         let issuers = tokens.prepare(config.issuers.clone());
         let issuers = issuers.map_err(|problems| StartProblem::Configuration(problems.join("\n")))?;
         let revocations = Arc::new(Revocations::new(log, config.revocation.trust, &telemetry));

@@ -149,7 +149,7 @@ path: { normalization: trust_gateway, case_insensitive_hosts: ["*.legacy.example
 revocation: { max_lag: 5s, when_behind: deny }
 dpop: { nonce_secret: 0123456789abcdef0123456789ABCDEF }
 gateways: { trusted_hops: 2, forwarded_certificates: true, forward_auth_peers: [10.1.0.0/16, "2001:db8::7"] }
-bounds: { calls_in_flight: 5, drain: 1m }
+bounds: { calls_in_flight: 5, drain: 1m, remembered_tokens: 5000 }
 certificates: { names: ["spiffe://td/**", "*.example.com"] }
 "#;
 
@@ -183,7 +183,7 @@ fn everything_that_can_be_said_is_heard() {
     let forward_auth_peers = ["10.1.0.0/16", "2001:db8::7"].map(|peers| Network::parse(peers).unwrap()).into();
     let gateways = Gateways { trusted_hops: 2, forwarded_certificates: true, forward_auth_peers };
     assert_eq!(config.policy.gateways, gateways);
-    assert_eq!(config.bounds, Bounds { calls_in_flight: 5, drain: Micros::from_secs(60) });
+    assert_eq!(config.bounds, Bounds { calls_in_flight: 5, drain: Micros::from_secs(60), remembered_tokens: 5_000 });
 
     let limits: Vec<_> = config.policy.limits.iter().map(|limit| (limit.name.as_str(), limit.units())).collect();
     assert_eq!(

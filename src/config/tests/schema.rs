@@ -145,7 +145,7 @@ issuers: [{{ issuer: https://a.example, audiences: [a], untyped: true, {issuer} 
 rules: [{{ match: {{ path: /** }} }}]
 ",
         all("listen", &["grpc", "http", "admin"]),
-        all("bounds", &["calls_in_flight", "drain"]),
+        all("bounds", &["calls_in_flight", "drain", "remembered_tokens"]),
         all("gateways", &["trusted_hops", "forwarded_certificates", "forward_auth_peers"]),
         all("revocation", &["max_lag", "when_behind"]),
     );
