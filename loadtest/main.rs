@@ -2,7 +2,9 @@
 //!
 //! Run by `loadtest/run`, which builds what is measured; README.md beside it says what the figures mean.
 
+mod compare;
 mod cores;
+mod costs;
 mod figures;
 mod floor;
 mod gateways;
@@ -11,6 +13,7 @@ mod load;
 mod metrics;
 #[path = "../benches/orders.rs"]
 mod orders;
+mod peers;
 mod process;
 mod question;
 mod quotas;
@@ -18,7 +21,10 @@ mod redis;
 mod revocation;
 mod row;
 mod subject;
+#[path = "../docs/picture/svg.rs"]
+mod svg;
 mod table;
+mod traffic;
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -59,6 +65,8 @@ enum Command {
     Revocation(revocation::Measure),
     /// Start Redis, the server and its yardsticks, and print what the questions of Envoys cost.
     Gateways(gateways::Measure),
+    /// Start the server and its peers, and print and draw what the same question costs each.
+    Compare(compare::Measure),
     /// Serve a service that decides nothing: the floor. Prints where it listens.
     Floor {
         /// Which service.
@@ -107,6 +115,7 @@ fn main() -> ExitCode {
         Command::Quotas(measure) => print_from(|cores| async move { quotas::take(&measure, cores).await }),
         Command::Revocation(measure) => print_from(|cores| async move { revocation::take(&measure, cores).await }),
         Command::Gateways(measure) => print_from(|cores| async move { gateways::take(&measure, cores).await }),
+        Command::Compare(measure) => print_from(|cores| async move { compare::take(&measure, cores).await }),
         Command::Floor { service, answer } => floor::run(service, &answer),
     };
     match done {

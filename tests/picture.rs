@@ -4,6 +4,8 @@
 mod draw;
 #[path = "../docs/picture/play.rs"]
 mod play;
+#[path = "../docs/picture/svg.rs"]
+mod svg;
 
 use self::play::{Admitted, UNITS, Way};
 use crate::support::root;

@@ -1,10 +1,11 @@
-//! The picture, as SVG: readable by itself, on light and on dark ground, with no font but the reader's own.
+//! The picture of docs/quotas.md.
 
 use std::fmt::Write as _;
 
 use tollgate::domain::time::Micros;
 
 use super::play::{Admitted, FIRST_EDGE, LAST_EDGE, UNITS, WINDOW, Way};
+use super::svg::{self, line, rect, text};
 
 const WIDTH: f64 = 800.0;
 const LEFT: f64 = 60.0;
@@ -28,43 +29,17 @@ const NAMES: [(&str, &str); 4] = [
     ("Sliding window of Tollgate", "32 sub-windows, the oldest counted whole"),
 ];
 
-const STYLE: &str = "
-    .ground { fill: #ffffff; } .text { fill: #1f2328; } .faint { fill: #59636e; }
-    .edge { stroke: #d1d9e0; } .axis { stroke: #818b98; } .limit { stroke: #1f2328; stroke-dasharray: 6 4; stroke-width: 1.5; }
-    .within { fill: #0969da; fill-opacity: 0.22; } .over { fill: #cf222e; fill-opacity: 0.35; }
-    .bar { fill: #0550ae; } .kept { fill: #0550ae; } .broken { fill: #cf222e; }
-    text { font-family: system-ui, sans-serif; font-size: 14px; }
-    .head { font-size: 19px; font-weight: 600; } .name { font-weight: 600; font-size: 15px; }
-    .most { font-size: 28px; font-weight: 600; }
-    @media (prefers-color-scheme: dark) {
-      .ground { fill: #0d1117; } .text { fill: #f0f6fc; } .faint { fill: #9198a1; }
-      .edge { stroke: #3d444d; } .axis { stroke: #656c76; } .limit { stroke: #f0f6fc; }
-      .within { fill: #4493f8; fill-opacity: 0.3; } .over { fill: #f85149; fill-opacity: 0.5; }
-      .bar { fill: #79c0ff; } .kept { fill: #79c0ff; } .broken { fill: #ff7b72; }
-    }
-  ";
-
 /// All of it.
 pub(crate) fn picture() -> String {
     let played = Way::all().map(Way::asked_by_the_adversary);
     let height = TOP + 3.0 * PITCH + HEIGHT + 60.0;
-    let mut lines = vec![
-        format!(
-            r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" aria-labelledby="title desc">"#
-        ),
-        "  <title id=\"title\">What one adversary gets out of a limit of 100 units a window</title>".to_owned(),
-        format!("  <desc id=\"desc\">{}</desc>", described(&played)),
-        format!("  <style>{STYLE}</style>"),
-        format!(r#"  <rect class="ground" width="{WIDTH}" height="{height}" rx="8"/>"#),
-        text("text head", 20.0, 34.0, "start", "What one adversary gets out of a limit of 100 units a window"),
-        text(
-            "faint",
-            20.0,
-            58.0,
-            "start",
-            "Silent at first; just before an edge it takes all that it gets, and from then on asks 20 times a window.",
-        ),
-    ];
+    let mut lines = vec![text(
+        "faint",
+        20.0,
+        58.0,
+        "start",
+        "Silent at first; just before an edge it takes all that it gets, and from then on asks 20 times a window.",
+    )];
     lines.extend(legend(88.0));
     for (index, (admitted, name)) in played.iter().zip(NAMES).enumerate() {
         #[expect(clippy::cast_precision_loss, reason = "one of four")]
@@ -81,8 +56,8 @@ pub(crate) fn picture() -> String {
         "middle",
         "time in windows; those of the clock begin at the whole numbers",
     ));
-    lines.push("</svg>\n".to_owned());
-    lines.join("\n")
+    let title = "What one adversary gets out of a limit of 100 units a window";
+    svg::picture(WIDTH, height, title, &described(&played), lines)
 }
 
 /// The same for those who do not see it.
@@ -163,16 +138,4 @@ fn x(micros: u64) -> f64 {
 #[expect(clippy::cast_precision_loss, reason = "some hundred units")]
 fn units_at(bottom: f64, units: u64) -> f64 {
     bottom - HEIGHT * units as f64 / (LIMITS_HIGH * UNITS as f64)
-}
-
-fn text(class: &str, x: f64, y: f64, anchor: &str, text: &str) -> String {
-    format!(r#"  <text class="{class}" x="{x:.1}" y="{y:.1}" text-anchor="{anchor}">{text}</text>"#)
-}
-
-fn line(class: &str, (x1, y1): (f64, f64), (x2, y2): (f64, f64)) -> String {
-    format!(r#"  <line class="{class}" x1="{x1:.1}" y1="{y1:.1}" x2="{x2:.1}" y2="{y2:.1}"/>"#)
-}
-
-fn rect(class: &str, x: f64, y: f64, width: f64, height: f64) -> String {
-    format!(r#"  <rect class="{class}" x="{x:.1}" y="{y:.1}" width="{width:.1}" height="{height:.1}"/>"#)
 }

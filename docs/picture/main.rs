@@ -2,6 +2,7 @@
 
 mod draw;
 mod play;
+mod svg;
 
 use std::io::{self, Write as _};
 
