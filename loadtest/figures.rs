@@ -15,6 +15,8 @@ pub(crate) struct Tally {
     pub p50: Duration,
     /// The same for 99 of 100.
     pub p99: Duration,
+    /// The same for 999 of 1,000. None: whoever asked does not tell.
+    pub p999: Option<Duration>,
 }
 
 /// What the processes have used and counted so far.
@@ -48,7 +50,7 @@ impl Account {
     /// allows.
     #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
     pub(crate) fn since(&self, before: &Self, tally: Tally) -> Result<Slice, String> {
-        let Tally { decisions, took, p50, p99 } = tally;
+        let Tally { decisions, took, p50, p99, p999: _ } = tally;
         if decisions == 0 {
             return Err("no decision came".to_owned());
         }

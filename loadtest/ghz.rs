@@ -97,5 +97,5 @@ fn tally(report: &Report) -> Result<Tally, String> {
         found.map(|found| Duration::from_nanos(found.latency)).ok_or(format!("ghz's report has no p{wanted}"))
     };
     let took = Duration::from_nanos(*total);
-    Ok(Tally { decisions: *count, took, p50: percentile(50)?, p99: percentile(99)? })
+    Ok(Tally { decisions: *count, took, p50: percentile(50)?, p99: percentile(99)?, p999: None })
 }

@@ -2,7 +2,9 @@
 //!
 //! Run by `loadtest/run`, which builds what is measured; README.md beside it says what the figures mean.
 
+mod compare;
 mod cores;
+mod costs;
 mod figures;
 mod floor;
 mod gateways;
@@ -12,6 +14,7 @@ mod load;
 mod metrics;
 #[path = "../benches/orders.rs"]
 mod orders;
+mod peers;
 mod process;
 mod question;
 mod quotas;
@@ -22,6 +25,7 @@ mod subject;
 #[path = "../docs/picture/svg.rs"]
 mod svg;
 mod table;
+mod traffic;
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -64,6 +68,8 @@ enum Command {
     Gateways(gateways::Measure),
     /// Start servers with more and more of everything, print what decisions cost them, and draw it.
     Growth(growth::Measure),
+    /// Start the server and its peers, and print and draw what the same question costs each.
+    Compare(compare::Measure),
     /// Serve a service that decides nothing: the floor. Prints where it listens.
     Floor {
         /// Which service.
@@ -116,6 +122,7 @@ fn main() -> ExitCode {
         Command::Gateways(measure) => print_from(|cores| async move { gateways::take(&measure, cores).await }),
         Command::Floor { service, transport, answer } => floor::run(service, transport, &answer),
         Command::Growth(measure) => print_from(|cores| async move { growth::take(&measure, cores).await }),
+        Command::Compare(measure) => print_from(|cores| async move { compare::take(&measure, cores).await }),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

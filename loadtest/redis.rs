@@ -58,6 +58,11 @@ pub(crate) fn free_port() -> Result<u16, String> {
     Ok(free.map_err(|error| format!("there is no free port: {error}"))?.port())
 }
 
+/// Whether Tollgate sends such a command, rather than one of its scripts runs it.
+pub(crate) fn sent_by_tollgate(command: &str) -> bool {
+    matches!(command, "eval" | "evalsha" | "ping")
+}
+
 /// What Redis has done so far, by its own account.
 #[derive(Clone, Debug)]
 pub(crate) struct Done {

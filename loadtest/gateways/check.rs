@@ -24,6 +24,7 @@ use super::Measure;
 use crate::cores::Cores;
 use crate::figures::Figures;
 use crate::floor::Service;
+use crate::load::connection::{Connection, Question};
 use crate::load::message::Answer;
 use crate::question::{config, issuer};
 use crate::redis::Redis;
@@ -95,11 +96,10 @@ impl Field {
     }
 
     async fn slice(&self, subject: &Subject, length: Duration) -> Result<crate::figures::Slice, String> {
-        let channel = load::connect(subject.grpc).await?;
+        let connection = [Connection::<Checked>::open(subject.grpc).await?];
+        let question = Question::call(&self.message);
         let before = subject.account().await?;
-        let until = self.clock.steady() + length.into();
-        let asking = load::ask_calls::<Checked>(channel, self.message.clone(), IN_FLIGHT, self.clock, until);
-        let tally = load::tally(asking, self.clock, length).await?;
+        let tally = load::ask_calls(&connection, IN_FLIGHT, || question.clone(), self.clock, length).await?;
         subject.account().await?.since(&before, tally)
     }
 }

@@ -1,34 +1,31 @@
 //! `RateLimitService`, asked for the same descriptors of the same files in the same Redis: by whom it is served, and what that
 //! costs.
 
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
 use futures_util::future::try_join_all;
 use prost::Message as _;
-use tollgate::domain::time::Micros;
-use tollgate::proto::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
-use tollgate::proto::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
 use tollgate::server::SystemClock;
-use tonic::transport::Channel;
 
-use super::{Measure, open};
+use super::Measure;
 use crate::cores::Cores;
-use crate::figures::{Tally, median};
+use crate::costs::{Cost, Costs, Usage};
 use crate::floor::Service;
-use crate::quotas::envoy::{Files, Limited, Ratelimit, request, write_files};
-use crate::quotas::traffic::{Keys, Traffic};
-use crate::redis::{Done, Redis};
+use crate::load::connection::{Connection, Question};
+use crate::load::open;
+use crate::peers::ratelimit::{Limited, Ratelimit, answer, configuration_of_tollgate, request, write_files};
+use crate::redis::{Done, Redis, sent_by_tollgate};
+use crate::say;
 use crate::subject::Subject;
-use crate::{load, say};
+use crate::traffic::{Keys, Traffic};
 
 /// Which keys are asked for.
 pub(crate) const TRAFFICS: [Traffic; 3] = [Traffic::OneKey, Traffic::TenKeys, Traffic::Cold];
 
-/// A question begins so often: 4,000 in a second. All that are compared bear it on one core, even one that is shared.
-pub(crate) const INTERVAL: Micros = Micros(250);
+/// Questions in a second. All that are compared bear it on one core, even one that is shared.
+pub(crate) const RATE: u32 = 4_000;
 
 /// Connections: an Envoy has one for each of its threads.
 pub(crate) const CONNECTIONS: usize = 4;
@@ -81,36 +78,7 @@ impl Contender {
 
     /// Whether a client sends such a command, rather than a script runs it.
     fn sends(self, command: &str) -> bool {
-        self == Self::Envoy || matches!(command, "eval" | "evalsha" | "ping")
-    }
-}
-
-/// What a question cost in one slice.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Cost {
-    /// As the asker saw it.
-    pub tally: Tally,
-    /// Server CPU, µs per question.
-    pub server: f64,
-    /// Redis commands that were sent, per question.
-    pub commands: f64,
-    /// Redis CPU, µs per question.
-    pub redis: f64,
-}
-
-/// All slices of one contender in one row.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Costs(Vec<Cost>);
-
-impl Costs {
-    /// The median of what `figure` takes from each slice. None where there is none.
-    pub(crate) fn median(&self, figure: impl Fn(&Cost) -> f64) -> Option<f64> {
-        median(self.0.iter().map(figure).collect())
-    }
-
-    /// The median of how many times as much that is as with `other`, slice by slice: both were disturbed by the same things.
-    pub(crate) fn ratio(&self, other: &Self, figure: impl Fn(&Cost) -> f64) -> Option<f64> {
-        median(self.0.iter().zip(&other.0).map(|(own, other)| figure(own) / figure(other)).collect())
+        self == Self::Envoy || sent_by_tollgate(command)
     }
 }
 
@@ -127,7 +95,7 @@ pub(crate) struct Field {
 
 struct Player {
     contender: Contender,
-    channels: Vec<Channel>,
+    connections: Vec<Connection<Limited>>,
 }
 
 impl Field {
@@ -141,9 +109,11 @@ impl Field {
     ) -> Result<Self, String> {
         let redis = Redis::start(&measure.redis, folder, cores)?;
         let files = write_files(folder, &[STRICT, COMPATIBLE])?;
-        let config = (folder.join("limits.yaml"), configuration(&redis, &files));
+        let domains = format!(", domains: {{ {COMPATIBLE}: {{ mode: compatible }} }}");
+        let config = (folder.join("limits.yaml"), configuration_of_tollgate(&files, Some(&redis), &domains));
         let server = Subject::start("Tollgate".to_owned(), binary, &config, cores, None).await?;
-        let floors = Subject::floors(Service::RateLimit, &answer(server.grpc).await?, folder, cores)?;
+        let answer = answer(server.grpc, STRICT, DESCRIPTORS).await?;
+        let floors = Subject::floors(Service::RateLimit, &answer, folder, cores)?;
         let envoy = if let Some(program) = &measure.ratelimit {
             Some(Ratelimit::start(program, &files, redis.port, cores).await?)
         } else {
@@ -160,8 +130,8 @@ impl Field {
         ];
         for (contender, address) in all {
             let Some(address) = address else { continue };
-            let channels = try_join_all((0..CONNECTIONS).map(|_| load::connect(address))).await?;
-            players.push(Player { contender, channels });
+            let connections = try_join_all((0..CONNECTIONS).map(|_| Connection::open(address))).await?;
+            players.push(Player { contender, connections });
         }
         Ok(Self { connection: redis.connect().await?, players, envoy, floors, server, clock, _redis: redis })
     }
@@ -178,62 +148,30 @@ impl Field {
         for _ in 0..slices {
             for (player, (contender, costs)) in self.players.iter().zip(&mut costs) {
                 let of = |problem| format!("{}, {}: {problem}", traffic.name(), contender.name());
-                costs.0.push(self.slice(player, &keys, traffic, length).await.map_err(of)?);
+                costs.add(self.slice(player, &keys, traffic, length).await.map_err(of)?);
             }
         }
         Ok(costs)
     }
 
     async fn slice(&self, player: &Player, keys: &Keys, traffic: Traffic, length: Duration) -> Result<Cost, String> {
-        let Player { contender, channels } = player;
-        let message = || request(contender.domain(), DESCRIPTORS, keys.draw()).encode_to_vec().into();
+        let Player { contender, connections } = player;
+        let question = || Question::call(&request(contender.domain(), DESCRIPTORS, keys.draw()).encode_to_vec());
         if traffic.is_hot() {
-            open::ask::<Limited>(channels, INTERVAL, WARM_UP, message, self.clock).await?;
+            open::ask(connections, RATE, WARM_UP, question, self.clock).await?;
         }
-        let mut connection = self.connection.clone();
-        let before = (self.cpu(*contender)?, Done::so_far(&mut connection).await?);
-        let tally = open::ask::<Limited>(channels, INTERVAL, length, message, self.clock).await?;
-        let after = (self.cpu(*contender)?, Done::so_far(&mut connection).await?);
-        #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
-        let each = |count: u64| count as f64 / tally.decisions as f64;
-        Ok(Cost {
-            tally,
-            server: each((after.0 - before.0).0),
-            commands: each(after.1.calls_since(&before.1, |command| contender.sends(command))),
-            redis: each((after.1.cpu - before.1.cpu).0),
+        let before = self.usage(*contender).await?;
+        let tally = open::ask(connections, RATE, length, question, self.clock).await?;
+        Ok(self.usage(*contender).await?.since(&before, tally, |command| contender.sends(command)))
+    }
+
+    async fn usage(&self, contender: Contender) -> Result<Usage, String> {
+        let redis = Done::so_far(&mut self.connection.clone()).await?;
+        Ok(match contender {
+            Contender::Envoy => Usage::new(self.envoy.as_ref().ok_or("it is not there")?.process.cpu()?, Some(redis)),
+            Contender::Floor => Usage::new(self.floors[0].cpu()?, None),
+            Contender::OwnFloor => Usage::new(self.floors[1].cpu()?, None),
+            Contender::Strict | Contender::Compatible => Usage::new(self.server.cpu()?, Some(redis)),
         })
     }
-
-    fn cpu(&self, contender: Contender) -> Result<Micros, String> {
-        match contender {
-            Contender::Envoy => self.envoy.as_ref().ok_or("it is not there")?.process.cpu(),
-            Contender::Floor => self.floors[0].cpu(),
-            Contender::OwnFloor => self.floors[1].cpu(),
-            Contender::Strict | Contender::Compatible => self.server.cpu(),
-        }
-    }
-}
-
-/// What the server says of a question as it is asked all the time; the floor repeats it.
-async fn answer(server: SocketAddr) -> Result<RateLimitResponse, String> {
-    let question = request(STRICT, DESCRIPTORS, 0).encode_to_vec();
-    let question = RateLimitRequest::decode(question.as_slice()).map_err(|error| format!("the question: {error}"))?;
-    let mut client = RateLimitServiceClient::new(load::connect(server).await?);
-    let answer = client.should_rate_limit(question).await.map_err(|status| load::refused(&status))?.into_inner();
-    let limited = answer.statuses.iter().filter(|status| status.current_limit.is_some()).count();
-    if limited == DESCRIPTORS { Ok(answer) } else { Err(format!("not every descriptor has a limit: {answer:?}")) }
-}
-
-/// The very files that envoyproxy/ratelimit reads.
-fn configuration(redis: &Redis, files: &Files) -> String {
-    let every: PathBuf = files.config.join("*.yaml");
-    // A busy machine is not what is measured: the deadline is too long to be met by it.
-    format!(
-        r#"listen: {{ grpc: "127.0.0.1:0", http: "127.0.0.1:0", admin: "127.0.0.1:0" }}
-store: {{ redis: {{ urls: ["{url}"], deadline: 2s }} }}
-envoy_ratelimit: {{ files: ["{every}"], domains: {{ {COMPATIBLE}: {{ mode: compatible }} }} }}
-"#,
-        url = redis.url(),
-        every = every.display(),
-    )
 }

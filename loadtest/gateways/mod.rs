@@ -4,7 +4,6 @@
 mod check;
 mod files;
 mod limits;
-mod open;
 mod table;
 
 use std::path::PathBuf;

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use super::check::IN_FLIGHT;
 use super::files;
-use super::limits::{CONNECTIONS, Contender, Cost, Costs, INTERVAL};
+use super::limits::{CONNECTIONS, Contender, RATE};
+use crate::costs::{Cost, Costs};
 use crate::figures::Figures;
-use crate::quotas::traffic::Traffic;
 use crate::table::{micros, thousands};
+use crate::traffic::Traffic;
 
 /// What is printed in the end.
 pub(crate) struct Table {
@@ -24,12 +25,12 @@ pub(crate) struct Table {
 
 /// What is compared with envoyproxy/ratelimit: its name, what it is, and how many times as much it may be with hot and with cold
 /// keys.
-type Figure = (&'static str, fn(&Cost) -> f64, f64, f64);
+type Figure = (&'static str, fn(&Cost) -> Option<f64>, f64, f64);
 
 const FIGURES: [Figure; 3] = [
-    ("server CPU", |cost| cost.server, 0.1, 1.0),
+    ("server CPU", |cost| Some(cost.server), 0.1, 1.0),
     ("Redis CPU", |cost| cost.redis, 0.1, 1.0),
-    ("p99", |cost| cost.tally.p99.as_secs_f64(), 0.5, 1.0),
+    ("p99", |cost| Some(cost.tally.p99.as_secs_f64()), 0.5, 1.0),
 ];
 
 /// What `ext_authz` may cost, as a multiple of its floor.
@@ -97,7 +98,8 @@ impl fmt::Display for Table {
         writeln!(f, "{}\n", self.taken_on)?;
         writeln!(
             f,
-            "`RateLimitService`: a question of two descriptors every {INTERVAL}, in turns on {CONNECTIONS} connections.\n"
+            "`RateLimitService`: {} questions of two descriptors a second, in turns on {CONNECTIONS} connections.\n",
+            thousands(f64::from(RATE))
         )?;
         writeln!(
             f,
@@ -139,27 +141,23 @@ fn check_line(name: &str, figures: &Figures, [ratio, beside_own]: [f64; 2]) -> O
 }
 
 fn limit_line(traffic: Traffic, contender: Contender, costs: &Costs, envoy: Option<&Costs>) -> Option<String> {
-    let counts = !matches!(contender, Contender::Floor | Contender::OwnFloor);
-    let of_redis = |figure: fn(&Cost) -> f64| {
-        let found = costs.median(figure)?;
-        Some(if counts { format!("{found:.3}") } else { "–".to_owned() })
-    };
+    let of_redis =
+        |figure: fn(&Cost) -> Option<f64>| costs.median(figure).map_or("–".to_owned(), |found| format!("{found:.3}"));
     let line = format!(
         "| {} | {} | {} | {} | {:.1} | {} | {} |",
         traffic.name(),
         contender.name(),
-        time(costs.median(|cost| cost.tally.p50.as_secs_f64())?),
-        time(costs.median(|cost| cost.tally.p99.as_secs_f64())?),
-        costs.median(|cost| cost.server)?,
-        of_redis(|cost| cost.commands)?,
-        of_redis(|cost| cost.redis)?,
+        time(costs.median(|cost| Some(cost.tally.p50.as_secs_f64()))?),
+        time(costs.median(|cost| Some(cost.tally.p99.as_secs_f64()))?),
+        costs.median(|cost| Some(cost.server))?,
+        of_redis(|cost| cost.commands),
+        of_redis(|cost| cost.redis),
     );
-    let ratios = FIGURES.into_iter().map(|(name, figure, ..)| match envoy.filter(|_| counts || name != "Redis CPU") {
-        Some(envoy) => costs.ratio(envoy, figure).map(|ratio| format!(" {ratio:.3} |")),
-        None => Some(" – |".to_owned()),
+    let ratios = FIGURES.into_iter().map(|(_, figure, ..)| {
+        let ratio = envoy.and_then(|envoy| costs.ratio(envoy, figure));
+        ratio.map_or(" – |".to_owned(), |ratio| format!(" {ratio:.3} |"))
     });
-    let ratios: String = ratios.collect::<Option<_>>()?;
-    Some(line + &ratios)
+    Some(line + &ratios.collect::<String>())
 }
 
 fn time(seconds: f64) -> String {

@@ -1,29 +1,32 @@
 //! This program asks, with few cycles of its own: what it sends is encoded beforehand, and of an answer it reads only
 //! whether it allows.
 
+pub(crate) mod connection;
 pub(crate) mod message;
+pub(crate) mod open;
 mod stream;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
-use http::uri::PathAndQuery;
-use prost::bytes::Bytes;
 use tollgate::decide::ports::Clock as _;
 use tollgate::domain::time::Micros;
 use tollgate::server::SystemClock;
-use tonic::client::Grpc;
+use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
 
-use self::message::{Answer, Batch, Decided, Lean, Prepared};
+use self::connection::{Connection, Question};
+use self::message::{Answer, Batch, Decided};
 use crate::figures::{Tally, quantile};
 use crate::question::Questions;
 use crate::row::Own;
 
 /// How much longer than asked for the last answers may take.
 const SLACK: Duration = Duration::from_secs(20);
+
+/// What is said of an answer that is something else.
+const NOT_AN_ALLOW: &str = "an answer is not an allow";
 
 /// Asks for a while, on one connection.
 pub(crate) async fn ask(
@@ -33,18 +36,62 @@ pub(crate) async fn ask(
     clock: SystemClock,
     length: Duration,
 ) -> Result<Tally, String> {
-    let channel = connect(server).await?;
-    let until = clock.steady() + length.into();
-    let asking = async {
-        match own {
-            Own::Unary { calls } => ask_calls::<Decided>(channel, questions.unary(), calls, clock, until).await,
-            Own::Batch { questions: size, calls } => {
-                ask_calls::<Batch>(channel, questions.batch(size), calls, clock, until).await
-            }
-            Own::Stream { pending } => stream::ask(channel, questions.streamed(), pending, clock, until).await,
+    match own {
+        Own::Unary { calls } => {
+            let question = Question::call(&questions.unary());
+            let connection = [Connection::<Decided>::open(server).await?];
+            ask_calls(&connection, calls, || question.clone(), clock, length).await
         }
+        Own::Batch { questions: size, calls } => {
+            let question = Question::call(&questions.batch(size));
+            let connection = [Connection::<Batch>::open(server).await?];
+            ask_calls(&connection, calls, || question.clone(), clock, length).await
+        }
+        Own::Stream { pending } => {
+            let channel = connect(server).await?;
+            let until = clock.steady() + length.into();
+            tally(stream::ask(channel, questions.streamed(), pending, clock, until), clock, length).await
+        }
+    }
+}
+
+/// A closed loop: one question after the other, so many at a time on each of these connections, what `question` makes.
+pub(crate) async fn ask_calls<A: Answer>(
+    connections: &[Connection<A>],
+    calls: usize,
+    question: impl Fn() -> Question,
+    clock: SystemClock,
+    length: Duration,
+) -> Result<Tally, String> {
+    let until = clock.steady() + length.into();
+    let askers = connections.iter().flat_map(|connection| (0..calls).map(move |_| connection));
+    let askers = askers.map(|connection| ask_in_turn(connection, &question, clock, until));
+    let asking = async {
+        let mut all = Seen::default();
+        for seen in try_join_all(askers).await? {
+            all.decisions += seen.decisions;
+            all.micros.extend(seen.micros);
+        }
+        Ok(all)
     };
     tally(asking, clock, length).await
+}
+
+async fn ask_in_turn<A: Answer>(
+    connection: &Connection<A>,
+    question: impl Fn() -> Question,
+    clock: SystemClock,
+    until: Micros,
+) -> Result<Seen, String> {
+    let mut seen = Seen::default();
+    let mut asked = clock.steady();
+    while asked < until {
+        let decisions = connection.ask(question()).await?;
+        let now = clock.steady();
+        seen.add(decisions, asked, now);
+        asked = now;
+    }
+    Ok(seen)
 }
 
 /// What comes of asking for so long.
@@ -59,7 +106,7 @@ pub(crate) async fn tally(
     let took = clock.steady() - start;
     let mut time = |part| quantile(&mut seen.micros, part).map(|micros| Duration::from_micros(micros.into()));
     let (p50, p99) = time(0.5).zip(time(0.99)).ok_or("no answer came")?;
-    Ok(Tally { decisions: seen.decisions, took: took.into(), p50, p99 })
+    Ok(Tally { decisions: seen.decisions, took: took.into(), p50, p99, p999: time(0.999) })
 }
 
 /// A connection.
@@ -77,51 +124,11 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
-    /// Adds an answer that came at `now`. An error unless it allows all that was asked.
-    pub(crate) fn add(&mut self, answer: &impl Answer, asked: Micros, now: Micros) -> Result<(), String> {
-        self.decisions += answer.allows().ok_or("an answer is not an allow")?;
+    /// Adds so many decisions, all of which allow, that came at `now` with one answer.
+    pub(crate) fn add(&mut self, decisions: u64, asked: Micros, now: Micros) {
+        self.decisions += decisions;
         self.micros.push(u32::try_from(now.since(asked).0).unwrap_or(u32::MAX));
-        Ok(())
     }
-}
-
-/// One call after the other, so many at a time.
-pub(crate) async fn ask_calls<A: Answer>(
-    channel: Channel,
-    message: Vec<u8>,
-    calls: usize,
-    clock: SystemClock,
-    until: Micros,
-) -> Result<Seen, String> {
-    let message = Bytes::from(message);
-    let askers = (0..calls).map(|_| ask_in_turn::<A>(channel.clone(), message.clone(), clock, until));
-    let mut all = Seen::default();
-    for seen in try_join_all(askers).await? {
-        all.decisions += seen.decisions;
-        all.micros.extend(seen.micros);
-    }
-    Ok(all)
-}
-
-async fn ask_in_turn<A: Answer>(
-    channel: Channel,
-    message: Bytes,
-    clock: SystemClock,
-    until: Micros,
-) -> Result<Seen, String> {
-    let path = PathAndQuery::from_static(A::PATH);
-    let mut client = Grpc::new(channel);
-    let mut seen = Seen::default();
-    let mut asked = clock.steady();
-    while asked < until {
-        client.ready().await.map_err(|error| format!("the connection broke: {error}"))?;
-        let request = Request::new(Prepared { id: None, rest: message.clone() });
-        let answer = client.unary(request, path.clone(), Lean::<A>::default()).await;
-        let now = clock.steady();
-        seen.add(&answer.map_err(|status| refused(&status))?.into_inner(), asked, now)?;
-        asked = now;
-    }
-    Ok(seen)
 }
 
 /// What is said of a call that got no answer.

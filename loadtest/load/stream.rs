@@ -15,7 +15,7 @@ use tonic::client::Grpc;
 use tonic::transport::Channel;
 
 use super::message::{Answer as _, Lean, Prepared, Streamed};
-use super::{Seen, refused};
+use super::{NOT_AN_ALLOW, Seen, refused};
 
 /// Asks until `until`, with so many questions pending, then waits for the last answers.
 pub(super) async fn ask(
@@ -36,7 +36,7 @@ pub(super) async fn ask(
     while let Some(answer) = answers.message().await.map_err(|status| refused(&status))? {
         let now = clock.steady();
         let asked = places.answered(answer.id, now < until).ok_or("an answer came that nobody asked for")?;
-        seen.add(&answer, asked, now)?;
+        seen.add(answer.allows().ok_or(NOT_AN_ALLOW)?, asked, now);
     }
     if places.lock().pending > 0 {
         return Err("the stream ended before all answers had come".to_owned());

@@ -22,9 +22,9 @@ use tonic::client::Grpc;
 use tonic::transport::Channel;
 
 use super::DOMAIN;
-use super::envoy::{Limited, request};
 use crate::load::message::{Answer, Decided, Lean, Prepared};
 use crate::load::refused;
+use crate::peers::ratelimit::{Limited, request};
 
 /// The yardstick: what a fixed window costs at least when Redis counts. One call, whatever the number of limits.
 const FIXED_WINDOW: &str = "

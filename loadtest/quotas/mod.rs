@@ -3,9 +3,7 @@
 
 mod asker;
 mod costs;
-pub(crate) mod envoy;
 mod table;
-pub(crate) mod traffic;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,14 +24,17 @@ use tonic::transport::Channel;
 
 use self::asker::{Asker, Take};
 use self::costs::{Cost, Costs, Usage};
-use self::envoy::Ratelimit;
-use self::traffic::{Keys, Traffic};
 use crate::cores::Cores;
-use crate::redis::{Done, Redis};
+use crate::peers::ratelimit::{self, Ratelimit};
+use crate::redis::{Done, Redis, sent_by_tollgate};
 use crate::subject::Subject;
+use crate::traffic::{Keys, Traffic};
 use crate::{Pace, load, say, table::machine};
 
 pub(crate) use self::table::Table;
+
+/// Which keys are asked for.
+const TRAFFICS: [Traffic; 4] = [Traffic::OneKey, Traffic::TenKeys, Traffic::Mixed, Traffic::Cold];
 
 /// Limits on a question.
 const LIMITS: [usize; 3] = [1, 2, 4];
@@ -120,7 +121,7 @@ impl Contender {
 
     /// Whether a client sends such a command, rather than a script runs it.
     fn sends(self, command: &str) -> bool {
-        self == Self::Envoy || matches!(command, "eval" | "evalsha" | "ping")
+        self == Self::Envoy || sent_by_tollgate(command)
     }
 
     /// Whether what a question costs depends on those before it.
@@ -155,7 +156,7 @@ pub(crate) async fn take(measure: &Measure, cores: Cores) -> Result<Table, Strin
     let machine = machine(&cores, pace, &measure.redis)?;
     let mut table =
         Table::new(format!("{machine} With nobody asking, Redis uses {} of CPU a second.", field.idle().await?));
-    for traffic in Traffic::ALL {
+    for traffic in TRAFFICS {
         // The same for all rows: what is cold is asked for once in the whole run.
         let keys = Keys::new(traffic);
         for limits in LIMITS {
@@ -184,7 +185,7 @@ impl Field {
         let server = Subject::start("Tollgate".to_owned(), &measure.binary, &config, cores, None).await?;
         let channel = load::connect(server.grpc).await?;
         let ratelimit = if let Some(program) = &measure.ratelimit {
-            let files = envoy::write_files(folder, &[DOMAIN])?;
+            let files = ratelimit::write_files(folder, &[DOMAIN])?;
             Some(Ratelimit::start(program, &files, redis.port, cores).await?)
         } else {
             say("envoyproxy/ratelimit is left out: it is not here, nor is Go, which installs it.");
@@ -222,7 +223,7 @@ impl Field {
         let most = match (contender, traffic) {
             (Contender::Slots, _) => SLOTS,
             (_, Traffic::Cold) => COLD_MAX,
-            (_, Traffic::OneKey | Traffic::TenKeys | Traffic::Mixed) => u64::MAX,
+            (_, Traffic::OneKey | Traffic::TenKeys | Traffic::Even | Traffic::Mixed) => u64::MAX,
         };
         if contender.warms_up(traffic) {
             drive(&asker, keys, most, self.clock, self.clock.steady() + WARM_UP.into()).await?;

@@ -4,8 +4,8 @@ use std::fmt;
 
 use super::Contender;
 use super::costs::Costs;
-use super::traffic::Traffic;
 use crate::table::thousands;
+use crate::traffic::Traffic;
 
 /// What is printed in the end.
 pub(crate) struct Table {

@@ -3,20 +3,17 @@
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use prost::Message;
-use tollgate::decide::ports::Clock as _;
-use tollgate::server::SystemClock;
+use tollgate::proto::envoy::service::ratelimit::v3 as pb;
+use tollgate::proto::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
 use tonic::transport::Channel;
 
+use super::connected;
 use crate::cores::{Cores, command_on};
 use crate::load::{self, message::Answer};
-use crate::process::{Process, START_MAX};
-use crate::redis::free_port;
-
-/// How often it is tried while it starts.
-const TRY_INTERVAL: Duration = Duration::from_millis(50);
+use crate::process::Process;
+use crate::redis::{Redis, free_port};
 
 /// The most that its configuration can say, a minute.
 const UNITS: u32 = u32::MAX;
@@ -58,20 +55,7 @@ impl Ratelimit {
         command.env("RUNTIME_ROOT", &files.root).env("RUNTIME_SUBDIRECTORY", SUBDIRECTORY);
         let process = Process::start("envoyproxy/ratelimit", command)?;
         let grpc = (Ipv4Addr::LOCALHOST, grpc).into();
-        Ok(Self { process, grpc, channel: connected(grpc).await? })
-    }
-}
-
-/// Connects as soon as it listens.
-async fn connected(address: SocketAddr) -> Result<Channel, String> {
-    let clock = SystemClock::start();
-    let deadline = clock.steady() + START_MAX.into();
-    loop {
-        match load::connect(address).await {
-            Ok(channel) => return Ok(channel),
-            Err(_) if clock.steady() < deadline => tokio::time::sleep(TRY_INTERVAL).await,
-            Err(problem) => return Err(format!("envoyproxy/ratelimit did not listen within {START_MAX:?}: {problem}")),
-        }
+        Ok(Self { process, grpc, channel: connected("envoyproxy/ratelimit", grpc).await? })
     }
 }
 
@@ -92,6 +76,32 @@ fn configuration(domain: &str) -> String {
         |number| format!("  - key: limit-{number}\n    rate_limit: {{ unit: minute, requests_per_unit: {UNITS} }}\n");
     let limits: Vec<String> = (0..LIMITS).map(limit).collect();
     format!("domain: {domain}\ndescriptors:\n{}", limits.concat())
+}
+
+/// The configuration of a Tollgate that reads the very same files, with `more` said of them; with the memory store where there is
+/// no Redis.
+pub(crate) fn configuration_of_tollgate(files: &Files, redis: Option<&Redis>, more: &str) -> String {
+    // A busy machine is not what is measured: the deadline is too long to be met by it.
+    let store = redis.map_or_else(String::new, |redis| {
+        format!("store: {{ redis: {{ urls: [\"{}\"], deadline: 2s }} }}\n", redis.url())
+    });
+    format!(
+        r#"listen: {{ grpc: "127.0.0.1:0", http: "127.0.0.1:0", admin: "127.0.0.1:0" }}
+{store}envoy_ratelimit: {{ files: ["{every}"]{more} }}
+"#,
+        every = files.config.join("*.yaml").display(),
+    )
+}
+
+/// What the server says of a question with so many limits, as it is asked all the time; the floor repeats it.
+pub(crate) async fn answer(server: SocketAddr, domain: &str, limits: usize) -> Result<pb::RateLimitResponse, String> {
+    let question = request(domain, limits, 0).encode_to_vec();
+    let question = pb::RateLimitRequest::decode(question.as_slice());
+    let question = question.map_err(|error| format!("the question: {error}"))?;
+    let mut client = RateLimitServiceClient::new(load::connect(server).await?);
+    let answer = client.should_rate_limit(question).await.map_err(|status| load::refused(&status))?.into_inner();
+    let limited = answer.statuses.iter().filter(|status| status.current_limit.is_some()).count();
+    if limited == limits { Ok(answer) } else { Err(format!("not every descriptor has a limit: {answer:?}")) }
 }
 
 /// The question: one descriptor for each limit.

@@ -2,6 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Different counters in even traffic.
+pub(crate) const EVEN_KEYS: u64 = 10_000;
+
 /// Different counters in mixed traffic.
 const MIXED_KEYS: f64 = 100_000.0;
 
@@ -12,6 +15,8 @@ pub(crate) enum Traffic {
     OneKey,
     /// Ten, in turns.
     TenKeys,
+    /// Ten thousand, each as often as any other.
+    Even,
     /// Many, the k-th most frequent one about 1/k times as often as the first (Zipf's law).
     Mixed,
     /// Each once.
@@ -19,14 +24,12 @@ pub(crate) enum Traffic {
 }
 
 impl Traffic {
-    /// Every kind, in the order of the table.
-    pub(crate) const ALL: [Self; 4] = [Self::OneKey, Self::TenKeys, Self::Mixed, Self::Cold];
-
     /// Its name in the table.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::OneKey => "hot: one key",
             Self::TenKeys => "hot: 10 keys",
+            Self::Even => "10,000 keys",
             Self::Mixed => "mixed: Zipf over 100,000 keys",
             Self::Cold => "cold: each key once",
         }
@@ -56,6 +59,7 @@ impl Keys {
         match self.traffic {
             Traffic::OneKey => 0,
             Traffic::TenKeys => number % 10,
+            Traffic::Even => mixed(number) % EVEN_KEYS,
             Traffic::Mixed => rank(mixed(number)),
             Traffic::Cold => number,
         }

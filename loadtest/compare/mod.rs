@@ -1,0 +1,109 @@
+//! Beside peers: the same question of two limits, asked of Tollgate, of envoyproxy/ratelimit, of throttlecrab-server and of a
+//! service that decides nothing, as fast as they answer and at a part of that.
+
+mod draw;
+mod field;
+mod table;
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use tollgate::server::SystemClock;
+
+use self::field::{Contender, Field, Load};
+use self::table::Table;
+use crate::cores::Cores;
+use crate::costs::Costs;
+use crate::traffic::{Keys, Traffic};
+use crate::{Pace, say, table::machine};
+
+const USUAL: Pace = Pace { slices: 5, slice: Duration::from_secs(2) };
+const QUICK: Pace = Pace { slices: 3, slice: Duration::from_secs(1) };
+
+/// Which keys are asked for.
+const TRAFFICS: [Traffic; 2] = [Traffic::OneKey, Traffic::Even];
+
+/// Connections, and questions in flight on each, where the next one is asked as soon as an answer comes.
+const SHAPES: [Shape; 3] = [Shape(1, 1), SATURATED, Shape(1, 100)];
+
+/// What each of them answers here in a second is what parts of are asked for. A gateway has several connections, too.
+const SATURATED: Shape = Shape(10, 5);
+
+/// Parts of that, in percent, at which it is asked whatever became of the questions before.
+const PERCENTS: [u32; 2] = [50, 80];
+
+/// Connections, and questions in flight on each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shape(usize, usize);
+
+/// What is measured, and for how long.
+#[derive(Debug, Args)]
+pub(crate) struct Measure {
+    /// Short rows: 3 s instead of 10 s for each of those that are compared.
+    #[arg(long)]
+    quick: bool,
+    /// The server.
+    #[arg(long, value_name = "FILE")]
+    binary: PathBuf,
+    /// Redis.
+    #[arg(long, value_name = "FILE", default_value = "redis-server")]
+    redis: PathBuf,
+    /// envoyproxy/ratelimit; without it, it is left out.
+    #[arg(long, value_name = "FILE")]
+    ratelimit: Option<PathBuf>,
+    /// throttlecrab-server; without it, it is left out.
+    #[arg(long, value_name = "FILE")]
+    throttlecrab: Option<PathBuf>,
+    /// Where the picture is written, as SVG.
+    #[arg(long, value_name = "FILE")]
+    picture: PathBuf,
+}
+
+/// All contenders in one row.
+type Row = Vec<(Contender, Costs)>;
+
+/// Measures everything, and draws it.
+pub(crate) async fn take(measure: &Measure, cores: Cores) -> Result<Table, String> {
+    let pace = if measure.quick { QUICK } else { USUAL };
+    let folder = tempfile::tempdir().map_err(|error| format!("cannot make a temporary folder: {error}"))?;
+    let field = Field::start(measure, folder.path(), cores, SystemClock::start()).await?;
+    let mut table = Table::new(machine(&cores, pace, &measure.redis)?, cores);
+    for traffic in TRAFFICS {
+        let keys = Keys::new(traffic);
+        let mut saturation = Vec::new();
+        for shape in SHAPES {
+            say(&format!("{}, {} × {} …", traffic.name(), shape.0, shape.1));
+            let row = row(&field, &keys, pace, |_| Load::Closed { connections: shape.0, calls: shape.1 }).await?;
+            if shape == SATURATED {
+                saturation = row.iter().map(|(_, costs)| costs.median(|cost| Some(cost.rate()))).collect();
+            }
+            table.add_closed(traffic, shape, row);
+        }
+        let saturation: Vec<f64> = saturation.into_iter().collect::<Option<_>>().ok_or("nothing was measured")?;
+        for percent in PERCENTS {
+            say(&format!("{}, at {percent} % …", traffic.name()));
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate, rounded down")]
+            let rate =
+                |index: usize| (saturation.get(index).copied().unwrap_or(0.0) * f64::from(percent) / 100.0) as u32;
+            let open = |index| Load::Open { connections: SATURATED.0, rate: rate(index) };
+            table.add_open(traffic, percent, row(&field, &keys, pace, open).await?);
+        }
+    }
+    let picture = draw::picture(&table).ok_or("a figure is missing")?;
+    fs::write(&measure.picture, picture).map_err(|error| format!("{}: {error}", measure.picture.display()))?;
+    Ok(table)
+}
+
+/// So many slices of each contender, in turns, each under the load that `load` says for its place in the field.
+async fn row(field: &Field, keys: &Keys, pace: Pace, load: impl Fn(usize) -> Load) -> Result<Row, String> {
+    let mut row: Row = field.contenders().map(|contender| (contender, Costs::default())).collect();
+    for _ in 0..pace.slices {
+        for (index, (contender, costs)) in row.iter_mut().enumerate() {
+            let slice = field.slice(index, keys, load(index), pace.slice).await;
+            costs.add(slice.map_err(|problem| format!("{}: {problem}", contender.name()))?);
+        }
+    }
+    Ok(row)
+}
