@@ -70,7 +70,8 @@ impl House {
         let Config { issuers, policy, .. } = config(&signer, None);
         let proofs = Arc::new(MemoryProofs::new(PROOFS_MAX, &telemetry));
         let tokens =
-            Tokens::new(Arc::clone(&clock) as _, Arc::clone(&telemetry), verdicts_max, Arc::clone(&proofs) as _);
+            Tokens::new(Arc::clone(&clock) as _, Arc::clone(&telemetry), verdicts_max, Arc::clone(&proofs) as _)
+                .unwrap();
         tokens.adopt(issuers).unwrap();
         let store = Arc::new(MemoryStore::new(COUNTERS_MAX, &telemetry));
         let revocations = revocations(&runtime, ISSUER, revoked, &clock, &telemetry);

@@ -274,7 +274,8 @@ impl Server {
 pub fn check(config: &Config) -> Result<Vec<String>, Vec<String>> {
     let telemetry = Telemetry::new().map_err(|error| vec![format!("metrics: {error}")])?;
     let proofs = Arc::new(MemoryProofs::new(1, &telemetry));
-    let tokens = Tokens::new(Arc::new(SystemClock::start()), Arc::new(telemetry), 1, proofs);
+    let tokens =
+        Tokens::new(Arc::new(SystemClock::start()), Arc::new(telemetry), 1, proofs).map_err(|problem| vec![problem])?;
     drop(tokens.prepare(config.issuers.clone())?);
     let now = SystemClock::start().now().wall;
     Ok(config.tls.iter().filter_map(|tls| tls::doubt(tls, now)).collect())
@@ -323,6 +324,7 @@ impl Parts {
         let telemetry = Arc::new(telemetry);
         let Keepers { quotas, proofs, log, shared } = Keepers::of(&config, clock, &telemetry)?;
         let tokens = Tokens::new(Arc::clone(clock), Arc::clone(&telemetry), config.bounds.remembered_tokens, proofs);
+        let tokens = tokens.map_err(StartProblem::Configuration)?;
         let issuers = tokens.prepare(config.issuers.clone());
         let issuers = issuers.map_err(|problems| StartProblem::Configuration(problems.join("\n")))?;
         let revocations = Arc::new(Revocations::new(log, config.revocation.trust, &telemetry));

@@ -128,7 +128,7 @@ impl Stage {
         let telemetry = Arc::new(Telemetry::new().map_err(|error| format!("metrics: {error}"))?);
         let clock = Arc::new(MovedClock::at(at));
         let proofs = Arc::new(MemoryProofs::new(ROOM, &telemetry));
-        let tokens = Tokens::new(Arc::clone(&clock) as _, Arc::clone(&telemetry), ROOM, proofs);
+        let tokens = Tokens::new(Arc::clone(&clock) as _, Arc::clone(&telemetry), ROOM, proofs)?;
         tokens.adopt(self.config.issuers.clone()).map_err(|problems| problems.join("\n"))?;
         tokens.adopt_api_keys(key_ring(&self.config, None));
         tokens.accept_certificates(self.config.certificates.clone());

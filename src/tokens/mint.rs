@@ -166,6 +166,7 @@ impl Bench {
         let (clock, telemetry) = (TestClock::new(), Arc::new(Telemetry::new().unwrap()));
         let log = Arc::<TestLog>::default();
         let tokens = Tokens::new(Arc::clone(&clock) as _, Arc::clone(&telemetry), 1000, Arc::clone(&log) as _);
+        let tokens = tokens.unwrap();
         tokens.adopt(issuers).unwrap();
         Self { tokens, log, clock, telemetry }
     }

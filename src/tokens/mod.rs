@@ -21,6 +21,7 @@ mod dates;
 mod discovery;
 mod events;
 mod fetch;
+mod fingerprint;
 #[cfg(test)]
 mod fuzz;
 mod issuers;
@@ -58,6 +59,7 @@ use tokio::sync::watch;
 use self::api_keys::ApiKeys;
 pub use self::api_keys::{Kept, KeyRing};
 use self::claims::Accepted;
+use self::fingerprint::{Fingerprint, Fingerprints};
 pub use self::issuers::Prepared;
 use self::issuers::{Issuers, Trusted};
 use self::jwks::KeySet;
@@ -65,7 +67,7 @@ use self::jwt::{Compact, TOKEN_BYTES_MAX, Unverified};
 pub use self::keys::IssuerHealth;
 use self::opaque::Introspector;
 use self::proof::Prover;
-use self::remembered::{Fingerprint, Good, REMEMBERED_FOR, Remembered};
+use self::remembered::{Good, REMEMBERED_FOR, Remembered};
 use crate::decide::ports::{
     Answer, Clock, EventSink, Inspected, ProofLog, Proved, Shown, Standing, TokenInspector, Verdict,
 };
@@ -94,6 +96,7 @@ pub struct Tokens {
     clock: Arc<dyn Clock>,
     telemetry: Arc<Telemetry>,
     issuers: ArcSwap<Issuers>,
+    fingerprints: Fingerprints,
     remembered: Arc<Remembered>,
     /// Names of certificates that are credentials by themselves; empty: none are.
     certificates: ArcSwap<Vec<NamePattern>>,
@@ -117,14 +120,16 @@ enum Outcome {
 
 impl Tokens {
     /// Accepts no tokens until issuers are [adopted](Self::adopt). Remembers up to `verdicts_max` verdicts; see
-    /// [`VERDICTS_MAX_DEFAULT`]. Used `DPoP` proofs are remembered in `proofs`.
+    /// [`VERDICTS_MAX_DEFAULT`]. Used `DPoP` proofs are remembered in `proofs`. An error is a sentence: there is no randomness.
     pub fn new(
         clock: Arc<dyn Clock>,
         telemetry: Arc<Telemetry>,
         verdicts_max: usize,
         proofs: Arc<dyn ProofLog>,
-    ) -> Arc<Self> {
-        Arc::new(Self {
+    ) -> Result<Arc<Self>, String> {
+        let fingerprints = Fingerprints::draw().map_err(|_| "there is no randomness to draw keys from")?;
+        Ok(Arc::new(Self {
+            fingerprints,
             prover: Prover::new(Arc::clone(&proofs), &telemetry),
             proofs,
             remembered: Arc::new(Remembered::new(verdicts_max, &telemetry)),
@@ -135,7 +140,7 @@ impl Tokens {
             certificates: ArcSwap::default(),
             replacing: Mutex::new(()),
             replaced: watch::Sender::new(()),
-        })
+        }))
     }
 
     /// Accepts the tokens of these issuers from now on, or, if one of them cannot be used, of those so far; then each
@@ -244,7 +249,7 @@ impl Tokens {
     /// Verifies a token once more, after waiting: under the issuers that are configured by now.
     fn verify_again(&self, token: &str, now: Moment) -> Outcome {
         let issuers = self.issuers.load();
-        self.verify(&issuers, token, Fingerprint::of(token, issuers.generation()), now)
+        self.verify(&issuers, token, self.fingerprints.of(token, issuers.generation()), now)
     }
 
     /// Waits for refreshes of the issuer's keys, as long as that is allowed and may help.
@@ -297,7 +302,7 @@ impl TokenInspector for Tokens {
             return Answer::Now(made(Err(Reason::TokenTooLarge)));
         }
         let issuers = self.issuers.load();
-        let fingerprint = Fingerprint::of(token, issuers.generation());
+        let fingerprint = self.fingerprints.of(token, issuers.generation());
         if let Some(identity) = self.remembered.recall(&fingerprint, now) {
             return Answer::Now(Inspected { verdict: Ok(identity), remembered: true });
         }

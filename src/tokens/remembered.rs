@@ -7,12 +7,12 @@
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use aws_lc_rs::digest;
 use metrics::{Counter, Gauge};
 use quick_cache::sync::Cache;
 use quick_cache::{Lifecycle, UnitWeighter};
 use smallvec::SmallVec;
 
+use super::fingerprint::Fingerprint;
 use super::jwk::Key;
 use crate::domain::identity::Identity;
 use crate::domain::time::{Micros, Moment};
@@ -20,16 +20,6 @@ use crate::telemetry::{Telemetry, names};
 
 /// How long a verdict is remembered at most, by the steady clock: a bound on what a mistake in anything else can do.
 pub(super) const REMEMBERED_FOR: Micros = Micros::from_secs(300);
-
-/// What a verdict is found by: every byte of the token, and everything beside it that the verdict depends on. Compared
-/// whole, so two tokens never share a verdict; holds nothing that a token could be told from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Fingerprint {
-    /// Which configuration of the issuers.
-    generation: u64,
-    /// SHA-256 of the token, signature included.
-    token: [u8; 32],
-}
 
 /// A good verdict.
 pub(super) struct Good {
@@ -59,15 +49,6 @@ struct Entry {
     good: Good,
     /// Steady.
     forget_at: Micros,
-}
-
-impl Fingerprint {
-    /// Of a token, under the issuers' configuration of that generation.
-    pub(super) fn of(token: &str, generation: u64) -> Self {
-        let mut bytes = [0; 32];
-        bytes.copy_from_slice(digest::digest(&digest::SHA256, token.as_bytes()).as_ref());
-        Self { generation, token: bytes }
-    }
 }
 
 impl Remembered {
@@ -142,12 +123,8 @@ impl Entry {
 }
 
 impl Hash for Fingerprint {
-    /// A part of a hash is a hash. That somebody could make many tokens with equal parts does not matter: only those
-    /// that an issuer signed are ever kept.
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let mut part = [0; 8];
-        part.copy_from_slice(&self.token[..8]);
-        state.write_u64(u64::from_le_bytes(part));
+        state.write_u64(self.part());
     }
 }
 
@@ -203,6 +180,7 @@ mod tests {
     use super::*;
 
     use crate::domain::issuer::Algorithm;
+    use crate::tokens::fingerprint::Fingerprints;
     use crate::tokens::jwks::{self, KeySet};
     use crate::tokens::mint::{Signer, set};
 
@@ -213,6 +191,7 @@ mod tests {
         telemetry: Telemetry,
         keys: KeySet,
         identity: Arc<Identity>,
+        fingerprints: Fingerprints,
     }
 
     fn fixture(verdicts_max: usize) -> Fixture {
@@ -222,6 +201,7 @@ mod tests {
             telemetry,
             keys: jwks::read(set([Signer::ec("k").jwk()]).as_bytes()).unwrap().keys,
             identity: Arc::new(Identity::vouched_by("https://issuer.example")),
+            fingerprints: Fingerprints::draw().unwrap(),
         }
     }
 
@@ -237,11 +217,11 @@ mod tests {
         }
 
         fn remember(&self, token: &str) {
-            self.remembered.remember(Fingerprint::of(token, 1), self.good(), NOW);
+            self.remembered.remember(self.fingerprints.of(token, 1), self.good(), NOW);
         }
 
         fn recalls(&self, token: &str, now: Moment) -> bool {
-            self.remembered.recall(&Fingerprint::of(token, 1), now).is_some()
+            self.remembered.recall(&self.fingerprints.of(token, 1), now).is_some()
         }
     }
 
@@ -258,7 +238,11 @@ mod tests {
         for other in ["a.b.d", "a.b.c ", "", "a.b.cc", "A.b.c"] {
             assert!(!fixture.recalls(other, NOW), "{other:?}");
         }
-        assert!(fixture.remembered.recall(&Fingerprint::of("a.b.c", 2), NOW).is_none());
+        assert!(fixture.remembered.recall(&fixture.fingerprints.of("a.b.c", 2), NOW).is_none());
+        for bit in 0..128 {
+            let other = fixture.fingerprints.of("a.b.c", 1).with_bit_flipped(bit);
+            assert!(fixture.remembered.recall_after_all(&other, NOW).is_none(), "bit {bit}");
+        }
         let text = fixture.telemetry.render();
         assert!(text.contains(r#"tollgate_verdict_lookups_total{outcome="hit"} 1"#), "{text}");
         assert!(text.contains(r#"tollgate_verdict_lookups_total{outcome="miss"} 6"#), "{text}");
@@ -293,7 +277,7 @@ mod tests {
         fixture.keys.end_unless_in(None);
         assert!(!fixture.recalls("t", NOW));
         // One that was being made meanwhile is not remembered.
-        fixture.remembered.remember(Fingerprint::of("t", 1), late, NOW);
+        fixture.remembered.remember(fixture.fingerprints.of("t", 1), late, NOW);
         assert_eq!(fixture.remembered.verdicts.len(), 0);
         let text = fixture.telemetry.render();
         assert!(text.contains(r#"tollgate_verdict_lookups_total{outcome="ended"} 1"#), "{text}");
@@ -318,7 +302,7 @@ mod tests {
     fn a_flood_of_tokens_that_are_used_once_pushes_out_nothing_that_is_in_use() {
         const HOT: u64 = 10_000;
         let fixture = fixture(100_000);
-        let fingerprint = |index: u64| Fingerprint::of(&index.to_string(), 1);
+        let fingerprint = |index: u64| fixture.fingerprints.of(&index.to_string(), 1);
         // Filled to the brim first, so that the hot ones come in when room is scarce.
         for index in 1_000_000..1_100_000 {
             fixture.remembered.remember(fingerprint(index), fixture.good(), NOW);

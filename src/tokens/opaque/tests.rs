@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use super::{Fetcher, Fingerprint, Introspector, Keys, Remembered, may_be};
+use super::{Fetcher, Introspector, Keys, Remembered, may_be};
 use crate::decide::ports::{Clock, Shown, TokenInspector as _};
 use crate::domain::decision::Reason::{self, *};
 use crate::domain::identity::IdentityKind;
@@ -20,6 +20,7 @@ use crate::domain::issuer::{Issuer, KeySource};
 use crate::domain::secret::Secret;
 use crate::domain::time::{Micros, Moment};
 use crate::telemetry::Telemetry;
+use crate::tokens::fingerprint::Fingerprints;
 use crate::tokens::mint::{Bench, ISSUER, NOW, Signer, claims, claims_with, issuer, issuer_of, set};
 
 /// What the endpoint answers.
@@ -429,7 +430,8 @@ async fn a_call_that_breaks_leaves_nobody_waiting_and_the_next_question_is_asked
     let introspector = Introspector::prepare(&settings, &name, &keys, &fetcher, &clock).unwrap().unwrap();
     let remembered = Arc::new(Remembered::new(10, &Telemetry::new().unwrap()));
     let now = Moment { wall: Micros::from_secs(NOW), steady: Micros::from_secs(1_000) };
-    let ask = || Arc::clone(&introspector).ask("t", Fingerprint::of("t", 1), &remembered, now).get();
+    let fingerprint = Fingerprints::draw().unwrap().of("t", 1);
+    let ask = || Arc::clone(&introspector).ask("t", fingerprint, &remembered, now).get();
     let (one, other) = tokio::join!(ask(), ask());
     assert_eq!((one.err(), other.err()), (Some(IssuerAway), Some(IssuerAway)));
     assert_eq!(ask().await.err(), None);
