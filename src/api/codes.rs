@@ -87,6 +87,7 @@ pub const fn sentence(reason: Reason) -> &'static str {
         Reason::KeysAway => "The issuer's keys could not be had.",
         Reason::IssuerAway => "The token's issuer could not be asked.",
         Reason::RevocationsAway => "What has been revoked is not known well enough.",
+        Reason::Busy => "Too many tokens wait for their signatures to be checked.",
     }
 }
 

@@ -336,7 +336,7 @@ mod tests {
 
     #[test]
     fn what_is_away_is_nothing_to_the_client() {
-        for reason in [Reason::StoreAway, Reason::KeysAway, Reason::IssuerAway, Reason::RevocationsAway] {
+        for reason in [Reason::StoreAway, Reason::KeysAway, Reason::IssuerAway, Reason::RevocationsAway, Reason::Busy] {
             let refusal = refused(reason);
             assert_eq!((refusal.status.as_u16(), refusal.code), (503, Code::Unavailable));
             assert_eq!(values(&refusal, "retry-after"), ["1"]);

@@ -74,7 +74,7 @@ pub trait TokenInspector: Send + Sync {
     /// The verdict on `token` at `now`: whose it is, or why it is not accepted.
     ///
     /// [`Answer::Now`] whenever the verdict is remembered or can be computed from keys in hand; `Later` only where
-    /// someone has to be asked. A remembered verdict says nothing about revocation, which is asked every time.
+    /// someone has to be asked, or where other tokens' signatures are to be checked first. A remembered verdict says nothing about revocation, which is asked every time.
     fn inspect<'a>(&'a self, shown: Shown<'a>, now: Moment) -> Answer<'a, Inspected>;
 
     /// Whether the caller holds the keys that `identity` is bound to: asked on each decision, after the verdict, since a

@@ -95,6 +95,8 @@ pub enum Reason {
     IssuerAway,
     /// What has been revoked is not known well enough, and the policy says deny.
     RevocationsAway,
+    /// So many tokens wait for their signatures to be checked that this one was not even begun with.
+    Busy,
 }
 
 /// The kinds of reasons that callers tell apart.
@@ -114,7 +116,7 @@ pub enum Class {
 
 impl Reason {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 39] = [
         Self::Allowed,
         Self::NoCredential,
         Self::MalformedToken,
@@ -153,6 +155,7 @@ impl Reason {
         Self::KeysAway,
         Self::IssuerAway,
         Self::RevocationsAway,
+        Self::Busy,
     ];
 
     /// What kind of reason it is.
@@ -192,7 +195,9 @@ impl Reason {
             | Self::BodyTooLarge
             | Self::LengthRequired => Class::PermissionDenied,
             Self::QuotaExceeded => Class::QuotaExceeded,
-            Self::StoreAway | Self::KeysAway | Self::IssuerAway | Self::RevocationsAway => Class::DependencyUnavailable,
+            Self::StoreAway | Self::KeysAway | Self::IssuerAway | Self::RevocationsAway | Self::Busy => {
+                Class::DependencyUnavailable
+            }
         }
     }
 
@@ -242,6 +247,7 @@ impl Reason {
             Self::KeysAway => "keys_away",
             Self::IssuerAway => "issuer_away",
             Self::RevocationsAway => "revocations_away",
+            Self::Busy => "busy",
         }
     }
 }

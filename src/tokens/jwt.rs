@@ -18,7 +18,7 @@ use base64::{Engine as _, decoded_len_estimate};
 use super::claims;
 use super::json::{self, Bounds, Flaw, Object, Value};
 use super::jwk::{KID_BYTES_MAX, Key};
-use super::jwks::{KeySet, NoKey};
+use super::jwks::{Candidates, KeySet, NoKey};
 use crate::domain::decision::Reason;
 use crate::domain::issuer::{Algorithm, Issuer};
 
@@ -197,7 +197,10 @@ impl Decoded<'_> {
     /// Whether a signature is good, whatever was signed.
     pub(super) fn is_signed_by(&self, allowed: &[Algorithm], keys: &KeySet) -> bool {
         let signature = &self.bytes[self.signature.clone()];
-        self.header().is_ok_and(|header| header.signer(self.signing_input.as_bytes(), signature, allowed, keys).is_ok())
+        self.header().is_ok_and(|header| {
+            let candidates = header.candidates(allowed, keys);
+            candidates.is_ok_and(|keys| header.signer(self.signing_input.as_bytes(), signature, &keys).is_ok())
+        })
     }
 }
 
@@ -229,29 +232,42 @@ impl<'d> Claimed<'d> {
         claims::check_kind(self.header.typ.as_deref(), &self.claims, issuer)
     }
 
-    /// Checks the signature with the issuer's keys; `allowed` are the algorithms that the issuer may use.
-    pub(super) fn verify(self, allowed: &[Algorithm], keys: &KeySet) -> Result<Verified<'d>, Unverified> {
-        let key = self.header.signer(self.signing_input, self.signature, allowed, keys)?;
+    /// The issuer's keys that may have signed it; `allowed` are the algorithms that the issuer may use.
+    pub(super) fn candidates<'k>(&self, allowed: &[Algorithm], keys: &'k KeySet) -> Result<Candidates<'k>, Unverified> {
+        self.header.candidates(allowed, keys)
+    }
+
+    /// Checks the signature with the keys that may have made it.
+    pub(super) fn verify_with(self, candidates: &Candidates<'_>) -> Result<Verified<'d>, Unverified> {
+        let key = self.header.signer(self.signing_input, self.signature, candidates)?;
         Ok(Verified { typ: self.header.typ, has_bare_header: self.header.is_bare, claims: self.claims, key })
+    }
+
+    /// Both at once.
+    pub(super) fn verify(self, allowed: &[Algorithm], keys: &KeySet) -> Result<Verified<'d>, Unverified> {
+        let candidates = self.candidates(allowed, keys)?;
+        self.verify_with(&candidates)
     }
 }
 
 impl Header<'_> {
+    fn candidates<'k>(&self, allowed: &[Algorithm], keys: &'k KeySet) -> Result<Candidates<'k>, Unverified> {
+        if !allowed.contains(&self.algorithm) {
+            return Err(Unverified::Refused(Reason::BadAlgorithm));
+        }
+        keys.candidates(self.kid.as_deref(), self.algorithm).map_err(|none| match none {
+            NoKey::Unknown => Unverified::NoKey(Reason::UnknownKey),
+            NoKey::Unfit => Unverified::Refused(Reason::BadAlgorithm),
+        })
+    }
+
     /// The key that made the signature.
     fn signer(
         &self,
         signing_input: &[u8],
         signature: &[u8],
-        allowed: &[Algorithm],
-        keys: &KeySet,
+        candidates: &Candidates<'_>,
     ) -> Result<Arc<Key>, Unverified> {
-        if !allowed.contains(&self.algorithm) {
-            return Err(Unverified::Refused(Reason::BadAlgorithm));
-        }
-        let candidates = keys.candidates(self.kid.as_deref(), self.algorithm).map_err(|none| match none {
-            NoKey::Unknown => Unverified::NoKey(Reason::UnknownKey),
-            NoKey::Unfit => Unverified::Refused(Reason::BadAlgorithm),
-        })?;
         let signer = candidates.iter().find(|(_, check)| check.verify_sig(signing_input, signature).is_ok());
         // Where several keys might have signed it, nobody can say that this one's signature is bad.
         let none = if candidates.len() > 1 { Reason::UnknownKey } else { Reason::BadSignature };

@@ -2,8 +2,9 @@
 //! which their issuer is asked ([`opaque`]).
 //!
 //! A remembered verdict ([`remembered`]), else the token is read ([`jwt`]), its signature checked with the keys in hand
-//! ([`keys`], [`jwks`], [`jwk`]) and its claims judged ([`claims`]), all without waiting. Only a token whose key is not in hand
-//! waits, for at most a second, and only where a refresh of its issuer's keys is under way or may be asked for.
+//! ([`keys`], [`jwks`], [`jwk`]) and its claims judged ([`claims`]), all without waiting but where many are checked already
+//! ([`turns`]). Only a token whose key is not in hand waits for somebody else, for at most a second, and only where a
+//! refresh of its issuer's keys is under way or may be asked for.
 //! Whether the caller holds the key that a token is bound to is asked each time ([`proof`]).
 //!
 //! Signatures are checked with aws-lc-rs itself, with keys that were parsed when they were fetched. jsonwebtoken would
@@ -41,6 +42,7 @@ mod schedule;
 #[path = "../../tests/support/signer.rs"]
 mod signer;
 mod status;
+mod turns;
 #[cfg(test)]
 mod upkeep;
 #[cfg(test)]
@@ -48,8 +50,11 @@ mod vectors;
 mod weak;
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::future::pending;
+use std::num::NonZero;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -68,6 +73,7 @@ pub use self::keys::IssuerHealth;
 use self::opaque::Introspector;
 use self::proof::Prover;
 use self::remembered::{Good, REMEMBERED_FOR, Remembered};
+use self::turns::{NotNow, Turns};
 use crate::decide::ports::{
     Answer, Clock, EventSink, Inspected, ProofLog, Proved, Shown, Standing, TokenInspector, Verdict,
 };
@@ -97,6 +103,7 @@ pub struct Tokens {
     telemetry: Arc<Telemetry>,
     issuers: ArcSwap<Issuers>,
     fingerprints: Fingerprints,
+    turns: Turns,
     remembered: Arc<Remembered>,
     /// Names of certificates that are credentials by themselves; empty: none are.
     certificates: ArcSwap<Vec<NamePattern>>,
@@ -130,6 +137,7 @@ impl Tokens {
         let fingerprints = Fingerprints::draw().map_err(|_| "there is no randomness to draw keys from")?;
         Ok(Arc::new(Self {
             fingerprints,
+            turns: Turns::among(available_parallelism().map_or(1, NonZero::get)),
             prover: Prover::new(Arc::clone(&proofs), &telemetry),
             proofs,
             remembered: Arc::new(Remembered::new(verdicts_max, &telemetry)),
@@ -232,9 +240,16 @@ impl Tokens {
     }
 
     /// Verifies a token with the keys in hand, and remembers the verdict if it is good. The fingerprint is of that token
-    /// under those very issuers.
-    fn verify(&self, issuers: &Issuers, token: &str, fingerprint: Fingerprint, now: Moment) -> Outcome {
-        match verify(issuers, token, now) {
+    /// under those very issuers. `turn` is asked for the turn to check a signature; where that fails, so does this.
+    fn verify<T, E>(
+        &self,
+        issuers: &Issuers,
+        token: &str,
+        fingerprint: Fingerprint,
+        turn: impl FnOnce() -> Result<T, E>,
+        now: Moment,
+    ) -> Result<Outcome, E> {
+        Ok(match verify(issuers, token, turn, now) {
             Ok(good) => {
                 let identity = Arc::clone(&good.identity);
                 self.remembered.remember(fingerprint, good, now);
@@ -243,13 +258,39 @@ impl Tokens {
             Err(Refusal::Final(reason)) => Outcome::Settled(Err(reason)),
             Err(Refusal::NoKey(trusted, reason)) => Outcome::NoKey(trusted, reason),
             Err(Refusal::Ask(introspector)) => Outcome::Ask(introspector, fingerprint),
-        }
+            Err(Refusal::NoTurn(error)) => return Err(error),
+        })
     }
 
-    /// Verifies a token once more, after waiting: under the issuers that are configured by now.
-    fn verify_again(&self, token: &str, now: Moment) -> Outcome {
+    /// Verifies a token once more, after waiting, when it is its turn: under the issuers that are configured by now.
+    async fn verify_again(&self, token: &str, now: Moment) -> Outcome {
+        let Some(turn) = self.turns.wait().await else { return Outcome::Settled(Err(Reason::Busy)) };
+        let outcome = self.verify_unless_remembered(token, now);
+        turn.end().await;
+        outcome
+    }
+
+    /// Others may have come with the same token, and had their turn.
+    fn verify_unless_remembered(&self, token: &str, now: Moment) -> Outcome {
         let issuers = self.issuers.load();
-        self.verify(&issuers, token, self.fingerprints.of(token, issuers.generation()), now)
+        let fingerprint = self.fingerprints.of(token, issuers.generation());
+        if let Some(identity) = self.remembered.recall_after_all(&fingerprint, now) {
+            return Outcome::Settled(Ok(identity));
+        }
+        let Ok(outcome) = self.verify(&issuers, token, fingerprint, || Ok::<_, Infallible>(()), now);
+        outcome
+    }
+
+    /// Goes on with what became of a token.
+    fn settle<'a>(&'a self, outcome: Outcome, token: &'a str, now: Moment) -> Answer<'a, Verdict> {
+        match outcome {
+            Outcome::Settled(verdict) => Answer::Now(verdict),
+            Outcome::NoKey(trusted, _) if trusted.keys.may_come(now.steady) => {
+                Answer::later(self.verify_later(token, trusted, now))
+            }
+            Outcome::NoKey(trusted, reason) => Answer::Now(Err(keyless(&trusted, reason))),
+            Outcome::Ask(introspector, fingerprint) => introspector.ask(token, fingerprint, &self.remembered, now),
+        }
     }
 
     /// Waits for refreshes of the issuer's keys, as long as that is allowed and may help.
@@ -259,7 +300,7 @@ impl Tokens {
             for _ in 0..REFRESHES_MAX {
                 let refreshed = trusted.keys.refreshed(now.steady).await;
                 // Even where there was nothing to wait for: a refresh may have ended a moment ago.
-                match self.verify_again(token, now) {
+                match self.verify_again(token, now).await {
                     Outcome::Settled(verdict) => return verdict,
                     Outcome::NoKey(still, why) => (trusted, reason) = (still, why),
                     Outcome::Ask(introspector, fingerprint) => {
@@ -275,7 +316,7 @@ impl Tokens {
         match tokio::time::timeout(KEY_WAIT, waiting).await {
             Ok(verdict) => verdict,
             // Time is up: whatever has come in the meantime counts.
-            Err(_) => match self.verify_again(token, now) {
+            Err(_) => match self.verify_again(token, now).await {
                 Outcome::Settled(verdict) => verdict,
                 Outcome::NoKey(trusted, reason) => Err(keyless(&trusted, reason)),
                 // Since a moment ago its issuer is to be asked, and there is no time for that.
@@ -306,16 +347,14 @@ impl TokenInspector for Tokens {
         if let Some(identity) = self.remembered.recall(&fingerprint, now) {
             return Answer::Now(Inspected { verdict: Ok(identity), remembered: true });
         }
-        match self.verify(&issuers, token, fingerprint, now) {
-            Outcome::Settled(verdict) => Answer::Now(made(verdict)),
-            Outcome::NoKey(trusted, _) if trusted.keys.may_come(now.steady) => {
-                Answer::later(async move { made(self.verify_later(token, trusted, now).await) })
-            }
-            Outcome::NoKey(trusted, reason) => Answer::Now(made(Err(keyless(&trusted, reason)))),
-            Outcome::Ask(introspector, fingerprint) => introspector
-                .ask(token, fingerprint, &self.remembered, now)
-                .then(move |verdict| Answer::Now(made(verdict))),
-        }
+        let verdict = match self.verify(&issuers, token, fingerprint, || self.turns.take(now.steady), now) {
+            Ok(outcome) => self.settle(outcome, token, now),
+            Err(NotNow) => Answer::later(async move {
+                let outcome = self.verify_again(token, now).await;
+                self.settle(outcome, token, now).get().await
+            }),
+        };
+        verdict.then(move |verdict| Answer::Now(made(verdict)))
     }
 
     fn prove<'a>(&'a self, identity: &Arc<Identity>, question: &'a Question<'a>, now: Moment) -> Answer<'a, Proved> {
@@ -342,20 +381,27 @@ impl TokenInspector for Tokens {
 }
 
 /// Why a token was not accepted.
-enum Refusal {
+enum Refusal<E> {
     Final(Reason),
     NoKey(Arc<Trusted>, Reason),
     /// Its issuer has to be asked.
     Ask(Arc<Introspector>),
+    /// There was no turn for its signature.
+    NoTurn(E),
 }
 
-impl From<Reason> for Refusal {
+impl<E> From<Reason> for Refusal<E> {
     fn from(reason: Reason) -> Self {
         Self::Final(reason)
     }
 }
 
-fn verify(issuers: &Issuers, token: &str, now: Moment) -> Result<Good, Refusal> {
+fn verify<T, E>(
+    issuers: &Issuers,
+    token: &str,
+    turn: impl FnOnce() -> Result<T, E>,
+    now: Moment,
+) -> Result<Good, Refusal<E>> {
     let unread = |why| issuers.unread(token).map_or(Refusal::Final(why), Refusal::Ask);
     let decoded = Compact::split(token).and_then(Compact::decode).map_err(unread)?;
     let claimed = decoded.read().map_err(unread)?;
@@ -368,10 +414,14 @@ fn verify(issuers: &Issuers, token: &str, now: Moment) -> Result<Good, Refusal> 
     let keys = trusted.keys.current();
     let none = KeySet::default();
     let keys = keys.as_deref().unwrap_or(&none);
-    let verified = claimed.verify(&trusted.settings.algorithms, keys).map_err(|why| match why {
+    let unverified = |why| match why {
         Unverified::Refused(reason) => Refusal::Final(reason),
         Unverified::NoKey(reason) => Refusal::NoKey(Arc::clone(trusted), reason),
-    })?;
+    };
+    let candidates = claimed.candidates(&trusted.settings.algorithms, keys).map_err(unverified)?;
+    let turn = turn().map_err(Refusal::NoTurn)?;
+    let verified = claimed.verify_with(&candidates).map_err(unverified)?;
+    drop(turn);
     let Accepted { mut identity, from, until } = claims::judge(&verified, &trusted.settings, &trusted.name, now.wall)?;
     identity.signed_by = Some(Arc::clone(verified.key.thumbprint()));
     identity.token_hash = hash_of_unnamed(&identity, token);
