@@ -16,6 +16,10 @@ use super::message::Answer;
 /// Before each message of gRPC: a byte that says that it is not compressed, and four for its length.
 const PREFIX_BYTES: usize = 5;
 
+/// How much of answers may stand unread. h2 gives a connection up when small ones add up to too much of it: with 200 calls in
+/// flight and a window of 64 KiB it did.
+const WINDOW_BYTES: u32 = 16 << 20;
+
 /// What one decision is asked with: messages, each with its prefix.
 #[derive(Clone, Debug)]
 pub(crate) enum Question {
@@ -50,7 +54,9 @@ impl<A: Answer> Connection<A> {
         let cannot = |problem: &dyn std::fmt::Display| format!("cannot connect to {server}: {problem}");
         let stream = TcpStream::connect(server).await.map_err(|error| cannot(&error))?;
         stream.set_nodelay(true).map_err(|error| cannot(&error))?;
-        let (calls, connection) = h2::client::handshake(stream).await.map_err(|error| cannot(&error))?;
+        let mut client = h2::client::Builder::new();
+        let connecting = client.initial_connection_window_size(WINDOW_BYTES).handshake(stream);
+        let (calls, connection) = connecting.await.map_err(|error| cannot(&error))?;
         // How it ends is seen by the calls on it.
         tokio::spawn(async move { drop(connection.await) });
         let method = Uri::try_from(format!("http://{server}{}", A::PATH));
