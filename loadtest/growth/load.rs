@@ -19,7 +19,7 @@ use tonic::transport::Channel;
 use crate::figures::median;
 use crate::load::message::{Answer, Batch, Decided, Lean, Outcome, Prepared};
 use crate::load::{connect, refused};
-use crate::quotas::traffic::mixed;
+use crate::traffic::mixed;
 use crate::redis::Done;
 use crate::subject::Subject;
 

@@ -3,7 +3,7 @@
 use super::counters::{configuration, question};
 use super::load::{Load, Target, measure};
 use super::{Field, Growing, Point, say_at};
-use crate::quotas::traffic::{Keys, Traffic};
+use crate::traffic::{Keys, Traffic};
 use crate::redis::Done;
 
 /// All of them on one core.

@@ -1,6 +1,6 @@
 //! Accepts connections, secures them, and bears with what keeps them from being accepted.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -42,7 +42,13 @@ pub(super) struct Incoming {
 }
 
 /// A connection, ready to be spoken on.
-pub(super) enum Connection {
+pub(super) struct Connection {
+    wire: Wire,
+    /// Whether anything was asked of it.
+    is_in_use: bool,
+}
+
+enum Wire {
     Plain(TcpStream),
     Secure(Box<TlsStream<TcpStream>>, Peer),
 }
@@ -71,7 +77,7 @@ impl Incoming {
                     }
                 }
                 stream = stream(&self.listener, &mut self.said) => match self.tls.current() {
-                    None => return Connection::Plain(stream),
+                    None => return Connection::new(Wire::Plain(stream)),
                     Some(secured) => self.begin(stream, secured),
                 }
             }
@@ -109,7 +115,7 @@ impl Incoming {
 /// The connections to `listener`, without TLS and without end.
 pub(super) fn plain(listener: TcpListener) -> impl Stream<Item = (Peer, Connection)> {
     unfold((listener, false), |(listener, mut said)| async move {
-        let connection = Connection::Plain(stream(&listener, &mut said).await);
+        let connection = Connection::new(Wire::Plain(stream(&listener, &mut said).await));
         Some(((connection.peer(), connection), (listener, said)))
     })
 }
@@ -143,6 +149,10 @@ fn is_the_peers(error: &io::Error) -> bool {
 }
 
 impl Connection {
+    const fn new(wire: Wire) -> Self {
+        Self { wire, is_in_use: false }
+    }
+
     /// Of a client whose certificate, if it showed one, was verified as `secured` says.
     fn secure(stream: TlsStream<TcpStream>, tls: Arc<Tls>, secured: &Arc<Secured>) -> Self {
         let (_, session) = stream.get_ref();
@@ -158,14 +168,14 @@ impl Connection {
             Some(read) => peer.showing(read, move || tls.still_trusts(&then, &chain)),
             None => peer,
         };
-        Self::Secure(Box::new(stream), peer)
+        Self::new(Wire::Secure(Box::new(stream), peer))
     }
 
     /// Whoever is at the other end.
     fn peer(&self) -> Peer {
-        match self {
-            Self::Plain(stream) => peer(stream),
-            Self::Secure(_, peer) => peer.clone(),
+        match &self.wire {
+            Wire::Plain(stream) => peer(stream),
+            Wire::Secure(_, peer) => peer.clone(),
         }
     }
 }
@@ -177,44 +187,63 @@ fn peer(stream: &TcpStream) -> Peer {
 
 impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Secure(stream, _) => Pin::new(stream).poll_read(cx, buffer),
+        let this = self.get_mut();
+        this.is_in_use = true;
+        match &mut this.wire {
+            Wire::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Wire::Secure(stream, _) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Secure(stream, _) => Pin::new(stream).poll_write(cx, bytes),
+        match &mut self.get_mut().wire {
+            Wire::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Wire::Secure(stream, _) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Secure(stream, _) => Pin::new(stream).poll_flush(cx),
+        match &mut self.get_mut().wire {
+            Wire::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Wire::Secure(stream, _) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Secure(stream, _) => Pin::new(stream).poll_shutdown(cx),
+        match &mut self.get_mut().wire {
+            Wire::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Wire::Secure(stream, _) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 
-    // Not vectored: h2 writes a message of 256 bytes or more by itself then, and copies those below 1,024 bytes into one
-    // buffer else. One write for many answers is worth more than what copying costs.
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().wire {
+            Wire::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Wire::Secure(stream, _) => Pin::new(stream).poll_write_vectored(cx, slices),
+        }
+    }
+
+    /// Not before it is in use: h2 asks then how small a message has to be to go out with others in one write, below 256 bytes
+    /// or below 1,024. Asked later, it is about one that goes out by itself, which takes one write instead of two.
+    fn is_write_vectored(&self) -> bool {
+        self.is_in_use
+    }
 }
 
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-    use tokio::io::AsyncReadExt as _;
+    use std::pin::pin;
+
+    use futures_util::StreamExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
     use crate::config;
@@ -244,6 +273,19 @@ mod tests {
     async fn closed(mut stream: TcpStream) {
         let read = tokio::time::timeout(Duration::from_secs(20), stream.read(&mut [0])).await.unwrap();
         assert!(matches!(read, Ok(0) | Err(_)));
+    }
+
+    #[tokio::test]
+    async fn whether_writes_are_vectored_is_said_once_a_connection_is_in_use() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut connections = pin!(plain(listener));
+        let mut asker = TcpStream::connect(address).await.unwrap();
+        let (_, mut connection) = connections.next().await.unwrap();
+        assert!(!connection.is_write_vectored());
+        asker.write_all(b"a").await.unwrap();
+        assert_eq!(connection.read_u8().await.unwrap(), b'a');
+        assert!(connection.is_write_vectored());
     }
 
     #[tokio::test]
