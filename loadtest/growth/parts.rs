@@ -15,7 +15,8 @@ use tollgate::domain::window::{LeaseId, Terms};
 use tollgate::stores::redis::RedisStore;
 
 use super::Field;
-use crate::quotas::{self, traffic::mixed};
+use crate::quotas;
+use crate::traffic::mixed;
 use crate::redis::Done;
 use crate::say;
 
