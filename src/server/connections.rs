@@ -33,12 +33,9 @@ pub(super) const STREAMS_MAX: u32 = 1_024;
 /// A connection that is silent for this long is asked whether it is still there.
 pub(super) const KEEPALIVE_INTERVAL: Duration = Duration::from_mins(1);
 
-/// Calls that are answered one after the other before what they came to is sent. Fewer are sooner on their way, more take
-/// fewer writes.
+/// Calls that are answered one after the other before what they came to is written and other connections have their turn. More
+/// take fewer writes; fewer keep nobody waiting, though each may bring a token whose signature is to be checked.
 const CALLS_AT_ONCE: usize = 64;
-
-/// How often that is done before other connections have their turn.
-const ROUNDS_AT_ONCE: usize = 4;
 
 /// What whoever speaks on a connection is given.
 pub(super) struct Line {
@@ -140,20 +137,26 @@ impl Attending {
         let Self { calls, waiting, bell, waker } = self;
         bell.owner.register(cx.waker());
         let ringing = &mut Context::from_waker(waker);
-        for _ in 0..ROUNDS_AT_ONCE {
-            // Whatever has rung until here is about what is looked at now.
-            bell.state.store(AWAKE, Ordering::SeqCst);
-            if let Poll::Ready(ended) = speaking.as_mut().poll(ringing) {
-                return Poll::Ready(ended);
-            }
-            let heard = answer(&calls.0, waiting, ringing);
-            while let Poll::Ready(Some(_)) = waiting.poll_next_unpin(ringing) {}
-            if !heard && bell.falls_asleep() {
-                return Poll::Pending;
-            }
+        // Whatever has rung until here is about what is looked at now.
+        bell.stays_awake();
+        if let Poll::Ready(ended) = speaking.as_mut().poll(ringing) {
+            return Poll::Ready(ended);
         }
-        bell.state.store(RUNG, Ordering::SeqCst);
-        cx.waker().wake_by_ref();
+        let heard = answer(&calls.0, waiting, ringing);
+        go_on(waiting, ringing);
+        if !heard && bell.falls_asleep() {
+            return Poll::Pending;
+        }
+        // What was answered is written, and more may have come.
+        bell.stays_awake();
+        if let Poll::Ready(ended) = speaking.poll(ringing) {
+            return Poll::Ready(ended);
+        }
+        // One of these may have been woken since, which is forgotten.
+        go_on(waiting, ringing);
+        if !(calls.0.is_empty() && bell.falls_asleep()) {
+            cx.waker().wake_by_ref();
+        }
         Poll::Pending
     }
 }
@@ -169,6 +172,11 @@ fn answer(calls: &Calls, waiting: &FuturesUnordered<Call>, ringing: &mut Context
     true
 }
 
+/// Has those go on that were woken.
+fn go_on(waiting: &mut FuturesUnordered<Call>, ringing: &mut Context<'_>) {
+    while let Poll::Ready(Some(_)) = waiting.poll_next_unpin(ringing) {}
+}
+
 /// Wakes whoever attends to a connection, but not while it is awake: it looks itself whether anything has rung.
 #[derive(Default)]
 struct Bell {
@@ -181,6 +189,10 @@ const AWAKE: u8 = 1;
 const RUNG: u8 = 2;
 
 impl Bell {
+    fn stays_awake(&self) {
+        self.state.store(AWAKE, Ordering::SeqCst);
+    }
+
     /// Whether nothing has rung meanwhile.
     fn falls_asleep(&self) -> bool {
         self.state.compare_exchange(AWAKE, ASLEEP, Ordering::SeqCst, Ordering::SeqCst).is_ok()
@@ -206,6 +218,10 @@ pub(super) struct Calls(Arc<Mutex<VecDeque<Call>>>);
 type Call = Pin<Box<dyn Future<Output = Result<(), Box<dyn Any + Send>>> + Send>>;
 
 impl Calls {
+    fn is_empty(&self) -> bool {
+        self.0.lock().is_empty()
+    }
+
     fn next(&self) -> Option<Call> {
         self.0.lock().pop_front()
     }
@@ -231,7 +247,7 @@ impl Drop for Unheard {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+    #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
     use std::convert::Infallible;
     use std::io;
@@ -242,6 +258,7 @@ mod tests {
     use http::uri::PathAndQuery;
     use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
     use tokio::sync::Semaphore;
+    use tokio::time::timeout;
     use tonic::client::Grpc;
     use tonic::transport::{Channel, Endpoint};
     use tonic::{Code, Request, Status};
@@ -287,6 +304,7 @@ mod tests {
                 match &*path {
                     "/a/panics" => panic!("this call"),
                     "/a/waits" => gate.acquire().await.unwrap().forget(),
+                    "/a/yields" => yields(10).await,
                     _ => {}
                 }
                 Ok::<_, Infallible>(Status::not_found("answered").into_http::<tonic::body::Body>())
@@ -301,12 +319,25 @@ mod tests {
         (channel, writes, gate)
     }
 
+    /// Has to be polled so often, and asks for it at once each time.
+    async fn yields(mut times: u32) {
+        poll_fn(|cx| {
+            if times == 0 {
+                return Poll::Ready(());
+            }
+            times -= 1;
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+    }
+
     async fn call(channel: &Channel, path: &'static str) -> Code {
         let mut client = Grpc::new(channel.clone());
         client.ready().await.unwrap();
         let codec = ProstCodec::<(), ()>::default();
-        let answer = client.unary(Request::new(()), PathAndQuery::from_static(path), codec).await;
-        answer.unwrap_err().code()
+        let answer = client.unary(Request::new(()), PathAndQuery::from_static(path), codec);
+        timeout(Duration::from_secs(20), answer).await.expect("it is answered").unwrap_err().code()
     }
 
     #[tokio::test]
@@ -338,9 +369,15 @@ mod tests {
     async fn more_calls_than_are_answered_at_once_are_all_answered() {
         let (channel, _, gate) = connect().await;
         gate.add_permits(1_000);
-        let paths = ["/a/answers", "/a/waits"].into_iter().cycle().take(2 * CALLS_AT_ONCE * ROUNDS_AT_ONCE);
+        let paths = ["/a/answers", "/a/waits"].into_iter().cycle().take(8 * CALLS_AT_ONCE);
         let answers = join_all(paths.map(|path| call(&channel, path))).await;
         assert!(answers.iter().all(|code| *code == Code::NotFound));
+    }
+
+    #[tokio::test]
+    async fn a_call_that_is_woken_while_it_is_polled_goes_on() {
+        let (channel, ..) = connect().await;
+        assert_eq!(call(&channel, "/a/yields").await, Code::NotFound);
     }
 
     #[test]
