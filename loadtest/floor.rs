@@ -123,7 +123,7 @@ where
             Server::builder().add_service(service).serve_with_incoming(connections).await?;
         }
         Transport::Own => {
-            serve_grpc(listener, move |request: http::Request<Incoming>| service.clone().call(request)).await
+            serve_grpc(listener, move |request: http::Request<Incoming>| service.clone().call(request)).await;
         }
     }
     Ok(())

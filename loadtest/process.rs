@@ -15,7 +15,7 @@ use tollgate::domain::time::Micros;
 use tollgate::server::SystemClock;
 
 /// How long a server may take until it serves.
-pub(crate) const START_MAX: Duration = Duration::from_secs(60);
+pub(crate) const START_MAX: Duration = Duration::from_mins(1);
 
 /// How often a process that is to end by itself is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);

@@ -164,12 +164,12 @@ fn times(top: f64, rows: &[(crate::traffic::Traffic, u32, Row)]) -> Option<Vec<S
         let (left, right) = column(index, rows.len());
         let x = |micros: f64| left + (right - left) * (micros.log10() - least) / (most - least);
         lines.push(text("text", left, top + ABOVE - 10.0, "start", &format!("at {percent} % of what each can do")));
-        let (first, last) = (top + ABOVE, top + ABOVE + PITCH * rows_of(row));
+        let (upper, lower) = (top + ABOVE, top + ABOVE + PITCH * rows_of(row));
         let mut decade = least;
         while decade <= most {
             let at = 10_f64.powf(decade);
-            lines.push(line("edge", (x(at), first), (x(at), last)));
-            lines.push(text("faint small", x(at), last + 14.0, "middle", &micros(Duration::from_secs_f64(at / 1e6))));
+            lines.push(line("edge", (x(at), upper), (x(at), lower)));
+            lines.push(text("faint small", x(at), lower + 14.0, "middle", &micros(Duration::from_secs_f64(at / 1e6))));
             decade += 1.0;
         }
         for ((contender, costs), middle) in row.iter().zip(&middles) {

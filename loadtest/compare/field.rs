@@ -88,7 +88,7 @@ struct Player {
 
 /// A running server.
 enum Server {
-    Ours(Subject),
+    Ours(Box<Subject>),
     Peer(Process),
 }
 
@@ -218,7 +218,7 @@ impl Player {
     }
 
     fn ours(contender: Contender, server: Subject) -> Self {
-        Self::new(contender, server.grpc, Server::Ours(server))
+        Self::new(contender, server.grpc, Server::Ours(Box::new(server)))
     }
 
     fn question(&self, key: u64) -> Question {

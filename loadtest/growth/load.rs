@@ -19,9 +19,9 @@ use tonic::transport::Channel;
 use crate::figures::median;
 use crate::load::message::{Answer, Batch, Decided, Lean, Outcome, Prepared};
 use crate::load::{connect, refused};
-use crate::traffic::mixed;
 use crate::redis::Done;
 use crate::subject::Subject;
+use crate::traffic::mixed;
 
 /// Questions in one call: enough that the calls cost little beside them.
 pub(super) const BATCH: u64 = 64;

@@ -16,9 +16,9 @@ use tollgate::stores::redis::RedisStore;
 
 use super::Field;
 use crate::quotas;
-use crate::traffic::mixed;
 use crate::redis::Done;
 use crate::say;
+use crate::traffic::mixed;
 
 /// The name of the row.
 pub(super) const NAME: &str = "commands";

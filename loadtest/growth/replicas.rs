@@ -3,8 +3,8 @@
 use super::counters::{configuration, question};
 use super::load::{Load, Target, measure};
 use super::{Field, Growing, Point, say_at};
-use crate::traffic::{Keys, Traffic};
 use crate::redis::Done;
+use crate::traffic::{Keys, Traffic};
 
 /// All of them on one core.
 const SIZES: [u64; 5] = [1, 2, 3, 4, 5];

@@ -70,7 +70,7 @@ pub(super) async fn take(field: &Field<'_>) -> Result<Vec<Point>, String> {
         tokens.extend((shown..size).map(|number| issuer.token(number).into_boxed_str()));
         let ask = |number: u64| {
             let token = usize::try_from(number).ok().and_then(|number| tokens.get(number));
-            question(token.map(|token| token.to_string()).unwrap_or_default()).encode_to_vec()
+            question(token.map(ToString::to_string).unwrap_or_default()).encode_to_vec()
         };
         let load = |draw| Load { calls: CALLS, draw, question: &ask, all_allowed: true };
         let (any, any_of_few) = (any_of(size), any_of(fewest));
