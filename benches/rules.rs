@@ -22,11 +22,16 @@ fn path_parse(bencher: Bencher<'_, '_>, path: &str) {
 /// The last rule matches, so all of them are looked at.
 #[divan::bench(args = [10, 10_000])]
 fn rule_match_last_of(bencher: Bencher<'_, '_>, rules: usize) {
-    let mut rules: Vec<Rule> = (1..rules).map(|number| rule(&format!("/service-{number}/items/{{id}}"))).collect();
-    rules.push(rule("/orders/{id}"));
-    let policy = Policy { version: 1, rules, ..Policy::default() };
+    let policy = last_of(rules);
     let question = house::question("");
     bencher.bench(|| policy.find(black_box(&question)));
+}
+
+/// So many rules, of which the last one is met.
+pub(crate) fn last_of(rules: usize) -> Policy {
+    let mut rules: Vec<Rule> = (1..rules).map(|number| rule(&format!("/service-{number}/items/{{id}}"))).collect();
+    rules.push(rule("/orders/{id}"));
+    Policy { version: 1, rules, ..Policy::default() }
 }
 
 #[divan::bench]
@@ -47,6 +52,13 @@ fn counter_key(bencher: Bencher<'_, '_>) {
 /// What a rule demands of a caller who is remembered: without an expression, and with one.
 #[divan::bench(args = EXPRESSIONS)]
 fn demand(bencher: Bencher<'_, '_>, expression: &str) {
+    with_demand(expression, |demand, identity, call| {
+        bencher.bench(|| demand.admits(Some(black_box(identity)), black_box(call)));
+    });
+}
+
+/// Has `take` what demands that, and a caller whose call meets it.
+pub(crate) fn with_demand(expression: &str, take: impl FnOnce(&Demand, &Identity, Call<'_>)) {
     let when = (!expression.is_empty()).then(|| Box::new(Expression::compile(expression, &["id"]).unwrap()));
     let demand = Demand::Caller(Caller { scopes: vec!["orders:read".to_owned()], when, ..Caller::default() });
     let resource = vec![("owner", "4f9c2f6e-8a5b-4c1d-9e3f-7b2a6d8c0e14")];
@@ -57,14 +69,17 @@ fn demand(bencher: Bencher<'_, '_>, expression: &str) {
     let pattern = PathPattern::parse("/orders/{id}").unwrap();
     let call = Call { question: &question, pattern: Some(&pattern), now: Micros::from_secs(1_800_000_000) };
     assert_eq!(demand.admits(Some(&identity), call), Ok(()));
-    bencher.bench(|| demand.admits(Some(black_box(&identity)), black_box(call)));
+    take(&demand, &identity, call);
 }
+
+/// A condition as one writes it.
+pub(crate) const OWNER_OR_ADMIN: &str = r#""ADMIN" in identity.roles || resource.owner == identity.subject"#;
 
 const EXPRESSIONS: [&str; 6] = [
     "",
     "true",
     "resource.owner == identity.subject",
-    r#""ADMIN" in identity.roles || resource.owner == identity.subject"#,
+    OWNER_OR_ADMIN,
     r#"identity.scopes.exists(s, s.startsWith("orders:"))"#,
     r#"request.path.matches("^/orders/[0-9]+$")"#,
 ];

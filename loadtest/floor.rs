@@ -64,9 +64,7 @@ pub(crate) fn run(service: Service, answer: &Path) -> Result<(), String> {
 async fn serve(service: Service, answer: &[u8]) -> Result<(), Box<dyn std::error::Error>> {
     let router = match service {
         Service::Decision => {
-            let answer = pb::DecideResponse::decode(answer)?;
-            let outcome = pb::DecideOutcome { kind: Some(Kind::Decision(answer.clone())) };
-            let service = DecisionServiceServer::new(Floor { answer, outcome });
+            let service = DecisionServiceServer::new(Floor::new(pb::DecideResponse::decode(answer)?));
             transport().add_service(service.max_decoding_message_size(MESSAGE_BYTES_MAX))
         }
         Service::Authorization => {
@@ -85,7 +83,7 @@ async fn serve(service: Service, answer: &[u8]) -> Result<(), Box<dyn std::error
 }
 
 /// Gives always the same answer.
-struct Same<T>(T);
+pub(crate) struct Same<T>(pub T);
 
 #[async_trait]
 impl Authorization for Same<CheckResponse> {
@@ -104,9 +102,18 @@ impl RateLimitService for Same<RateLimitResponse> {
     }
 }
 
-struct Floor {
+/// Gives always the same answer, by itself and in batches and streams.
+pub(crate) struct Floor {
     answer: pb::DecideResponse,
     outcome: pb::DecideOutcome,
+}
+
+impl Floor {
+    /// With that answer.
+    pub(crate) fn new(answer: pb::DecideResponse) -> Self {
+        let outcome = pb::DecideOutcome { kind: Some(Kind::Decision(answer.clone())) };
+        Self { answer, outcome }
+    }
 }
 
 #[async_trait]

@@ -2,8 +2,11 @@
 //!
 //! Run by `loadtest/run`, which builds what is measured; README.md beside it says what the figures mean.
 
+#[path = "../benches/checked.rs"]
+mod checked;
 mod cores;
 mod figures;
+mod flame;
 mod floor;
 mod gateways;
 mod ghz;
@@ -59,6 +62,8 @@ enum Command {
     Revocation(revocation::Measure),
     /// Start Redis, the server and its yardsticks, and print what the questions of Envoys cost.
     Gateways(gateways::Measure),
+    /// Start the server, put load on it, and have perf record where its time goes.
+    Flame(flame::Record),
     /// Serve a service that decides nothing: the floor. Prints where it listens.
     Floor {
         /// Which service.
@@ -107,6 +112,7 @@ fn main() -> ExitCode {
         Command::Quotas(measure) => print_from(|cores| async move { quotas::take(&measure, cores).await }),
         Command::Revocation(measure) => print_from(|cores| async move { revocation::take(&measure, cores).await }),
         Command::Gateways(measure) => print_from(|cores| async move { gateways::take(&measure, cores).await }),
+        Command::Flame(record) => print_from(|cores| async move { flame::take(&record, cores).await }),
         Command::Floor { service, answer } => floor::run(service, &answer),
     };
     match done {

@@ -79,6 +79,11 @@ impl Process {
         Err(self.failed(&format!("did not end within {within:?}")))
     }
 
+    /// Its id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The CPU time that it has used so far, in user space and in the kernel; steps of 10 ms on most machines.
     pub(crate) fn cpu(&self) -> Result<Micros, String> {
         let file = format!("/proc/{}/stat", self.child.id());

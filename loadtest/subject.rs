@@ -127,6 +127,11 @@ impl Subject {
         Ok(Self { name: "no-op".to_owned(), grpc, load_core: cores.load, process, admin: None, redis: None })
     }
 
+    /// The id of its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// The CPU time that it has used so far.
     pub(crate) fn cpu(&self) -> Result<Micros, String> {
         self.process.cpu()
