@@ -4,7 +4,12 @@
 //! `scripts/instructions` runs this under callgrind, which counts what [`counted`] does. Run by itself, as `cargo test` does, it
 //! counts allocations, and fails where they are more than the budget or than `instructions.txt` has.
 
-#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a bench says what it finds, and fails by panicking")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "a bench says what it finds, and fails by panicking"
+)]
 
 mod asked;
 mod checked;

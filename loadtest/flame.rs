@@ -23,7 +23,7 @@ const WARM_UP: Duration = Duration::from_secs(1);
 const BESIDE: Duration = Duration::from_secs(2);
 
 /// How long perf may take for writing what it recorded.
-const WRITTEN_MAX: Duration = Duration::from_secs(60);
+const WRITTEN_MAX: Duration = Duration::from_mins(1);
 
 /// Samples of a second. No divisor of anything that happens at regular times.
 const FREQUENCY: &str = "997";
