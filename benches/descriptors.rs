@@ -40,7 +40,7 @@ fn descriptors_load(bencher: Bencher<'_, '_>) {
 }
 
 /// A configuration with so many descriptors in so many files, a domain each.
-fn folder(descriptors: usize, files: usize, end: &str) -> TempDir {
+pub(crate) fn folder(descriptors: usize, files: usize, end: &str) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("tollgate.yaml"), "envoy_ratelimit: { files: ['*.limits'] }\n").unwrap();
     let each = descriptors / files;
@@ -62,11 +62,11 @@ fn descriptor(number: usize, end: &str) -> String {
       - key: path
         rate_limit:
           unit: minute
-          requests_per_unit: 100
+          requests_per_unit: 1000000000
 "
     )
 }
 
-fn load(folder: &TempDir) -> Config {
+pub(crate) fn load(folder: &TempDir) -> Config {
     config::load(&folder.path().join("tollgate.yaml"), &|_| None).unwrap().0
 }

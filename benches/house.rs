@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tollgate::config::{self, Config};
 use tollgate::decide::Decider;
-use tollgate::decide::ports::{Answer, Clock as _, Quotas};
+use tollgate::decide::ports::{Answer, Clock, Quotas};
 use tollgate::domain::policy::Policy;
 use tollgate::domain::question::{Credential, Question};
 use tollgate::domain::time::{Micros, Moment};
@@ -22,16 +22,21 @@ use tollgate::stores::proofs::{MemoryProofs, PROOFS_MAX};
 use tollgate::telemetry::Telemetry;
 use tollgate::tokens::Tokens;
 
-use crate::leases::introduced;
 use crate::orders::POLICY;
 use crate::revoked::revocations;
 use crate::signer::Signer;
+
+/// Calls between two looks at the clock, so that its own cost and grain do not show.
+pub(crate) const SAMPLE_SIZE: u32 = 64;
+
+/// The moment at which a clock stands still.
+pub(crate) const NOW: Moment = Moment { wall: Micros::from_secs(1_800_000_000), steady: Micros::from_secs(1_000) };
 
 const ISSUER: &str = "https://issuer.example";
 
 /// All parts, with two limits that never refuse.
 pub(crate) struct House {
-    pub(crate) clock: Arc<SystemClock>,
+    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) decider: Arc<Decider>,
     signer: Signer,
@@ -46,37 +51,36 @@ impl House {
 
     /// The same, and so many revocations of all kinds, none of which hits a token.
     pub(crate) fn with_revocations(signer: Signer, verdicts_max: usize, revocations: u64) -> Self {
-        Self::with_desk(signer, verdicts_max, revocations, |store, _, _| Arc::new(QuotaDesk::new(store)))
+        let clock = Arc::new(SystemClock::start());
+        Self::with_desk(clock, signer, verdicts_max, revocations, at_the_store)
     }
 
     /// The same, but quotas are paid from leases of the memory store.
     pub(crate) fn with_leases(signer: Signer, verdicts_max: usize) -> Self {
-        Self::with_desk(signer, verdicts_max, 0, |store, clock, telemetry| {
-            Arc::new(introduced(LeaseDesk::new(Arc::clone(&store) as _, store, Micros::from_secs(1), clock, telemetry)))
-        })
+        Self::with_desk(Arc::new(SystemClock::start()), signer, verdicts_max, 0, from_leases)
     }
 
-    fn with_desk(
+    /// With all of that, and a desk where quotas are paid.
+    pub(crate) fn with_desk(
+        clock: Arc<dyn Clock>,
         signer: Signer,
         verdicts_max: usize,
         revoked: u64,
-        desk: impl FnOnce(Arc<MemoryStore>, Arc<SystemClock>, &Telemetry) -> Arc<dyn Quotas>,
+        desk: impl FnOnce(Arc<MemoryStore>, Arc<dyn Clock>, &Telemetry) -> Arc<dyn Quotas>,
     ) -> Self {
         // Tokens start tasks that keep keys fresh; those of this issuer stay as they are.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let within = runtime.enter();
-        let clock = Arc::new(SystemClock::start());
         let telemetry = Arc::new(Telemetry::new().unwrap());
         let Config { issuers, policy, .. } = config(&signer, None);
         let proofs = Arc::new(MemoryProofs::new(PROOFS_MAX, &telemetry));
         let tokens =
-            Tokens::new(Arc::clone(&clock) as _, Arc::clone(&telemetry), verdicts_max, Arc::clone(&proofs) as _)
-                .unwrap();
+            Tokens::new(Arc::clone(&clock), Arc::clone(&telemetry), verdicts_max, Arc::clone(&proofs) as _).unwrap();
         tokens.adopt(issuers).unwrap();
         let store = Arc::new(MemoryStore::new(COUNTERS_MAX, &telemetry));
         let revocations = revocations(&runtime, ISSUER, revoked, &clock, &telemetry);
         let decider = Arc::new(Decider::new(
-            Arc::clone(&clock) as _,
+            Arc::clone(&clock),
             Arc::clone(&tokens) as _,
             Arc::clone(&revocations) as _,
             revocations,
@@ -133,6 +137,31 @@ impl House {
     pub(crate) fn public(&self) -> ParsedPublicKey {
         self.signer.public()
     }
+}
+
+/// A clock that stands still, at [`NOW`].
+pub(crate) struct Standing;
+
+impl Clock for Standing {
+    fn now(&self) -> Moment {
+        NOW
+    }
+}
+
+/// Pays at the memory store.
+pub(crate) fn at_the_store(store: Arc<MemoryStore>, _: Arc<dyn Clock>, _: &Telemetry) -> Arc<dyn Quotas> {
+    Arc::new(QuotaDesk::new(store))
+}
+
+/// Pays from leases of the memory store.
+pub(crate) fn from_leases(store: Arc<MemoryStore>, clock: Arc<dyn Clock>, telemetry: &Telemetry) -> Arc<dyn Quotas> {
+    Arc::new(introduced(LeaseDesk::new(Arc::clone(&store) as _, store, Micros::from_secs(1), clock, telemetry)))
+}
+
+/// A desk that its store has heard of: before that it pays nothing.
+pub(crate) fn introduced(desk: LeaseDesk) -> LeaseDesk {
+    desk.beat().now_or_never().unwrap().unwrap();
+    desk
 }
 
 /// Both clocks at once, for parts that keep no time.

@@ -6,21 +6,17 @@ use std::sync::Arc;
 
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
-use futures_util::FutureExt as _;
-use tollgate::decide::ports::{Charge, Charges, Clock, Payment, Quotas};
+use tollgate::decide::ports::{Charge, Charges, Payment, Quotas};
 use tollgate::domain::decision::Reason;
 use tollgate::domain::limit::{Algorithm, CounterKey, Limit, UNITS_MAX, WhenAway};
-use tollgate::domain::time::{Micros, Moment};
+use tollgate::domain::time::Micros;
 use tollgate::quotas::{LeaseDesk, QuotaDesk};
 use tollgate::stores::memory::{COUNTERS_MAX, MemoryStore};
 use tollgate::telemetry::Telemetry;
 
-use crate::SAMPLE_SIZE;
-use crate::house::at_hand;
+use crate::house::{NOW, SAMPLE_SIZE, Standing, at_hand, introduced};
 
 const WINDOW: Micros = Micros::from_secs(60);
-
-const NOW: Moment = Moment { wall: Micros::from_secs(1_800_000_000), steady: Micros::from_secs(1_000) };
 
 /// New counters in each of the iterations of the one sample: 32,000 in all, and a million, which is all that a store
 /// holds.
@@ -29,34 +25,17 @@ const NEW: [usize; 2] = [32_000 / SAMPLE_SIZE as usize, COUNTERS_MAX / SAMPLE_SI
 /// Payments after which leases have grown large.
 const WARM_UP: usize = 10_000;
 
-struct Standing;
-
-impl Clock for Standing {
-    fn now(&self) -> Moment {
-        NOW
-    }
-}
-
 /// From charges to a payment, all covered by leases in hand.
 #[divan::bench(args = [1, 2, 4])]
 fn leased_pay(bencher: Bencher<'_, '_>, limits: usize) {
-    let desk = leased();
-    let limits: Vec<Arc<Limit>> = (0..limits).map(|number| limit(number, UNITS_MAX)).collect();
-    let charges: Charges = limits.iter().map(|limit| charge(limit, 0)).collect();
-    for _ in 0..WARM_UP {
-        assert_eq!(pay(&desk, charges.clone()).reason, Reason::Allowed);
-    }
+    let (desk, charges) = leased_to(limits);
     bencher.with_inputs(|| charges.clone()).bench_local_values(|charges| pay(&desk, black_box(charges)));
 }
 
 /// The store has said that nothing is left.
 #[divan::bench]
 fn refused_from_memory(bencher: Bencher<'_, '_>) {
-    let desk = leased();
-    let charges = Charges::from_iter([charge(&limit(0, 1), 0)]);
-    assert_eq!(pay(&desk, charges.clone()).reason, Reason::Allowed);
-    assert_eq!(pay(&desk, charges.clone()).reason, Reason::QuotaExceeded);
-    assert!(!pay(&desk, charges.clone()).asked);
+    let (desk, charges) = used_up();
     bencher.with_inputs(|| charges.clone()).bench_local_values(|charges| pay(&desk, black_box(charges)));
 }
 
@@ -85,22 +64,37 @@ fn pay_new(bencher: Bencher<'_, '_>, desk: &impl Quotas, new: usize) {
     });
 }
 
+/// A desk that holds large leases of so many limits, and charges that they cover.
+pub(crate) fn leased_to(limits: usize) -> (LeaseDesk, Charges) {
+    let desk = leased();
+    let limits: Vec<Arc<Limit>> = (0..limits).map(|number| limit(number, UNITS_MAX)).collect();
+    let charges: Charges = limits.iter().map(|limit| charge(limit, 0)).collect();
+    for _ in 0..WARM_UP {
+        assert_eq!(pay(&desk, charges.clone()).reason, Reason::Allowed);
+    }
+    (desk, charges)
+}
+
+/// A desk that knows that nothing is left for these charges.
+pub(crate) fn used_up() -> (LeaseDesk, Charges) {
+    let desk = leased();
+    let charges = Charges::from_iter([charge(&limit(0, 1), 0)]);
+    assert_eq!(pay(&desk, charges.clone()).reason, Reason::Allowed);
+    assert_eq!(pay(&desk, charges.clone()).reason, Reason::QuotaExceeded);
+    assert!(!pay(&desk, charges.clone()).asked);
+    (desk, charges)
+}
+
 fn leased() -> LeaseDesk {
     let telemetry = Telemetry::new().unwrap();
     introduced(LeaseDesk::new(store(), store(), Micros::from_secs(1), Arc::new(Standing), &telemetry))
-}
-
-/// A desk that its store has heard of: before that it pays nothing.
-pub(crate) fn introduced(desk: LeaseDesk) -> LeaseDesk {
-    desk.beat().now_or_never().unwrap().unwrap();
-    desk
 }
 
 fn store() -> Arc<MemoryStore> {
     Arc::new(MemoryStore::new(COUNTERS_MAX, &Telemetry::new().unwrap()))
 }
 
-fn pay(desk: &impl Quotas, charges: Charges) -> Payment {
+pub(crate) fn pay(desk: &impl Quotas, charges: Charges) -> Payment {
     at_hand(desk.pay(charges, NOW))
 }
 

@@ -20,11 +20,10 @@ mod tokens;
 use divan::AllocProfiler;
 use mimalloc::MiMalloc;
 
+use self::house::SAMPLE_SIZE;
+
 #[global_allocator]
 static ALLOCATOR: AllocProfiler<MiMalloc> = AllocProfiler::new(MiMalloc);
-
-/// Calls between two looks at the clock, so that its own cost and grain do not show.
-const SAMPLE_SIZE: u32 = 64;
 
 fn main() {
     divan::Divan::from_args().sample_size(SAMPLE_SIZE).main();

@@ -11,8 +11,8 @@ use futures_util::future;
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 use tollgate::decide::ports::{
-    Answer, Away, Clock as _, Cursor, Listed, ListedRevocation, News, Place, RevocationLog, RevocationView as _,
-    Snapshot, Standing,
+    Answer, Away, Clock, Cursor, Listed, ListedRevocation, News, Place, RevocationLog, RevocationView as _, Snapshot,
+    Standing,
 };
 use tollgate::domain::identity::Identity;
 use tollgate::domain::revocation::{
@@ -110,7 +110,7 @@ pub(crate) fn revocations(
     runtime: &Runtime,
     issuer: &'static str,
     entries: u64,
-    clock: &Arc<SystemClock>,
+    clock: &Arc<dyn Clock>,
     telemetry: &Telemetry,
 ) -> Arc<Revocations> {
     following(runtime, Arc::new(Settled::new(issuer, entries)), clock, telemetry).0
@@ -120,13 +120,13 @@ pub(crate) fn revocations(
 fn following(
     runtime: &Runtime,
     log: Arc<Settled>,
-    clock: &Arc<SystemClock>,
+    clock: &Arc<dyn Clock>,
     telemetry: &Telemetry,
 ) -> (Arc<Revocations>, Pin<Box<dyn Future<Output = ()>>>) {
     let trust = Trust { max_lag: Micros::from_secs(1_000_000), when_behind: WhenBehind::Ask };
     let entries = log.entries;
     let revocations = Arc::new(Revocations::new(log, trust, telemetry));
-    let mut follower = Box::pin(Follower::new(Arc::clone(&revocations), Arc::clone(clock) as _).run());
+    let mut follower = Box::pin(Follower::new(Arc::clone(&revocations), Arc::clone(clock)).run());
     runtime.block_on(future::select(&mut follower, pin!(revocations.settled())));
     assert_eq!(revocations.health(moment().steady).entries, entries);
     (revocations, follower)
@@ -135,8 +135,17 @@ fn following(
 /// Whether a token is revoked that has all that can be.
 #[divan::bench(args = [0, 1_000, 1_000_000])]
 fn revoked(bencher: Bencher<'_, '_>, entries: u64) {
+    let (revocations, identity) = beside(entries);
+    let now = moment();
+    let stands = || at_hand(revocations.standing(black_box(&identity), now));
+    assert_eq!(stands(), Standing::Good);
+    bencher.bench(stands);
+}
+
+/// So many revocations of all kinds, and a token that has all that can be revoked, but is not.
+pub(crate) fn beside(entries: u64) -> (Arc<Revocations>, Arc<Identity>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let (clock, telemetry) = (Arc::new(SystemClock::start()), Telemetry::new().unwrap());
+    let (clock, telemetry) = (Arc::new(SystemClock::start()) as _, Telemetry::new().unwrap());
     let revocations = revocations(&runtime, ISSUER, entries, &clock, &telemetry);
     let name = |what: &str| Some(format!("{what}-8a5b-4c1d-9e3f-000000000000").into());
     let identity = Arc::new(Identity {
@@ -147,10 +156,7 @@ fn revoked(bencher: Bencher<'_, '_>, entries: u64) {
         signed_by: Some(Arc::new([7; 32])),
         ..Identity::vouched_by(ISSUER)
     });
-    let now = moment();
-    let stands = || at_hand(revocations.standing(black_box(&identity), now));
-    assert_eq!(stands(), Standing::Good);
-    bencher.bench(stands);
+    (revocations, identity)
 }
 
 /// What five million take up: prints what each adds to the process's memory. The budget is held here.
@@ -158,7 +164,7 @@ fn revoked(bencher: Bencher<'_, '_>, entries: u64) {
 #[divan::bench(sample_count = 1, ignore)]
 fn revocations_at_rest(bencher: Bencher<'_, '_>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let (clock, telemetry) = (Arc::new(SystemClock::start()), Telemetry::new().unwrap());
+    let (clock, telemetry) = (Arc::new(SystemClock::start()) as _, Telemetry::new().unwrap());
     let before = resident();
     let mut loaded = None;
     // Once, however often the bench is run.
@@ -176,9 +182,9 @@ fn revocations_at_rest(bencher: Bencher<'_, '_>) {
 #[divan::bench(sample_count = 1, ignore)]
 fn own_writes_beside_a_load(bencher: Bencher<'_, '_>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let (clock, telemetry) = (Arc::new(SystemClock::start()), Telemetry::new().unwrap());
+    let (clock, telemetry) = (SystemClock::start(), Telemetry::new().unwrap());
     let log = Arc::new(Settled::new(ISSUER, MANY));
-    let (revocations, mut follower) = following(&runtime, Arc::clone(&log), &clock, &telemetry);
+    let (revocations, mut follower) = following(&runtime, Arc::clone(&log), &(Arc::new(clock) as _), &telemetry);
     runtime.block_on(future::select(&mut follower, pin!(log.silent.notified())));
     let mut waits = Vec::new();
     // So often, however often the bench is run.
@@ -187,7 +193,7 @@ fn own_writes_beside_a_load(bencher: Bencher<'_, '_>) {
             log.gone.store(1, Ordering::SeqCst);
             let over = AtomicBool::new(false);
             let longest = thread::scope(|scope| {
-                let writer = scope.spawn(|| longest_wait(&revocations, *clock, &over));
+                let writer = scope.spawn(|| longest_wait(&revocations, clock, &over));
                 runtime.block_on(future::select(&mut follower, pin!(log.silent.notified())));
                 over.store(true, Ordering::SeqCst);
                 writer.join().unwrap()

@@ -23,7 +23,7 @@ fn path_parse(bencher: Bencher<'_, '_>, path: &str) {
 /// The last rule matches. Of few rules all are looked at, of many the index names one.
 #[divan::bench(args = [1, 10, 16, 17, 100, 1_000, 10_000])]
 fn rule_match_last_of(bencher: Bencher<'_, '_>, rules: usize) {
-    let policy = policy((1..rules).map(|number| rule(&format!("/service-{number}/items/{{id}}"))));
+    let policy = last_of(rules);
     let question = house::question("");
     bencher.bench(|| policy.find(black_box(&question)));
 }
@@ -84,6 +84,11 @@ fn address_among_networks(bencher: Bencher<'_, '_>, networks: u32) {
     bencher.bench(|| networks.cover(black_box(last)));
 }
 
+/// So many rules, of which the last one is met.
+pub(crate) fn last_of(rules: usize) -> Policy {
+    policy((1..rules).map(|number| rule(&format!("/service-{number}/items/{{id}}"))))
+}
+
 #[divan::bench]
 fn counter_key(bencher: Bencher<'_, '_>) {
     let limit = Limit {
@@ -102,6 +107,13 @@ fn counter_key(bencher: Bencher<'_, '_>) {
 /// What a rule demands of a caller who is remembered: without an expression, and with one.
 #[divan::bench(args = EXPRESSIONS)]
 fn demand(bencher: Bencher<'_, '_>, expression: &str) {
+    with_demand(expression, |demand, identity, call| {
+        bencher.bench(|| demand.admits(Some(black_box(identity)), black_box(call)));
+    });
+}
+
+/// Has `take` what demands that, and a caller whose call meets it.
+pub(crate) fn with_demand(expression: &str, take: impl FnOnce(&Demand, &Identity, Call<'_>)) {
     let when = (!expression.is_empty()).then(|| Box::new(Expression::compile(expression, &["id"]).unwrap()));
     let demand = Demand::Caller(Caller { scopes: vec!["orders:read".to_owned()], when, ..Caller::default() });
     let resource = vec![("owner", "4f9c2f6e-8a5b-4c1d-9e3f-7b2a6d8c0e14")];
@@ -112,14 +124,17 @@ fn demand(bencher: Bencher<'_, '_>, expression: &str) {
     let pattern = PathPattern::parse("/orders/{id}").unwrap();
     let call = Call { question: &question, pattern: Some(&pattern), now: Micros::from_secs(1_800_000_000) };
     assert_eq!(demand.admits(Some(&identity), call), Ok(()));
-    bencher.bench(|| demand.admits(Some(black_box(&identity)), black_box(call)));
+    take(&demand, &identity, call);
 }
+
+/// A condition as one writes it.
+pub(crate) const OWNER_OR_ADMIN: &str = r#""ADMIN" in identity.roles || resource.owner == identity.subject"#;
 
 const EXPRESSIONS: [&str; 6] = [
     "",
     "true",
     "resource.owner == identity.subject",
-    r#""ADMIN" in identity.roles || resource.owner == identity.subject"#,
+    OWNER_OR_ADMIN,
     r#"identity.scopes.exists(s, s.startsWith("orders:"))"#,
     r#"request.path.matches("^/orders/[0-9]+$")"#,
 ];

@@ -15,6 +15,9 @@ use serde_json::{Value, json};
 /// Those that tokens are usually signed with.
 pub(crate) const ALGORITHMS: [&str; 5] = ["ES256", "ES384", "EdDSA", "PS256", "RS256"];
 
+/// `EdDSA`'s key.
+const SEED: [u8; 32] = [7; 32];
+
 /// A signature algorithm, with a key of its own.
 pub(crate) struct Signer {
     algorithm: &'static str,
@@ -29,12 +32,12 @@ enum Pair {
 }
 
 impl Signer {
-    /// One of [`ALGORITHMS`], with a fresh key.
+    /// One of [`ALGORITHMS`], with a fresh key; `EdDSA` has always the same, and so the same tokens for the same claims.
     pub(crate) fn new(algorithm: &'static str) -> Self {
         let pair = match algorithm {
             "ES256" => Pair::Ec(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap()),
             "ES384" => Pair::Ec(EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap()),
-            "EdDSA" => Pair::Ed(Ed25519KeyPair::generate().unwrap()),
+            "EdDSA" => Pair::Ed(Ed25519KeyPair::from_seed_unchecked(&SEED).unwrap()),
             _ => Pair::Rsa(RsaKeyPair::generate(KeySize::Rsa2048).unwrap()),
         };
         Self { algorithm, pair }

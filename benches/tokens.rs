@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use divan::{Bencher, black_box};
 use serde_json::json;
-use tollgate::decide::ports::{Answer, Clock as _, Inspected, Shown, TokenInspector as _};
+use tollgate::decide::ports::{Answer, Inspected, Shown, TokenInspector as _};
 use tollgate::domain::api_key::{ApiKey, DrawnKey};
 use tollgate::domain::decision::Reason;
 use tollgate::domain::identity::Identity;
@@ -16,9 +16,8 @@ use tollgate::domain::question::{Credential, Proofs, Question};
 use tollgate::telemetry::Facade;
 use tollgate::tokens::{Kept, KeyRing, VERDICTS_MAX_DEFAULT};
 
-use crate::SAMPLE_SIZE;
 use crate::asked;
-use crate::house::{self, House, at_hand};
+use crate::house::{self, House, SAMPLE_SIZE, at_hand};
 use crate::signer::{ALGORITHMS, Signer};
 
 /// Different tokens, in turns: with room for one verdict, each of them is cold.
@@ -229,7 +228,7 @@ fn opaque(of: &str) -> String {
     format!("opaque_{}", URL_SAFE_NO_PAD.encode(digest(&SHA256, of.as_bytes())))
 }
 
-fn inspect(house: &House, token: &str) -> Inspected {
+pub(crate) fn inspect(house: &House, token: &str) -> Inspected {
     match house.tokens.inspect(Shown::Token(token), house.clock.now()) {
         Answer::Now(inspected) => inspected,
         Answer::Later(_) => unreachable!("the keys are in hand"),

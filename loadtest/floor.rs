@@ -89,9 +89,7 @@ pub(crate) fn run(service: Service, transport: Transport, answer: &Path) -> Resu
 async fn serve(service: Service, transport: Transport, answer: &[u8]) -> Result<(), Box<dyn std::error::Error>> {
     match service {
         Service::Decision => {
-            let answer = pb::DecideResponse::decode(answer)?;
-            let outcome = pb::DecideOutcome { kind: Some(Kind::Decision(answer.clone())) };
-            serve_on(transport, DecisionServiceServer::new(Floor { answer, outcome })).await
+            serve_on(transport, DecisionServiceServer::new(Floor::new(pb::DecideResponse::decode(answer)?))).await
         }
         Service::Authorization => {
             serve_on(transport, AuthorizationServer::new(Same(CheckResponse::decode(answer)?))).await
@@ -130,7 +128,7 @@ where
 }
 
 /// Gives always the same answer.
-struct Same<T>(T);
+pub(crate) struct Same<T>(pub T);
 
 #[async_trait]
 impl Authorization for Same<CheckResponse> {
@@ -149,9 +147,18 @@ impl RateLimitService for Same<RateLimitResponse> {
     }
 }
 
-struct Floor {
+/// Gives always the same answer, by itself and in batches and streams.
+pub(crate) struct Floor {
     answer: pb::DecideResponse,
     outcome: pb::DecideOutcome,
+}
+
+impl Floor {
+    /// With that answer.
+    pub(crate) fn new(answer: pb::DecideResponse) -> Self {
+        let outcome = pb::DecideOutcome { kind: Some(Kind::Decision(answer.clone())) };
+        Self { answer, outcome }
+    }
 }
 
 #[async_trait]

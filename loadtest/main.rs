@@ -2,10 +2,13 @@
 //!
 //! Run by `loadtest/run`, which builds what is measured; README.md beside it says what the figures mean.
 
+#[path = "../benches/checked.rs"]
+mod checked;
 mod compare;
 mod cores;
 mod costs;
 mod figures;
+mod flame;
 mod floor;
 mod gateways;
 mod ghz;
@@ -70,6 +73,8 @@ enum Command {
     Growth(growth::Measure),
     /// Start the server and its peers, and print and draw what the same question costs each.
     Compare(compare::Measure),
+    /// Start the server, put load on it, and have perf record where its time goes.
+    Flame(flame::Record),
     /// Serve a service that decides nothing: the floor. Prints where it listens.
     Floor {
         /// Which service.
@@ -123,6 +128,7 @@ fn main() -> ExitCode {
         Command::Floor { service, transport, answer } => floor::run(service, transport, &answer),
         Command::Growth(measure) => print_from(|cores| async move { growth::take(&measure, cores).await }),
         Command::Compare(measure) => print_from(|cores| async move { compare::take(&measure, cores).await }),
+        Command::Flame(record) => print_from(|cores| async move { flame::take(&record, cores).await }),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

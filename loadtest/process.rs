@@ -84,6 +84,11 @@ impl Process {
         Err(self.failed(&format!("did not end within {within:?}")))
     }
 
+    /// Its id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The CPU time that it has used so far, in user space and in the kernel, to the microsecond. The time of the whole process
     /// (`/proc/<pid>/stat`) is told in hundredths of a second; that of each thread is not. What a thread did between the last
     /// look and its end is missing: servers keep theirs.

@@ -137,6 +137,11 @@ impl Subject {
         Ok([floor(Transport::Tonic, "no-op")?, floor(Transport::Own, "no-op, own transport")?])
     }
 
+    /// The id of its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// The CPU time that it has used so far.
     pub(crate) fn cpu(&self) -> Result<Micros, String> {
         self.process.cpu()

@@ -51,7 +51,7 @@ impl Refusal {
     pub(super) fn of(decision: &Decision, question: &Question<'_>) -> Self {
         let reason = decision.reason;
         let Codes { native: _, http: status, grpc: code } = Codes::of(reason);
-        let mut fields = told_anyway(decision);
+        let mut fields: Vec<Field> = told_anyway(decision).collect();
         for challenge in challenges(decision, question) {
             fields.push(("www-authenticate", challenge));
         }
@@ -95,12 +95,13 @@ impl Refusal {
 
 /// What a client is told whether its call may go on or not: where it stands with its quotas, and the nonce of its next
 /// proof (RFC 9449 §8).
-pub(super) fn told_anyway(decision: &Decision) -> Vec<Field> {
-    let mut fields = Vec::new();
-    fields.extend(policies(&decision.quotas).map(|policies| ("ratelimit-policy", policies)));
-    fields.extend(limits(&decision.quotas).map(|limits| ("ratelimit", limits)));
-    fields.extend(decision.dpop_nonce.as_deref().map(|nonce| ("dpop-nonce", nonce.to_owned())));
-    fields
+pub(super) fn told_anyway(decision: &Decision) -> impl Iterator<Item = Field> {
+    let fields = [
+        policies(&decision.quotas).map(|policies| ("ratelimit-policy", policies)),
+        limits(&decision.quotas).map(|limits| ("ratelimit", limits)),
+        decision.dpop_nonce.as_deref().map(|nonce| ("dpop-nonce", nonce.to_owned())),
+    ];
+    fields.into_iter().flatten()
 }
 
 fn no_store() -> Field {
@@ -296,7 +297,7 @@ mod tests {
             ],
         );
         assert_eq!(
-            told_anyway(&granted),
+            told_anyway(&granted).collect::<Vec<_>>(),
             [
                 (
                     "ratelimit-policy",
@@ -306,7 +307,7 @@ mod tests {
                 ("ratelimit", r#""per-client";r=99;t=5, "a.b";r=4;t=5, "slots";r=2;t=5"#.to_owned()),
             ]
         );
-        assert_eq!(told_anyway(&decision(Reason::Allowed, Caller::default(), Vec::new())), []);
+        assert_eq!(told_anyway(&decision(Reason::Allowed, Caller::default(), Vec::new())).count(), 0);
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub(super) fn response(decision: &Decision, question: &Question<'_>, is_grpc: bo
     let written = question.headers.iter().map(|(name, _)| name);
     let forged = written.filter(|name| decision.policy.is_taken_for_reserved(name));
     let headers_to_remove = names.filter(|name| !is_set(name)).chain(forged).map(str::to_owned).collect();
-    let told = told_anyway(decision).into_iter().map(|(name, value)| header(name, value, Place::Beside));
+    let told = told_anyway(decision).map(|(name, value)| header(name, value, Place::Beside));
     let ok = OkHttpResponse { headers_to_remove, response_headers_to_add: told.collect(), headers };
     CheckResponse {
         status: Some(status(Code::Ok, "")),
@@ -97,8 +97,7 @@ fn metadata(decision: &Decision) -> Struct {
     let identity = decision.identity.as_deref();
     let scopes = identity.map(|identity| list(identity.scopes.iter().map(|scope| text(scope))));
     let known = decision.quotas.iter().filter(|state| state.verdict != QuotaVerdict::Away);
-    let remaining = known.map(|state| (state.limit.name.clone(), number(state.remaining))).collect();
-    let remaining = Struct { fields: remaining };
+    let remaining = filled(known.map(|state| (state.limit.name.clone(), number(state.remaining))));
     record([
         ("reason", Some(text(decision.reason.name()))),
         ("rule", decision.rule_name().map(text)),
@@ -111,8 +110,14 @@ fn metadata(decision: &Decision) -> Struct {
 }
 
 fn record<const N: usize>(fields: [(&str, Option<Value>); N]) -> Struct {
-    let there = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
-    Struct { fields: there.collect() }
+    filled(fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))))
+}
+
+/// One by one: collected, they would be put into a list first, which takes memory of its own.
+fn filled(fields: impl Iterator<Item = (String, Value)>) -> Struct {
+    let mut record = Struct::default();
+    record.fields.extend(fields);
+    record
 }
 
 fn text(text: &str) -> Value {

@@ -98,7 +98,7 @@ pub(super) async fn forward_auth(State(deciding): State<Arc<Deciding>>, request:
 /// The call may go on. Headers for the service are all there, some of them empty: gateways put them in the place of what
 /// the caller wrote under their names.
 fn allowed(decision: &Decision) -> Response {
-    let mut fields: Vec<(&str, String)> = told_anyway(decision);
+    let mut fields: Vec<(&str, String)> = told_anyway(decision).collect();
     let mut known: BTreeMap<&str, String> = decision.identity_headers().collect();
     let names = decision.policy.identity_headers.iter().map(|header| &*header.name);
     fields.extend(names.map(|name| (name, known.remove(name).unwrap_or_default())));
