@@ -16,11 +16,13 @@ use base64::engine::general_purpose::NO_PAD;
 use base64::{Engine as _, decoded_len_estimate};
 
 use super::claims;
+use super::dates::numeric_date;
 use super::json::{self, Bounds, Flaw, Object, Value};
 use super::jwk::{KID_BYTES_MAX, Key};
 use super::jwks::{Candidates, KeySet, NoKey};
 use crate::domain::decision::Reason;
 use crate::domain::issuer::{Algorithm, Issuer};
+use crate::domain::time::Micros;
 
 /// Bytes of a token; gateways accept no header much longer.
 pub(super) const TOKEN_BYTES_MAX: usize = 16 * 1024;
@@ -230,6 +232,12 @@ impl<'d> Claimed<'d> {
     /// Whether it is an access token of that issuer, as far as it says itself.
     pub(super) fn check_kind(&self, issuer: &Issuer) -> Result<(), Reason> {
         claims::check_kind(self.header.typ.as_deref(), &self.claims, issuer)
+    }
+
+    /// Whether its dates are those of a token that has ended, as far as it says itself.
+    pub(super) fn has_expired(&self, issuer: &Issuer, now: Micros) -> bool {
+        let date = |name| self.claims.get(name).and_then(|date| numeric_date(date).ok());
+        date("exp").is_some_and(|expires_at| now >= expires_at + issuer.leeway) && date("iat").is_some()
     }
 
     /// The issuer's keys that may have signed it; `allowed` are the algorithms that the issuer may use.

@@ -419,6 +419,11 @@ fn verify<T, E>(
         Unverified::NoKey(reason) => Refusal::NoKey(Arc::clone(trusted), reason),
     };
     let candidates = claimed.candidates(&trusted.settings.algorithms, keys).map_err(unverified)?;
+    // Clients go on with old tokens, and that costs no check. It tells nothing that the token does not say itself; what it was
+    // made for does: which audiences are accepted, say.
+    if claimed.has_expired(&trusted.settings, now.wall) {
+        return Err(Refusal::Final(Reason::Expired));
+    }
     let turn = turn().map_err(Refusal::NoTurn)?;
     let verified = claimed.verify_with(&candidates).map_err(unverified)?;
     drop(turn);

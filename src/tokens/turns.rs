@@ -93,7 +93,7 @@ mod tests {
     use super::*;
     use crate::decide::ports::{Answer, Clock as _, Shown, TokenInspector as _};
     use crate::domain::decision::Reason;
-    use crate::tokens::mint::{Bench, Signer, claims, claims_with, issuer_of};
+    use crate::tokens::mint::{Bench, NOW, Signer, claims, claims_with, issuer_of};
 
     #[test]
     fn a_check_by_itself_is_made_at_once_and_one_right_behind_it_is_not() {
@@ -179,6 +179,9 @@ mod tests {
         assert_eq!(bench.reason(&stranger.token(&elsewhere)), Reason::UnknownIssuer);
         assert_eq!(bench.reason(&Signer::ec("other").token(&claims())), Reason::UnknownKey);
         assert_eq!(bench.reason("a.b.c"), Reason::MalformedToken);
+        let ended = claims_with("exp", NOW - 60);
+        assert_eq!(bench.reason(&signer.token(&ended)), Reason::Expired);
+        assert_eq!(bench.reason(&stranger.token(&ended)), Reason::Expired, "nobody was asked who signed it");
     }
 
     #[tokio::test]
