@@ -13,7 +13,7 @@ pub const SLOTS_MAX: u64 = LEASES_MAX as u64;
 
 /// Units that are taken within a while come back at the same moment, as many such moments as this in a hold: so a store
 /// that is asked often looks at many of them at once.
-const MOMENTS_PER_HOLD: u64 = 32;
+const MOMENTS_PER_HOLD: u64 = 8;
 
 /// These are so close together at least: nobody waits longer than that beyond a hold.
 const MOMENTS_APART_MAX: Micros = Micros::from_millis(100);
@@ -29,8 +29,8 @@ pub struct Slots {
 }
 
 impl Slots {
-    /// When units come back that are taken at `at` and never released: when their hold has passed, or later by less than a
-    /// thirty-second of it (rounded up to whole microseconds) and less than 100 ms.
+    /// When units come back that are taken at `at` and never released: when their hold has passed, or later by less than an
+    /// eighth of it (rounded up to whole microseconds) and less than 100 ms.
     pub fn back_at(self, at: Micros) -> Micros {
         Micros((at + self.hold).0.checked_next_multiple_of(self.apart().0).unwrap_or(u64::MAX))
     }
@@ -164,19 +164,19 @@ mod tests {
     fn slots_are_held_until_they_are_released_or_their_time_is_up() {
         let mut holders = Holders::new(Micros::ZERO);
         assert_eq!(take(&mut holders, SLOTS, named(6, 1), START).remaining, 4);
-        // The multiples of 32 µs, a hold's thirty-second, after 1,000 and 1,100 µs.
+        // The multiples of 125 µs, a hold's eighth, from 1,000 and 1,100 µs on.
         let short = |after| Outcome::Short { retry_after: Micros(after) };
-        assert_eq!(take(&mut holders, SLOTS, named(4, 2), START + Micros(100)).reset_after, Micros(924));
-        assert_eq!(take(&mut holders, SLOTS, named(1, 3), START + Micros(100)).outcome, short(924));
-        assert_eq!(take(&mut holders, SLOTS, named(7, 3), START + Micros(100)).outcome, short(1_020));
+        assert_eq!(take(&mut holders, SLOTS, named(4, 2), START + Micros(100)).reset_after, Micros(900));
+        assert_eq!(take(&mut holders, SLOTS, named(1, 3), START + Micros(100)).outcome, short(900));
+        assert_eq!(take(&mut holders, SLOTS, named(7, 3), START + Micros(100)).outcome, short(1_025));
         assert_eq!(take(&mut holders, SLOTS, named(11, 3), START + Micros(100)).outcome, Outcome::Never);
         holders.settle(named(0, 2).lease, START + Micros(200));
         holders.settle(named(0, 2).lease, START + Micros(200));
         assert_eq!(holders.look(SLOTS, named(0, 9), START + Micros(200)).remaining, 4);
         // A caller that crashed.
-        assert_eq!(holders.look(SLOTS, named(0, 9), START + Micros(1_023)).remaining, 4);
-        assert_eq!(holders.look(SLOTS, named(0, 9), START + Micros(1_024)).remaining, 10);
-        holders.settle(named(0, 1).lease, START + Micros(1_025));
+        assert_eq!(holders.look(SLOTS, named(0, 9), START + Micros(999)).remaining, 4);
+        assert_eq!(holders.look(SLOTS, named(0, 9), START + Micros(1_000)).remaining, 10);
+        holders.settle(named(0, 1).lease, START + Micros(1_001));
         assert_eq!(holders.latest(), START + Micros(200), "nothing was there to release");
     }
 
@@ -187,8 +187,8 @@ mod tests {
         take(&mut holders, SLOTS, named(4, 2), START + Micros(10));
         let fewer = Slots { units: 3, hold: Micros(50) };
         let grant = take(&mut holders, fewer, named(1, 3), START + Micros(20));
-        assert_eq!((grant.remaining, grant.outcome), (0, Outcome::Short { retry_after: Micros(1_004) }));
-        let later = START + Micros(1_024);
+        assert_eq!((grant.remaining, grant.outcome), (0, Outcome::Short { retry_after: Micros(1_105) }));
+        let later = START + Micros(1_125);
         assert_eq!(take(&mut holders, fewer, named(1, 3), later).reset_after, Micros(50));
         // With more time again, those with less come back first.
         assert_eq!(take(&mut holders, SLOTS, named(1, 4), later).reset_after, Micros(50));
@@ -225,10 +225,10 @@ mod tests {
                 // All within one hold.
                 now = now + Micros(wait * hold / 1_000_000);
                 let late = slots.back_at(now) - (now + slots.hold);
-                prop_assert!(late.0 <= (hold - 1) / 32 && late < Micros::from_millis(100), "{late:?}");
+                prop_assert!(late.0 <= (hold - 1) / 8 && late < Micros::from_millis(100), "{late:?}");
                 moments.insert(slots.back_at(now));
             }
-            prop_assert!(hold > 3_200_000 || moments.len() <= 33, "{} moments", moments.len());
+            prop_assert!(hold > 800_000 || moments.len() <= 9, "{} moments", moments.len());
         }
 
         /// The promise, and that nothing is withheld: held to a list of who holds what.
