@@ -3,7 +3,7 @@
 use rustix::time::{ClockId, clock_gettime};
 use tollgate::domain::time::Micros;
 
-use crate::figures::{Tally, median};
+use crate::figures::{Slices, Tally};
 use crate::redis::Done;
 
 /// What the processes have used so far.
@@ -66,24 +66,4 @@ impl Cost {
 }
 
 /// All slices of one contender in one row.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Costs(Vec<Cost>);
-
-impl Costs {
-    /// Adds a slice.
-    pub(crate) fn add(&mut self, cost: Cost) {
-        self.0.push(cost);
-    }
-
-    /// The median of what `figure` takes from each slice. None where it is missing in one.
-    pub(crate) fn median(&self, figure: impl Fn(&Cost) -> Option<f64>) -> Option<f64> {
-        median(self.0.iter().map(figure).collect::<Option<_>>()?)
-    }
-
-    /// The median of how many times as much that is as with `other`, slice by slice: both were disturbed by the same things.
-    /// None where either is missing.
-    pub(crate) fn ratio(&self, other: &Self, figure: impl Fn(&Cost) -> Option<f64>) -> Option<f64> {
-        let ratio = |(own, other)| Some(figure(own)? / figure(other)?);
-        median(self.0.iter().zip(&other.0).map(ratio).collect::<Option<_>>()?)
-    }
-}
+pub(crate) type Costs = Slices<Cost>;

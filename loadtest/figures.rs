@@ -73,28 +73,37 @@ impl Account {
     }
 }
 
-/// All slices of one server in one row.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Figures {
-    slices: Vec<Slice>,
+/// What was found of one of those that are compared, slice by slice.
+#[derive(Clone, Debug)]
+pub(crate) struct Slices<T>(Vec<T>);
+
+impl<T> Default for Slices<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
 }
 
-impl Figures {
+impl<T> Slices<T> {
     /// Adds a slice.
-    pub(crate) fn add(&mut self, slice: Slice) {
-        self.slices.push(slice);
+    pub(crate) fn add(&mut self, slice: T) {
+        self.0.push(slice);
     }
 
     /// The median over the slices of what `figure` takes from each. None where it is missing in one.
-    pub(crate) fn median(&self, figure: impl Fn(&Slice) -> Option<f64>) -> Option<f64> {
-        median(self.slices.iter().map(figure).collect::<Option<_>>()?)
+    pub(crate) fn median(&self, figure: impl Fn(&T) -> Option<f64>) -> Option<f64> {
+        median(self.0.iter().map(figure).collect::<Option<_>>()?)
     }
 
-    /// The median ratio of server CPU to that of `floor`, slice by slice: both were disturbed by the same things.
-    pub(crate) fn ratio(&self, floor: &Self) -> Option<f64> {
-        median(self.slices.iter().zip(&floor.slices).map(|(slice, floor)| slice.server / floor.server).collect())
+    /// The median of how many times as much that is as of `other`, slice by slice: both were disturbed by the same things.
+    /// None where either is missing.
+    pub(crate) fn ratio(&self, other: &Self, figure: impl Fn(&T) -> Option<f64>) -> Option<f64> {
+        let ratio = |(own, other)| Some(figure(own)? / figure(other)?);
+        median(self.0.iter().zip(&other.0).map(ratio).collect::<Option<_>>()?)
     }
 }
+
+/// All slices of one server in one row.
+pub(crate) type Figures = Slices<Slice>;
 
 /// The middle of some values, or of the middle two.
 pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {

@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use clap::Args;
 use tollgate::decide::ports::Clock as _;
 use tollgate::domain::time::Micros;
 use tollgate::server::SystemClock;
@@ -22,6 +24,17 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// How many of the last lines are shown when a process fails.
 const LINES_SHOWN_MAX: usize = 10;
+
+/// What is started.
+#[derive(Debug, Args)]
+pub(crate) struct Programs {
+    /// The server.
+    #[arg(long, value_name = "FILE")]
+    pub binary: PathBuf,
+    /// Redis.
+    #[arg(long, value_name = "FILE", default_value = "redis-server")]
+    pub redis: PathBuf,
+}
 
 /// A process, killed by its id when dropped.
 pub(crate) struct Process {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::Pace;
 use crate::cores::Cores;
-use crate::figures::Figures;
+use crate::figures::{Figures, Slice};
 use crate::row::Row;
 use crate::subject::Subject;
 
@@ -72,6 +72,7 @@ pub(crate) fn host(cores: &Cores, redis: &Path) -> Result<String, String> {
 
 fn line(row: &Row, subject: &Subject, figures: &Figures, [floor, own]: [&Figures; 2]) -> Option<String> {
     let time = |seconds: f64| micros(Duration::from_secs_f64(seconds));
+    let server = |slice: &Slice| Some(slice.server);
     Some(format!(
         "| {} | {} | {} | {} | {} | {:.2} | {} | {:.2} | {:.2} |",
         row.name,
@@ -79,10 +80,10 @@ fn line(row: &Row, subject: &Subject, figures: &Figures, [floor, own]: [&Figures
         thousands(figures.median(|slice| Some(slice.rate))?),
         time(figures.median(|slice| Some(slice.p50))?),
         time(figures.median(|slice| Some(slice.p99))?),
-        figures.median(|slice| Some(slice.server))?,
+        figures.median(server)?,
         figures.median(|slice| slice.redis).map_or_else(|| "–".to_owned(), |redis| format!("{redis:.2}")),
-        figures.ratio(floor)?,
-        figures.ratio(own)?,
+        figures.ratio(floor, server)?,
+        figures.ratio(own, server)?,
     ))
 }
 

@@ -135,12 +135,12 @@ impl Field {
         let files = write_files(folder, &[DOMAIN])?;
         let start = async |name: &str, redis: Option<&Redis>| {
             let config = (folder.join(format!("{name}.yaml")), configuration_of_tollgate(&files, redis, ""));
-            Subject::start(name.to_owned(), &measure.binary, &config, cores, None).await
+            Subject::start(name.to_owned(), &measure.programs.binary, &config, cores, None).await
         };
         let memory = start("memory", None).await?;
         let answer = answer(memory.grpc, DOMAIN, LIMITS).await?;
         let [floor, own_floor] = Subject::floors(Service::RateLimit, &answer, folder, cores)?;
-        let redis = Redis::start(&measure.redis, folder, cores)?;
+        let redis = Redis::start(&measure.programs.redis, folder, cores)?;
         let server = start("redis", Some(&redis)).await?;
         let mut players = vec![
             Player::ours(Contender::Floor, floor),
@@ -149,7 +149,7 @@ impl Field {
             Player { redis: Some(with_connection(redis).await?), ..Player::ours(Contender::Redis, server) },
         ];
         if let Some(program) = &measure.ratelimit {
-            let redis = Redis::start(&measure.redis, folder, cores)?;
+            let redis = Redis::start(&measure.programs.redis, folder, cores)?;
             let Ratelimit { process, grpc, channel: _ } = Ratelimit::start(program, &files, redis.port, cores).await?;
             let redis = Some(with_connection(redis).await?);
             players.push(Player { redis, ..Player::new(Contender::Ratelimit, grpc, Server::Peer(process)) });

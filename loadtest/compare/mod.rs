@@ -16,6 +16,7 @@ use self::field::{Contender, Field, Load};
 use self::table::Table;
 use crate::cores::Cores;
 use crate::costs::Costs;
+use crate::process::Programs;
 use crate::traffic::{Keys, Traffic};
 use crate::{Pace, say, table::machine};
 
@@ -44,12 +45,8 @@ pub(crate) struct Measure {
     /// Short rows: 3 s instead of 10 s for each of those that are compared.
     #[arg(long)]
     quick: bool,
-    /// The server.
-    #[arg(long, value_name = "FILE")]
-    binary: PathBuf,
-    /// Redis.
-    #[arg(long, value_name = "FILE", default_value = "redis-server")]
-    redis: PathBuf,
+    #[command(flatten)]
+    programs: Programs,
     /// envoyproxy/ratelimit; without it, it is left out.
     #[arg(long, value_name = "FILE")]
     ratelimit: Option<PathBuf>,
@@ -69,7 +66,7 @@ pub(crate) async fn take(measure: &Measure, cores: Cores) -> Result<Table, Strin
     let pace = if measure.quick { QUICK } else { USUAL };
     let folder = tempfile::tempdir().map_err(|error| format!("cannot make a temporary folder: {error}"))?;
     let field = Field::start(measure, folder.path(), cores, SystemClock::start()).await?;
-    let mut table = Table::new(machine(&cores, pace, &measure.redis)?, cores);
+    let mut table = Table::new(machine(&cores, pace, &measure.programs.redis)?, cores);
     for traffic in TRAFFICS {
         let keys = Keys::new(traffic);
         let mut saturation = Vec::new();

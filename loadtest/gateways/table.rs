@@ -57,8 +57,8 @@ impl Table {
         self.check_bytes = bytes;
         let [(_, floor), (_, own), ..] = rows else { return Err("there is no floor".to_owned()) };
         for (index, (name, figures)) in rows.iter().enumerate() {
-            let ratio = figures.ratio(floor).ok_or("a figure is missing")?;
-            let beside_own = figures.ratio(own).ok_or("a figure is missing")?;
+            let ratio = figures.ratio(floor, |slice| Some(slice.server)).ok_or("a figure is missing")?;
+            let beside_own = figures.ratio(own, |slice| Some(slice.server)).ok_or("a figure is missing")?;
             self.checks.push(check_line(name, figures, [ratio, beside_own]).ok_or("a figure is missing")?);
             if index > 1 {
                 self.budgets.push((format!("ext_authz, {name}: server CPU ÷ no-op"), CHECK_MOST, ratio));

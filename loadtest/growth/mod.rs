@@ -22,6 +22,7 @@ use tollgate::server::SystemClock;
 use self::load::{Costs, Waits};
 pub(crate) use self::table::Table;
 use crate::cores::Cores;
+use crate::process::Programs;
 use crate::{Pace, say, table::machine};
 
 const USUAL: Pace = Pace { slices: 3, slice: Duration::from_millis(1_500) };
@@ -36,12 +37,8 @@ pub(crate) struct Measure {
     /// Only rows whose name contains this.
     #[arg(long, value_name = "TEXT", default_value = "")]
     row: String,
-    /// The server.
-    #[arg(long, value_name = "FILE")]
-    binary: PathBuf,
-    /// Redis.
-    #[arg(long, value_name = "FILE", default_value = "redis-server")]
-    redis: PathBuf,
+    #[command(flatten)]
+    programs: Programs,
     /// The folder that the pictures are written to.
     #[arg(long, value_name = "FOLDER")]
     pictures: PathBuf,
@@ -162,15 +159,15 @@ pub(crate) async fn take(measure: &Measure, cores: Cores) -> Result<Table, Strin
     let pace = if measure.quick { QUICK } else { USUAL };
     let folder = tempfile::tempdir().map_err(|error| format!("cannot make a temporary folder: {error}"))?;
     let field = Field {
-        binary: &measure.binary,
-        redis: &measure.redis,
+        binary: &measure.programs.binary,
+        redis: &measure.programs.redis,
         folder: folder.path(),
         cores,
         clock: SystemClock::start(),
         quick: measure.quick,
         pace,
     };
-    let mut table = Table::new(machine(&cores, pace, &measure.redis)?);
+    let mut table = Table::new(machine(&cores, pace, &measure.programs.redis)?);
     fs::create_dir_all(&measure.pictures).map_err(|error| format!("{}: {error}", measure.pictures.display()))?;
     for growing in Growing::ALL.into_iter().filter(|growing| growing.name().contains(&measure.row)) {
         let points = match growing {

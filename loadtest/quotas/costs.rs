@@ -3,7 +3,7 @@
 use tollgate::domain::time::Micros;
 
 use super::Contender;
-use crate::figures::median;
+use crate::figures::Slices;
 use crate::redis::Done;
 
 /// What the processes have used so far.
@@ -52,22 +52,4 @@ impl Usage {
 }
 
 /// All slices of one contender in one row.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Costs(Vec<Cost>);
-
-impl Costs {
-    /// Adds a slice.
-    pub(crate) fn add(&mut self, cost: Cost) {
-        self.0.push(cost);
-    }
-
-    /// The median of what `figure` takes from each slice. None where it is missing in one.
-    pub(crate) fn median(&self, figure: impl Fn(&Cost) -> Option<f64>) -> Option<f64> {
-        median(self.0.iter().map(figure).collect::<Option<_>>()?)
-    }
-
-    /// The median ratio of Redis CPU to that of `floor`, slice by slice: both were disturbed by the same things.
-    pub(crate) fn ratio(&self, floor: &Self) -> Option<f64> {
-        median(self.0.iter().zip(&floor.0).map(|(cost, floor)| cost.redis / floor.redis).collect())
-    }
-}
+pub(crate) type Costs = Slices<Cost>;

@@ -26,6 +26,7 @@ use self::asker::{Asker, Take};
 use self::costs::{Cost, Costs, Usage};
 use crate::cores::Cores;
 use crate::peers::ratelimit::{self, Ratelimit};
+use crate::process::Programs;
 use crate::redis::{Done, Redis, sent_by_tollgate};
 use crate::subject::Subject;
 use crate::traffic::{Keys, Traffic};
@@ -65,12 +66,8 @@ pub(crate) struct Measure {
     /// Short rows: 2 s instead of 10 s for each of those that are compared.
     #[arg(long)]
     quick: bool,
-    /// The server.
-    #[arg(long, value_name = "FILE")]
-    binary: PathBuf,
-    /// Redis.
-    #[arg(long, value_name = "FILE", default_value = "redis-server")]
-    redis: PathBuf,
+    #[command(flatten)]
+    programs: Programs,
     /// envoyproxy/ratelimit; without it, it is left out.
     #[arg(long, value_name = "FILE")]
     ratelimit: Option<PathBuf>,
@@ -153,7 +150,7 @@ pub(crate) async fn take(measure: &Measure, cores: Cores) -> Result<Table, Strin
     let pace = if measure.quick { Pace::QUICK } else { Pace::USUAL };
     let folder = tempfile::tempdir().map_err(|error| format!("cannot make a temporary folder: {error}"))?;
     let field = Field::start(measure, folder.path(), cores).await?;
-    let machine = machine(&cores, pace, &measure.redis)?;
+    let machine = machine(&cores, pace, &measure.programs.redis)?;
     let mut table =
         Table::new(format!("{machine} With nobody asking, Redis uses {} of CPU a second.", field.idle().await?));
     for traffic in TRAFFICS {
@@ -177,12 +174,12 @@ pub(crate) async fn take(measure: &Measure, cores: Cores) -> Result<Table, Strin
 
 impl Field {
     async fn start(measure: &Measure, folder: &Path, cores: Cores) -> Result<Self, String> {
-        let redis = Redis::start(&measure.redis, folder, cores)?;
+        let redis = Redis::start(&measure.programs.redis, folder, cores)?;
         let connection = redis.connect().await?;
         let clock = SystemClock::start();
         let store = connect(&redis, clock)?;
         let config = (folder.join("quotas.yaml"), configuration(&redis));
-        let server = Subject::start("Tollgate".to_owned(), &measure.binary, &config, cores, None).await?;
+        let server = Subject::start("Tollgate".to_owned(), &measure.programs.binary, &config, cores, None).await?;
         let channel = load::connect(server.grpc).await?;
         let ratelimit = if let Some(program) = &measure.ratelimit {
             let files = ratelimit::write_files(folder, &[DOMAIN])?;
@@ -283,7 +280,7 @@ impl Field {
 /// The store as the server has it, but for the deadline: a busy machine is not what is measured.
 pub(crate) fn connect(redis: &Redis, clock: SystemClock) -> Result<RedisStore, String> {
     let settings = Settings { reach: Reach::Servers(vec![redis.url()]), ..Settings::default() };
-    let telemetry = Telemetry::new().map_err(|error| error.to_string())?;
+    let telemetry = Telemetry::default();
     let bounds = Bounds { deadline: Micros::from_secs(2), ..Bounds::default() };
     let gates = Gates::new(bounds, Arc::new(clock), Arc::new(telemetry));
     RedisStore::connect(&settings, gates).map_err(|error| error.to_string())

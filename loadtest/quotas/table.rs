@@ -49,7 +49,7 @@ const BUDGETS: [Budget; 4] = [
         what: "Redis CPU of an acquire ÷ fixed-window script",
         most: 3.0,
         applies: |contender, _| contender.is_script(),
-        figure: Costs::ratio,
+        figure: |costs, floor| costs.ratio(floor, |cost| Some(cost.redis)),
     },
 ];
 
@@ -101,7 +101,7 @@ fn line(traffic: Traffic, limits: usize, contender: Contender, costs: &Costs, fl
         costs.median(|cost| cost.server).map_or_else(|| "–".to_owned(), digits),
         digits(costs.median(|cost| Some(cost.commands))?),
         digits(costs.median(|cost| Some(cost.redis))?),
-        digits(costs.ratio(floor)?),
+        digits(costs.ratio(floor, |cost| Some(cost.redis))?),
     ))
 }
 

@@ -4,7 +4,7 @@
 mod table;
 mod watch;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
@@ -24,6 +24,7 @@ pub(crate) use self::table::Table;
 use self::watch::{Sight, Watch};
 use crate::cores::Cores;
 use crate::orders::question;
+use crate::process::Programs;
 use crate::redis::{Done, Redis};
 use crate::subject::Subject;
 use crate::{load, say, table::host};
@@ -47,12 +48,8 @@ pub(crate) struct Measure {
     /// 1,000 revocations instead of 10,000.
     #[arg(long)]
     quick: bool,
-    /// The server.
-    #[arg(long, value_name = "FILE")]
-    binary: PathBuf,
-    /// Redis.
-    #[arg(long, value_name = "FILE", default_value = "redis-server")]
-    redis: PathBuf,
+    #[command(flatten)]
+    programs: Programs,
 }
 
 /// Everything that takes part.
@@ -82,7 +79,7 @@ pub(crate) async fn take(measure: &Measure, cores: Cores) -> Result<Table, Strin
     let mut table = Table::new(format!(
         "{} {REPLICAS} replicas on one core; {count} revocations, one every {INTERVAL:?}. With nothing to tell, they ask \
          Redis {idle}.",
-        host(&cores, &measure.redis)?
+        host(&cores, &measure.programs.redis)?
     ));
     while let Some(seen) = under_way.join_next().await {
         table.add(seen.map_err(|error| format!("a revocation was not watched to its end: {error}"))??);
@@ -102,13 +99,15 @@ struct Revocation {
 
 impl Field {
     async fn start(measure: &Measure, folder: &Path, cores: Cores) -> Result<Self, String> {
-        let redis = Redis::start(&measure.redis, folder, cores)?;
+        let redis = Redis::start(&measure.programs.redis, folder, cores)?;
         let clock = SystemClock::start();
         let issuer = DevIssuer::new().map_err(|_| "the system has no randomness".to_owned())?;
         let mut servers = Vec::new();
         for index in 0..REPLICAS {
             let config = (folder.join(format!("replica-{index}.yaml")), configuration(&redis, &issuer));
-            servers.push(Subject::start(format!("replica {index}"), &measure.binary, &config, cores, None).await?);
+            servers.push(
+                Subject::start(format!("replica {index}"), &measure.programs.binary, &config, cores, None).await?,
+            );
         }
         let channels = try_join_all(servers.iter().map(|server| load::connect(server.grpc))).await?;
         let operator = token(&issuer, "operator", "tollgate:revoke", clock)?;
