@@ -86,12 +86,12 @@ pub(crate) fn used_up() -> (LeaseDesk, Charges) {
 }
 
 fn leased() -> LeaseDesk {
-    let telemetry = Telemetry::new().unwrap();
+    let telemetry = Telemetry::default();
     introduced(LeaseDesk::new(store(), store(), Micros::from_secs(1), Arc::new(Standing), &telemetry))
 }
 
 fn store() -> Arc<MemoryStore> {
-    Arc::new(MemoryStore::new(COUNTERS_MAX, &Telemetry::new().unwrap()))
+    Arc::new(MemoryStore::new(COUNTERS_MAX, &Telemetry::default()))
 }
 
 pub(crate) fn pay(desk: &impl Quotas, charges: Charges) -> Payment {

@@ -37,7 +37,7 @@ fn window_charge(bencher: Bencher<'_, '_>) {
 
 #[divan::bench(args = [1, 2, 8])]
 fn memory_acquire(bencher: Bencher<'_, '_>, limits: usize) {
-    let telemetry = Telemetry::new().unwrap();
+    let telemetry = Telemetry::default();
     let store = MemoryStore::new(COUNTERS_MAX, &telemetry);
     let mut now = house::moment();
     let requests: Requests = (0..limits).map(request).collect();

@@ -145,7 +145,7 @@ fn revoked(bencher: Bencher<'_, '_>, entries: u64) {
 /// So many revocations of all kinds, and a token that has all that can be revoked, but is not.
 pub(crate) fn beside(entries: u64) -> (Arc<Revocations>, Arc<Identity>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let (clock, telemetry) = (Arc::new(SystemClock::start()) as _, Telemetry::new().unwrap());
+    let (clock, telemetry) = (Arc::new(SystemClock::start()) as _, Telemetry::default());
     let revocations = revocations(&runtime, ISSUER, entries, &clock, &telemetry);
     let name = |what: &str| Some(format!("{what}-8a5b-4c1d-9e3f-000000000000").into());
     let identity = Arc::new(Identity {
@@ -164,7 +164,7 @@ pub(crate) fn beside(entries: u64) -> (Arc<Revocations>, Arc<Identity>) {
 #[divan::bench(sample_count = 1, ignore)]
 fn revocations_at_rest(bencher: Bencher<'_, '_>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let (clock, telemetry) = (Arc::new(SystemClock::start()) as _, Telemetry::new().unwrap());
+    let (clock, telemetry) = (Arc::new(SystemClock::start()) as _, Telemetry::default());
     let before = resident();
     let mut loaded = None;
     // Once, however often the bench is run.
@@ -182,7 +182,7 @@ fn revocations_at_rest(bencher: Bencher<'_, '_>) {
 #[divan::bench(sample_count = 1, ignore)]
 fn own_writes_beside_a_load(bencher: Bencher<'_, '_>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let (clock, telemetry) = (SystemClock::start(), Telemetry::new().unwrap());
+    let (clock, telemetry) = (SystemClock::start(), Telemetry::default());
     let log = Arc::new(Settled::new(ISSUER, MANY));
     let (revocations, mut follower) = following(&runtime, Arc::clone(&log), &(Arc::new(clock) as _), &telemetry);
     runtime.block_on(future::select(&mut follower, pin!(log.silent.notified())));

@@ -14,7 +14,7 @@ use std::io::IsTerminal as _;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use metrics::{Counter, Gauge, Key, KeyName, Label, Level, Metadata, Recorder as _, Unit};
-use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::TryInitError;
 
@@ -185,9 +185,9 @@ struct FacadeMetrics {
 
 const METADATA: Metadata<'static> = Metadata::new("tollgate", Level::INFO, None);
 
-impl Telemetry {
+impl Default for Telemetry {
     /// An empty registry.
-    pub fn new() -> Result<Self, BuildError> {
+    fn default() -> Self {
         let recorder = PrometheusBuilder::new().build_recorder();
         for (name, text) in [
             (names::DECISIONS, "Decisions, by facade, outcome, reason and rule."),
@@ -262,9 +262,11 @@ impl Telemetry {
             detailed_seen: Seen::default(),
         };
         telemetry.gauge(names::BUILD, &[("version", env!("CARGO_PKG_VERSION"))]).set(1.0);
-        Ok(telemetry)
+        telemetry
     }
+}
 
+impl Telemetry {
     /// The counter of that name and those labels.
     pub fn counter(&self, name: &'static str, labels: &[(&'static str, &str)]) -> Counter {
         self.recorder.register_counter(&key(name, labels), &METADATA)
@@ -586,7 +588,7 @@ mod tests {
 
     #[test]
     fn reloads_cannot_make_series_without_end() {
-        let telemetry = Telemetry::new().unwrap();
+        let telemetry = Telemetry::default();
         for reload in 0..10 {
             let meter = telemetry.meter(&policy((0..100).map(|index| format!("rule-{reload}-{index}"))));
             for rule in 0..100 {
@@ -601,7 +603,7 @@ mod tests {
 
     #[test]
     fn nodes_cannot_make_series_without_end() {
-        let telemetry = Telemetry::new().unwrap();
+        let telemetry = Telemetry::default();
         for node in 0..1_000 {
             telemetry.node_gauge(names::STORE_UP, &node.to_string()).set(1.0);
         }
@@ -611,7 +613,7 @@ mod tests {
 
     #[test]
     fn issuers_cannot_make_series_without_end() {
-        let telemetry = Telemetry::new().unwrap();
+        let telemetry = Telemetry::default();
         for issuer in 0..1_000 {
             telemetry.issuer_gauge(names::ISSUER_UP, &issuer.to_string()).set(1.0);
             telemetry.issuer_gauge(names::ISSUER_KEYS, &issuer.to_string()).set(1.0);
@@ -622,7 +624,7 @@ mod tests {
 
     #[test]
     fn a_call_that_is_dropped_is_counted_as_abandoned() {
-        let telemetry = Telemetry::new().unwrap();
+        let telemetry = Telemetry::default();
         drop(telemetry.call(Facade::Stream, Micros(0)));
         telemetry.call(Facade::Stream, Micros(0)).malformed();
         let meter = telemetry.meter(&policy([]));

@@ -247,7 +247,7 @@ impl Bench {
             ("expired".to_owned(), Err(Reason::Expired)),
             ("unknown".to_owned(), Err(Reason::KeysAway)),
         ]);
-        let telemetry = Arc::new(Telemetry::new().unwrap());
+        let telemetry = Arc::new(Telemetry::default());
         let decider = Decider::new(
             Arc::clone(&world) as _,
             Arc::clone(&world) as _,

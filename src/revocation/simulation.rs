@@ -242,7 +242,7 @@ impl World {
         let mut world = Self {
             luck: Chance::new(seed),
             time: Arc::new(Time(Mutex::new(START))),
-            telemetry: Telemetry::new().unwrap(),
+            telemetry: Telemetry::default(),
             log: Log { id: 1, number: 0, entries, changes, now: START, written, lost: 0 },
             wires: Arc::default(),
             replicas: Vec::new(),

@@ -263,7 +263,7 @@ mod tests {
         let yaml = "listen: { tls: { cert: a.pem, key: a.key } }";
         let (config, _) = config::parse(yaml, &place, &|_| None).unwrap();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
-        let telemetry = Arc::new(Telemetry::new().unwrap());
+        let telemetry = Arc::new(Telemetry::default());
         let tls = Tls::new(GRPC, &clock, &telemetry);
         tls.commit(tls.prepare(config.tls.as_ref()).unwrap());
         (Incoming::new(TcpListener::bind("127.0.0.1:0").await.unwrap(), tls), telemetry)

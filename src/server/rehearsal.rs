@@ -125,7 +125,7 @@ impl Stage {
     /// # Errors
     /// What a server would refuse of the configuration.
     pub async fn begin(&self, at: Micros) -> Result<Rehearsal<'_>, String> {
-        let telemetry = Arc::new(Telemetry::new().map_err(|error| format!("metrics: {error}"))?);
+        let telemetry = Arc::new(Telemetry::default());
         let clock = Arc::new(MovedClock::at(at));
         let proofs = Arc::new(MemoryProofs::new(ROOM, &telemetry));
         let tokens = Tokens::new(Arc::clone(&clock) as _, Arc::clone(&telemetry), ROOM, proofs)?;

@@ -430,7 +430,7 @@ mod tests {
     const FULL: Away = Away { because: AwayCause::Full };
 
     fn store(counters_max: usize) -> (MemoryStore, Telemetry) {
-        let telemetry = Telemetry::new().unwrap();
+        let telemetry = Telemetry::default();
         (MemoryStore::new(counters_max, &telemetry), telemetry)
     }
 

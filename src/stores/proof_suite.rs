@@ -91,7 +91,7 @@ fn in_redis(urls: Vec<String>) -> RedisStore {
 
 #[tokio::test]
 async fn a_log_in_memory() {
-    let log = MemoryProofs::new(16 * OF_A_KEY_MAX, &Telemetry::new().unwrap());
+    let log = MemoryProofs::new(16 * OF_A_KEY_MAX, &Telemetry::default());
     a_log_keeps_its_promises(&log, &log).await;
 }
 

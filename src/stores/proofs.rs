@@ -189,7 +189,7 @@ mod tests {
     const FULL: Result<bool, Away> = Err(Away { because: AwayCause::Full });
 
     fn log(proofs_max: usize) -> (MemoryProofs, Telemetry) {
-        let telemetry = Telemetry::new().unwrap();
+        let telemetry = Telemetry::default();
         (MemoryProofs::new(proofs_max, &telemetry), telemetry)
     }
 

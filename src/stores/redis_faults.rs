@@ -53,7 +53,7 @@ pub(super) struct Guarded {
 
 pub(super) fn gates(clock: &Arc<RealClock>, deadline: Micros) -> Gates {
     let bounds = Bounds { deadline, rest: Micros::from_millis(100), ..Bounds::default() };
-    Gates::new(bounds, Arc::clone(clock) as Arc<dyn Clock>, Arc::new(Telemetry::new().unwrap()))
+    Gates::new(bounds, Arc::clone(clock) as Arc<dyn Clock>, Arc::new(Telemetry::default()))
 }
 
 pub(super) fn connect(settings: &Settings) -> RedisStore {

@@ -126,7 +126,7 @@ suite![
 ];
 
 pub(super) fn memory() -> MemoryStore {
-    MemoryStore::new(1_000, &Telemetry::new().unwrap())
+    MemoryStore::new(1_000, &Telemetry::default())
 }
 
 pub(super) fn redis(server: &RedisServer) -> RedisStore {
@@ -142,7 +142,7 @@ pub(super) fn reached_with(settings: Settings) -> RedisStore {
     let settings = Settings { time: TimeSource::Asker, ..settings };
     // Time enough for a busy machine, so that no rest is ever taken.
     let bounds = Bounds { deadline: Micros::from_secs(10), ..Bounds::default() };
-    let telemetry = Arc::new(Telemetry::new().unwrap());
+    let telemetry = Arc::new(Telemetry::default());
     RedisStore::connect(&settings, Gates::new(bounds, Arc::new(Still), telemetry)).unwrap()
 }
 

@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn hits_are_counted_by_domain_limit_and_outcome() {
-        let telemetry = Telemetry::new().unwrap();
+        let telemetry = Telemetry::default();
         let meter = meter(&telemetry);
         for _ in 0..2 {
             meter.count(&telemetry, "edge", &found("user", None), HitOutcome::Within, 3);
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn neither_callers_nor_reloads_make_series_without_end() {
-        let telemetry = Telemetry::new().unwrap();
+        let telemetry = Telemetry::default();
         for reload in 0..2 {
             let meter = meter(&telemetry);
             for name in 0..LIMIT_LABELS_MAX {

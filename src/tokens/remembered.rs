@@ -195,7 +195,7 @@ mod tests {
     }
 
     fn fixture(verdicts_max: usize) -> Fixture {
-        let telemetry = Telemetry::new().unwrap();
+        let telemetry = Telemetry::default();
         Fixture {
             remembered: Remembered::new(verdicts_max, &telemetry),
             telemetry,

@@ -421,7 +421,7 @@ mod tests {
     }
 
     fn decisions(stopping: CancellationToken) -> Decisions {
-        let (world, telemetry) = (Arc::new(World), Arc::new(Telemetry::new().expect("the names are good")));
+        let (world, telemetry) = (Arc::new(World), Arc::new(Telemetry::default()));
         let decider = Decider::new(
             Arc::clone(&world) as _,
             Arc::clone(&world) as _,

@@ -135,7 +135,7 @@ impl Bench {
         ];
         let verdicts = verdicts.map(|(token, verdict)| (token.to_owned(), verdict.map(Arc::new)));
         world.verdicts.lock().unwrap().extend(verdicts);
-        let (clock, telemetry) = (Arc::clone(&world) as _, Arc::new(Telemetry::new().unwrap()));
+        let (clock, telemetry) = (Arc::clone(&world) as _, Arc::new(Telemetry::default()));
         let log = Arc::clone(&ledger) as _;
         let [tokens, view, quotas] = [(); 3].map(|()| Arc::clone(&world));
         let decider = Decider::new(clock, tokens, view, log, quotas, telemetry);

@@ -100,8 +100,7 @@ struct Fixture {
 }
 
 fn fixture() -> Fixture {
-    let (desk, world, telemetry) =
-        (Arc::<Desk>::default(), Arc::<World>::default(), Arc::new(Telemetry::new().unwrap()));
+    let (desk, world, telemetry) = (Arc::<Desk>::default(), Arc::<World>::default(), Arc::new(Telemetry::default()));
     let decider = Arc::new(Decider::new(
         Arc::clone(&world) as _,
         Arc::clone(&world) as _,

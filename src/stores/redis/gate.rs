@@ -356,7 +356,7 @@ mod tests {
 
     impl Bench {
         fn new() -> Self {
-            let (clock, telemetry) = (Arc::<HandClock>::default(), Arc::new(Telemetry::new().unwrap()));
+            let (clock, telemetry) = (Arc::<HandClock>::default(), Arc::new(Telemetry::default()));
             let bounds =
                 Bounds { deadline: Micros::from_millis(20), waiting_max: 3, failures_max: 3, ..Bounds::default() };
             let gates = Gates::new(bounds, Arc::clone(&clock) as _, Arc::clone(&telemetry));

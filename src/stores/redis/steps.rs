@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_node_that_has_several_places_steps_once_and_a_place_that_was_never_heard_of_not_at_all() {
-        let telemetry = Arc::new(Telemetry::new().unwrap());
+        let telemetry = Arc::new(Telemetry::default());
         let gates = Gates::new(Bounds::default(), Arc::new(Still), Arc::clone(&telemetry));
         let steps = Steps::<4>::new(&gates);
         let hear = |told: &[(usize, u64)]| {

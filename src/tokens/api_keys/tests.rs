@@ -136,7 +136,7 @@ struct Bench {
 
 impl Bench {
     fn new(kept: impl FnOnce(&Arc<World>) -> Kept) -> Self {
-        let (world, telemetry) = (World::new(), Arc::new(Telemetry::new().unwrap()));
+        let (world, telemetry) = (World::new(), Arc::new(Telemetry::default()));
         let keys = ApiKeys::new(Arc::clone(&world) as _, Arc::clone(&telemetry));
         keys.adopt(KeyRing { kept: kept(&world), operators: false, limits: vec!["per-key".to_owned()] });
         Self { world, telemetry, keys }

@@ -428,7 +428,7 @@ async fn a_call_that_breaks_leaves_nobody_waiting_and_the_next_question_is_asked
     let keys = Arc::new(Keys::prepare(&settings, &name, &clock).unwrap());
     let fetcher = Fetcher::of(&settings).unwrap();
     let introspector = Introspector::prepare(&settings, &name, &keys, &fetcher, &clock).unwrap().unwrap();
-    let remembered = Arc::new(Remembered::new(10, &Telemetry::new().unwrap()));
+    let remembered = Arc::new(Remembered::new(10, &Telemetry::default()));
     let now = Moment { wall: Micros::from_secs(NOW), steady: Micros::from_secs(1_000) };
     let fingerprint = Fingerprints::draw().unwrap().of("t", 1);
     let ask = || Arc::clone(&introspector).ask("t", fingerprint, &remembered, now).get();

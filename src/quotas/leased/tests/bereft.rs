@@ -165,7 +165,7 @@ impl Story {
         let (fate, trusted, beats) = (Mutex::default(), Mutex::default(), Mutex::default());
         let wire = Arc::new(Wire { core: Arc::clone(&self.core), fate, trusted, beats });
         let (store, hands) = (Arc::clone(&wire) as _, Arc::clone(&self.clock) as _);
-        let desk = LeaseDesk::with_room_for(6_400, store, Core::new(), DEADLINE, hands, &Telemetry::new().unwrap());
+        let desk = LeaseDesk::with_room_for(6_400, store, Core::new(), DEADLINE, hands, &Telemetry::default());
         self.replicas.push(Replica { wire, desk, beats_at: Micros::ZERO, cut_until: Micros::ZERO });
         // Until all have heard of it.
         self.wait(40);
