@@ -14,6 +14,7 @@ mod api_keys;
 mod attacks;
 mod away;
 mod bad_tokens;
+mod batches;
 mod budgets;
 mod cases;
 mod counters;

@@ -8,6 +8,7 @@
 mod audit;
 mod counters;
 mod fields;
+mod hashes;
 mod hearing;
 mod introspection;
 mod pace;
@@ -31,7 +32,7 @@ pub use self::introspection::{Asker, INTROSPECT_SCOPE, Unpermitted};
 use self::pace::Pace;
 use self::ports::{
     Answer, Charge, Charges, Clock, Inspected, Payment, Proved, Quotas, RevocationLog, RevocationView, Shown, Standing,
-    TokenInspector, Verdict,
+    TokenHashes, TokenInspector, Verdict,
 };
 pub use self::ratelimit::{Asked as HitsAsked, Descriptor, DescriptorStatus, RateLimitQuestion, RateLimited};
 pub use self::revoking::{Asked, Filter, NotRevoked, NotTakenBack, REVOKE_SCOPE, Revoker, TakenBack, Wanted};
@@ -155,10 +156,27 @@ impl Decider {
     /// May this call go on?
     pub fn decide<'a>(&'a self, question: &'a Question<'a>, facade: Facade) -> Answer<'a, Decided> {
         let now = self.clock.now();
-        self.begin(question, now, self.telemetry.call(facade, now.steady))
+        self.begin(question, None, now, self.telemetry.call(facade, now.steady))
     }
 
-    fn begin<'a>(&'a self, question: &'a Question<'a>, now: Moment, call: Call<'a>) -> Answer<'a, Decided> {
+    /// The same, of one of several questions that are asked together: what their tokens are found by is in `hashes`.
+    pub fn decide_among<'a>(
+        &'a self,
+        question: &'a Question<'a>,
+        hashes: &mut TokenHashes<'a>,
+        facade: Facade,
+    ) -> Answer<'a, Decided> {
+        let now = self.clock.now();
+        self.begin(question, Some(hashes), now, self.telemetry.call(facade, now.steady))
+    }
+
+    fn begin<'a>(
+        &'a self,
+        question: &'a Question<'a>,
+        hashes: Option<&mut TokenHashes<'a>>,
+        now: Moment,
+        call: Call<'a>,
+    ) -> Answer<'a, Decided> {
         let plan = self.plan.load_full();
         let extra = match named_limits(&plan.policy, question) {
             Ok(extra) => extra,
@@ -196,7 +214,7 @@ impl Decider {
             Ok(()) if is_preflight => {
                 Answer::Now(Ok(self.conclude(journey, Reason::Allowed, None, QuotaStates::new())))
             }
-            Ok(()) => self.authenticate(journey),
+            Ok(()) => self.authenticate(journey, hashes),
             Err(Unmet::Denied(reason)) => Answer::Now(Ok(self.conclude(journey, reason, None, QuotaStates::new()))),
             Err(Unmet::Unclear(lack)) => {
                 let undecidable = lacking(lack, &journey.rule().name);
@@ -211,13 +229,21 @@ impl Decider {
         self.telemetry.call(facade, Micros::ZERO).malformed();
     }
 
-    fn authenticate<'a>(&'a self, mut journey: Journey<'a>) -> Answer<'a, Decided> {
+    fn authenticate<'a>(
+        &'a self,
+        mut journey: Journey<'a>,
+        hashes: Option<&mut TokenHashes<'a>>,
+    ) -> Answer<'a, Decided> {
         let now = journey.now;
         let shown = match shown(journey.question) {
             Ok(shown) => shown,
             Err(reason) => return self.authorize(journey, Err(reason)),
         };
-        self.tokens.inspect(shown, now).then(move |Inspected { verdict, remembered }| {
+        let inspected = match hashes {
+            Some(hashes) => self.tokens.inspect_among(shown, hashes, now),
+            None => self.tokens.inspect(shown, now),
+        };
+        inspected.then(move |Inspected { verdict, remembered }| {
             if journey.plan.is_ending.load(Ordering::Acquire) {
                 return self.begin_again(journey);
             }
@@ -233,7 +259,7 @@ impl Decider {
     fn begin_again<'a>(&'a self, journey: Journey<'a>) -> Answer<'a, Decided> {
         // Whoever replaces the configuration has prepared everything and waits for nobody, so this is over at once.
         drop(self.replacing.lock().unwrap_or_else(PoisonError::into_inner));
-        self.begin(journey.question, journey.now, journey.call)
+        self.begin(journey.question, None, journey.now, journey.call)
     }
 
     /// A proof is for one call, so it is asked for even where the verdict is remembered.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+pub use super::hashes::{TokenHash, TokenHashes};
 use crate::domain::api_key::{ApiKey, KeyId};
 use crate::domain::decision::{QuotaStates, Reason};
 use crate::domain::event::{EventFlaw, EventKind};
@@ -76,6 +77,16 @@ pub trait TokenInspector: Send + Sync {
     /// [`Answer::Now`] whenever the verdict is remembered or can be computed from keys in hand; `Later` only where
     /// someone has to be asked, or where other tokens' signatures are to be checked first. A remembered verdict says nothing about revocation, which is asked every time.
     fn inspect<'a>(&'a self, shown: Shown<'a>, now: Moment) -> Answer<'a, Inspected>;
+
+    /// The same, of a token among others, whose hashes may be in hand. That makes no other difference.
+    fn inspect_among<'a>(
+        &'a self,
+        shown: Shown<'a>,
+        _hashes: &mut TokenHashes<'a>,
+        now: Moment,
+    ) -> Answer<'a, Inspected> {
+        self.inspect(shown, now)
+    }
 
     /// Whether the caller holds the keys that `identity` is bound to: asked on each decision, after the verdict, since a
     /// proof is for one call. [`Answer::Now`] where no key is asked for.

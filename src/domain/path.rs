@@ -123,7 +123,7 @@ impl<'a> Method<'a> {
 impl<'a> Host<'a> {
     /// Reads a `Host` header or `:authority`.
     pub fn parse(text: &'a str) -> Result<Self, Unclear> {
-        let (name, port) = match text.rfind(':') {
+        let (name, port) = match text.bytes().rposition(|byte| byte == b':') {
             // The last colon of `[::1]` is inside the brackets.
             Some(colon) if !text[colon..].contains(']') => (&text[..colon], Some(&text[colon + 1..])),
             _ => (text, None),
@@ -144,15 +144,23 @@ impl<'a> Host<'a> {
             let name = if canonical == name { Cow::Borrowed(name) } else { Cow::Owned(canonical) };
             return Ok(Self { name, port });
         }
-        let well_formed = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
-            && name.split('.').all(|label| !label.is_empty());
-        if !well_formed || name.len() > HOST_BYTES_MAX {
+        let mut has_upper_case = false;
+        // A label begins after it.
+        let mut previous = b'.';
+        for byte in name.bytes() {
+            match byte {
+                b'.' if previous == b'.' => return Err(Unclear::Host),
+                b'.' | b'-' | b'_' | b'0'..=b'9' | b'a'..=b'z' => {}
+                b'A'..=b'Z' => has_upper_case = true,
+                _ => return Err(Unclear::Host),
+            }
+            previous = byte;
+        }
+        if previous == b'.' || name.len() > HOST_BYTES_MAX {
             return Err(Unclear::Host);
         }
-        if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            return Ok(Self { name: Cow::Owned(name.to_ascii_lowercase()), port });
-        }
-        Ok(Self { name: Cow::Borrowed(name), port })
+        let name = if has_upper_case { Cow::Owned(name.to_ascii_lowercase()) } else { Cow::Borrowed(name) };
+        Ok(Self { name, port })
     }
 
     /// The canonical name.
@@ -226,7 +234,9 @@ impl<'a> Path<'a> {
             return Err(Unclear::TooLong);
         }
         let decoded = if encoded { Cow::Owned(decode(text)?) } else { Cow::Borrowed(text) };
-        if decoded.chars().any(is_control) {
+        // Those of ASCII were refused above, where they are written as they are.
+        let may_have_controls = encoded || !text.is_ascii();
+        if may_have_controls && decoded.chars().any(is_control) {
             return Err(Unclear::Control);
         }
         if decoded.split('/').any(|segment| matches!(segment, "." | "..")) {
@@ -436,6 +446,9 @@ mod tests {
         for host in [
             "",
             ".",
+            "..",
+            ".a",
+            "a..",
             "a,b",
             "user@host",
             "a b",

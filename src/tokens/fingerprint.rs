@@ -30,10 +30,12 @@ use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::rand;
 
+use crate::decide::ports::TokenHash;
+
 /// Bytes from which on a token is long. JWTs are, and opaque tokens that are hold more than 128 random bits.
 const LONG: usize = 256;
 
-const BYTES: usize = 16;
+const BYTES: usize = size_of::<TokenHash>();
 
 /// What a verdict is found by: every byte of the token, and everything beside it that the verdict depends on. Compared
 /// whole; holds nothing that a token could be told from.
@@ -41,7 +43,7 @@ const BYTES: usize = 16;
 pub(super) struct Fingerprint {
     /// Which configuration of the issuers: it says which audiences, keys and bindings are demanded.
     generation: u64,
-    token: [u8; BYTES],
+    token: TokenHash,
 }
 
 /// Takes fingerprints. Each has keys of its own, so those of two have nothing to do with each other.
@@ -52,6 +54,11 @@ pub(super) struct Fingerprints {
 }
 
 impl Fingerprint {
+    /// Of the token with this hash, under the issuers' configuration of that generation.
+    pub(super) const fn new(token: TokenHash, generation: u64) -> Self {
+        Self { generation, token }
+    }
+
     /// The same but for one of its token's bits.
     #[cfg(test)]
     pub(super) fn with_bit_flipped(mut self, bit: usize) -> Self {
@@ -82,17 +89,21 @@ impl Fingerprints {
 
     /// Of a token, under the issuers' configuration of that generation.
     pub(super) fn of(&self, token: &str, generation: u64) -> Fingerprint {
+        Fingerprint::new(self.hash(token), generation)
+    }
+
+    /// The token's part of it.
+    pub(super) fn hash(&self, token: &str) -> TokenHash {
         let token = token.as_bytes();
-        let token = if token.len() < LONG {
+        if token.len() < LONG {
             self.of_short(token)
         } else {
             // Only bytes without number are refused. Whatever else may be: it is no reason to mistake tokens.
             self.of_long(token).unwrap_or_else(|Unspecified| first_half(digest(&SHA256, token).as_ref()))
-        };
-        Fingerprint { generation, token }
+        }
     }
 
-    fn of_short(&self, token: &[u8]) -> [u8; BYTES] {
+    fn of_short(&self, token: &[u8]) -> TokenHash {
         let mut salted = [0; BYTES + LONG];
         salted[..BYTES].copy_from_slice(&self.salt);
         let salted = &mut salted[..BYTES + token.len()];
@@ -100,7 +111,7 @@ impl Fingerprints {
         first_half(digest(&SHA256, salted).as_ref())
     }
 
-    fn of_long(&self, token: &[u8]) -> Result<[u8; BYTES], Unspecified> {
+    fn of_long(&self, token: &[u8]) -> Result<TokenHash, Unspecified> {
         // GCM's tag of a message that is empty, with the token beside it, is GHASH but for a constant, which the nonce
         // chooses. A nonce may be used again here: nobody sees a tag, and equal tokens shall have equal ones.
         let nonce = Nonce::assume_unique_for_key([0; NONCE_LEN]);
@@ -111,7 +122,7 @@ impl Fingerprints {
     }
 }
 
-fn first_half(hash: &[u8]) -> [u8; BYTES] {
+fn first_half(hash: &[u8]) -> TokenHash {
     let mut half = [0; BYTES];
     half.copy_from_slice(&hash[..BYTES]);
     half

@@ -75,7 +75,7 @@ use self::proof::Prover;
 use self::remembered::{Good, REMEMBERED_FOR, Remembered};
 use self::turns::{NotNow, Turns};
 use crate::decide::ports::{
-    Answer, Clock, EventSink, Inspected, ProofLog, Proved, Shown, Standing, TokenInspector, Verdict,
+    Answer, Clock, EventSink, Inspected, ProofLog, Proved, Shown, Standing, TokenHashes, TokenInspector, Verdict,
 };
 use crate::domain::api_key;
 use crate::domain::decision::Reason;
@@ -326,8 +326,14 @@ impl Tokens {
     }
 }
 
-impl TokenInspector for Tokens {
-    fn inspect<'a>(&'a self, shown: Shown<'a>, now: Moment) -> Answer<'a, Inspected> {
+impl Tokens {
+    /// The verdict on what is shown, where `fingerprint` takes that of a token under issuers of a generation.
+    fn inspect_by<'a>(
+        &'a self,
+        fingerprint: impl FnOnce(&'a str, u64) -> Fingerprint,
+        shown: Shown<'a>,
+        now: Moment,
+    ) -> Answer<'a, Inspected> {
         let made = |verdict| Inspected { verdict, remembered: false };
         let token = match shown {
             // People paste keys where tokens go. Whatever begins like one is shown to nobody else.
@@ -343,7 +349,7 @@ impl TokenInspector for Tokens {
             return Answer::Now(made(Err(Reason::TokenTooLarge)));
         }
         let issuers = self.issuers.load();
-        let fingerprint = self.fingerprints.of(token, issuers.generation());
+        let fingerprint = fingerprint(token, issuers.generation());
         if let Some(identity) = self.remembered.recall(&fingerprint, now) {
             return Answer::Now(Inspected { verdict: Ok(identity), remembered: true });
         }
@@ -355,6 +361,25 @@ impl TokenInspector for Tokens {
             }),
         };
         verdict.then(move |verdict| Answer::Now(made(verdict)))
+    }
+}
+
+impl TokenInspector for Tokens {
+    fn inspect<'a>(&'a self, shown: Shown<'a>, now: Moment) -> Answer<'a, Inspected> {
+        self.inspect_by(|token, generation| self.fingerprints.of(token, generation), shown, now)
+    }
+
+    fn inspect_among<'a>(
+        &'a self,
+        shown: Shown<'a>,
+        hashes: &mut TokenHashes<'a>,
+        now: Moment,
+    ) -> Answer<'a, Inspected> {
+        let fingerprint = |token, generation| {
+            let hash = hashes.of(token, |token| self.fingerprints.hash(token));
+            Fingerprint::new(hash, generation)
+        };
+        self.inspect_by(fingerprint, shown, now)
     }
 
     fn prove<'a>(&'a self, identity: &Arc<Identity>, question: &'a Question<'a>, now: Moment) -> Answer<'a, Proved> {

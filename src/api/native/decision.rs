@@ -23,7 +23,7 @@ use super::asked::{Asked, usual_batch, usual_streamed};
 use super::question::question;
 use super::{encode, status};
 use crate::api::codec::{BytesCodec, Encoded, MESSAGE_BYTES_MAX, decode};
-use crate::decide::ports::Answer;
+use crate::decide::ports::{Answer, TokenHashes};
 use crate::decide::{Decided, Decider, Undecidable, Violation};
 use crate::domain::question::Question;
 use crate::proto as pb;
@@ -96,10 +96,11 @@ impl Decisions {
         let mut outcomes = encode::Outcomes::with_capacity(read.len());
         // Those from the first on that has to be waited for: outcomes are written in the order of the questions.
         let mut rest = Vec::new();
+        let mut hashes = TokenHashes::default();
         for read in &read {
             // A thousand new tokens are a tenth of a second of signature checks: others get their turn in between.
             coop::consume_budget().await;
-            let decided = match self.0.decide(read, Facade::Batch) {
+            let decided = match self.0.decide_among(read, &mut hashes) {
                 Answer::Now(decided) => decided,
                 Answer::Later(mut deciding) => {
                     // Begun before the next question is looked at.
@@ -199,11 +200,21 @@ impl Shared {
     fn decide<'a>(&'a self, read: &'a Read<'a>, facade: Facade) -> Answer<'a, Decided> {
         match read {
             Ok(question) => self.decider.decide(question, facade),
-            Err(undecidable) => {
-                self.decider.turned_away(facade);
-                Answer::Now(Err(undecidable.clone()))
-            }
+            Err(undecidable) => self.turn_away(undecidable, facade),
         }
+    }
+
+    /// Of one question of a batch.
+    fn decide_among<'a>(&'a self, read: &'a Read<'a>, hashes: &mut TokenHashes<'a>) -> Answer<'a, Decided> {
+        match read {
+            Ok(question) => self.decider.decide_among(question, hashes, Facade::Batch),
+            Err(undecidable) => self.turn_away(undecidable, Facade::Batch),
+        }
+    }
+
+    fn turn_away(&self, undecidable: &Undecidable, facade: Facade) -> Answer<'_, Decided> {
+        self.decider.turned_away(facade);
+        Answer::Now(Err(undecidable.clone()))
     }
 }
 
@@ -330,13 +341,15 @@ where
 mod tests {
     #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use futures_util::stream;
     use prost::Message as _;
 
     use super::*;
     use crate::decide::ports::{
         Answer, Away, Charges, Clock, Hits, Inspected, NoLog, Payment, Proved, Quotas, Refunds, RevocationView,
-        Settlements, Shown, Standing, TokenInspector,
+        Settlements, Shown, Standing, TokenHash, TokenInspector,
     };
     use crate::domain::decision::{QuotaStates, Reason};
     use crate::domain::identity::{Identity, Thumbprint};
@@ -348,7 +361,11 @@ mod tests {
     use crate::telemetry::Telemetry;
 
     /// Every port, answering at once, but for the token that has to be waited for.
-    struct World;
+    #[derive(Default)]
+    struct World {
+        /// How many tokens were hashed.
+        hashed: AtomicUsize,
+    }
 
     const LATE: &str = "late";
 
@@ -367,6 +384,21 @@ mod tests {
                 tokio::task::yield_now().await;
                 Inspected { verdict: Err(Reason::Expired), remembered: false }
             })
+        }
+
+        fn inspect_among<'a>(
+            &'a self,
+            shown: Shown<'a>,
+            hashes: &mut TokenHashes<'a>,
+            now: Moment,
+        ) -> Answer<'a, Inspected> {
+            if let Shown::Token(token) = shown {
+                hashes.of(token, |_| {
+                    self.hashed.fetch_add(1, Ordering::Relaxed);
+                    TokenHash::default()
+                });
+            }
+            self.inspect(shown, now)
         }
 
         fn prove<'a>(&'a self, _: &Arc<Identity>, _: &'a Question<'a>, _: Moment) -> Answer<'a, Proved> {
@@ -421,7 +453,11 @@ mod tests {
     }
 
     fn decisions(stopping: CancellationToken) -> Decisions {
-        let (world, telemetry) = (Arc::new(World), Arc::new(Telemetry::default()));
+        decisions_in(Arc::default(), stopping)
+    }
+
+    fn decisions_in(world: Arc<World>, stopping: CancellationToken) -> Decisions {
+        let telemetry = Arc::new(Telemetry::default());
         let decider = Decider::new(
             Arc::clone(&world) as _,
             Arc::clone(&world) as _,
@@ -470,6 +506,17 @@ mod tests {
         let outcomes = answer.message().expect("it is one").outcomes;
         let expected = tokens.map(|token| if token == LATE { "expired" } else { "bad_signature" });
         assert_eq!(outcomes.into_iter().map(why).collect::<Vec<_>>(), expected);
+    }
+
+    #[tokio::test]
+    async fn of_a_batch_each_token_is_hashed_once_and_no_hash_is_left_for_the_next() {
+        let world = Arc::<World>::default();
+        let decisions = decisions_in(Arc::clone(&world), CancellationToken::new());
+        let batch = pb::DecideBatchRequest { questions: ["ax", LATE, "ax", "bx", LATE, "ax"].map(by).to_vec() };
+        for hashed in [3, 6] {
+            assert!(decisions.decide_batch(&batch.encode_to_vec()).await.is_ok());
+            assert_eq!(world.hashed.load(Ordering::Relaxed), hashed);
+        }
     }
 
     #[tokio::test]

@@ -66,8 +66,13 @@ impl Fields<'_> {
         self.varint(u64::from(tag << 3 | wire_type as u32));
     }
 
-    fn varint(&mut self, value: u64) {
-        encode_varint(value, self.0);
+    /// By hand: an answer has some fifty, most of one byte, and prost asks for room for each byte in a roundabout way.
+    fn varint(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            self.0.push(value.to_le_bytes()[0] | 0x80);
+            value >>= 7;
+        }
+        self.0.push(value.to_le_bytes()[0]);
     }
 
     fn number(&mut self, tag: u32, value: u64) {
