@@ -77,6 +77,10 @@ pub trait TokenInspector: Send + Sync {
     /// someone has to be asked, or where other tokens' signatures are to be checked first. A remembered verdict says nothing about revocation, which is asked every time.
     fn inspect<'a>(&'a self, shown: Shown<'a>, now: Moment) -> Answer<'a, Inspected>;
 
+    /// Whether `shown` is remembered, or at hand, as good at `now`: then [`inspect`](Self::inspect) takes no signature and no
+    /// asking. It says so at once, and nothing is counted.
+    fn knows(&self, shown: Shown<'_>, now: Moment) -> bool;
+
     /// Whether the caller holds the keys that `identity` is bound to: asked on each decision, after the verdict, since a
     /// proof is for one call. [`Answer::Now`] where no key is asked for.
     fn prove<'a>(&'a self, identity: &Arc<Identity>, question: &'a Question<'a>, now: Moment) -> Answer<'a, Proved>;

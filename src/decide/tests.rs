@@ -75,6 +75,12 @@ impl TokenInspector for World {
         if cold { Answer::later(async move { inspected }) } else { Answer::Now(inspected) }
     }
 
+    fn knows(&self, shown: Shown<'_>, _now: Moment) -> bool {
+        let (Shown::Token(token) | Shown::ApiKey(token)) = shown else { return false };
+        let is_good = self.verdicts.lock().unwrap().get(token).is_some_and(Result::is_ok);
+        is_good && !self.cold.load(Ordering::Relaxed)
+    }
+
     fn prove<'a>(&'a self, identity: &Arc<Identity>, question: &'a Question<'a>, _now: Moment) -> Answer<'a, Proved> {
         if identity.binding().is_none() {
             return Answer::Now(Ok(()).into());

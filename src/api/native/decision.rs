@@ -369,6 +369,10 @@ mod tests {
             })
         }
 
+        fn knows(&self, _: Shown<'_>, _: Moment) -> bool {
+            false
+        }
+
         fn prove<'a>(&'a self, _: &Arc<Identity>, _: &'a Question<'a>, _: Moment) -> Answer<'a, Proved> {
             Answer::Now(Ok(()).into())
         }
