@@ -4,7 +4,13 @@ use super::*;
 use crate::domain::bucket::Flow;
 
 fn counting(name: &str, algorithm: Algorithm) -> Arc<Limit> {
-    Arc::new(Limit { name: name.to_owned(), algorithm, by: Vec::new(), when_away: WhenAway::Deny })
+    Arc::new(Limit {
+        name: name.to_owned(),
+        algorithm,
+        by: Vec::new(),
+        when_away: WhenAway::Deny,
+        charge: Occasion::AfterAuth,
+    })
 }
 
 /// Two an hour, by the clock.
@@ -118,6 +124,7 @@ async fn slots_are_asked_for_each_time_since_others_release_them() {
     assert_eq!(one(&world, &slots).await, (QuotaVerdict::Granted, true));
 }
 
+/// Limits of failures are looked at before each credential is checked: by whoever floods with bad ones, too.
 #[tokio::test]
 async fn what_is_used_up_is_looked_up_once_however_many_look() {
     let sliding = counting("sliding", Algorithm::SlidingWindow { units: 2, window: Micros::from_secs(32) });
