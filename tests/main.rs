@@ -16,6 +16,7 @@ mod away;
 mod bad_tokens;
 mod budgets;
 mod cases;
+mod charge;
 mod counters;
 mod deploy;
 mod envoy;
