@@ -8,7 +8,7 @@ use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 use tollgate::decide::ports::{Charge, Charges, Payment, Quotas};
 use tollgate::domain::decision::Reason;
-use tollgate::domain::limit::{Algorithm, CounterKey, Limit, UNITS_MAX, WhenAway};
+use tollgate::domain::limit::{Algorithm, CounterKey, Limit, Occasion, UNITS_MAX, WhenAway};
 use tollgate::domain::time::Micros;
 use tollgate::quotas::{LeaseDesk, QuotaDesk};
 use tollgate::stores::memory::{COUNTERS_MAX, MemoryStore};
@@ -104,6 +104,7 @@ fn limit(number: usize, units: u64) -> Arc<Limit> {
         algorithm: Algorithm::SlidingWindow { units, window: WINDOW },
         by: Vec::new(),
         when_away: WhenAway::default(),
+        charge: Occasion::AfterAuth,
     })
 }
 

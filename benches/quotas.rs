@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use divan::{Bencher, black_box};
 use tollgate::decide::ports::{Answer, QuotaStore as _, Request, Requests};
-use tollgate::domain::limit::{Algorithm, CounterKey, Limit, UNITS_MAX, WhenAway};
+use tollgate::domain::limit::{Algorithm, CounterKey, Limit, Occasion, UNITS_MAX, WhenAway};
 use tollgate::domain::question::Mode;
 use tollgate::domain::time::{Micros, Moment};
 use tollgate::domain::window::{Counter, Frame, LeaseId, Terms};
@@ -60,6 +60,7 @@ fn limit(number: usize) -> Limit {
         algorithm: Algorithm::SlidingWindow { units: UNITS_MAX, window: WINDOW },
         by: Vec::new(),
         when_away: WhenAway::default(),
+        charge: Occasion::AfterAuth,
     }
 }
 

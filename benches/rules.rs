@@ -4,7 +4,7 @@ use divan::{Bencher, black_box};
 use tollgate::domain::demand::Call;
 use tollgate::domain::expression::{Expression, STEPS_MAX, VALUE_BYTES_MAX};
 use tollgate::domain::identity::Identity;
-use tollgate::domain::limit::{Algorithm, Attribute, Limit, WhenAway};
+use tollgate::domain::limit::{Algorithm, Attribute, Limit, Occasion, WhenAway};
 use tollgate::domain::network::{Network, Networks};
 use tollgate::domain::path::{Host, Leniency, Method, Target};
 use tollgate::domain::policy::{Caller, Demand, HostPattern, Match, Met, PathPattern, Paths, Policy, Rule, Rules};
@@ -96,6 +96,7 @@ fn counter_key(bencher: Bencher<'_, '_>) {
         algorithm: Algorithm::SlidingWindow { units: 1_000, window: Micros::from_secs(60) },
         by: vec![Attribute::Subject],
         when_away: WhenAway::default(),
+        charge: Occasion::AfterAuth,
     };
     let rule = rule("/orders/{id}");
     let question = house::question("");
@@ -161,7 +162,7 @@ fn demand_at_its_worst(bencher: Bencher<'_, '_>) {
 fn rule(path: &str) -> Rule {
     let matches = Match { path: Some(PathPattern::parse(path).unwrap()), ..Match::default() };
     let (leniency, demand) = (Leniency::default(), Demand::authenticated());
-    Rule { name: path.to_owned(), matches, leniency, guard: None, demand, limits: Vec::new() }
+    Rule { name: path.to_owned(), matches, leniency, guard: None, early: None, demand, limits: Vec::new() }
 }
 
 fn identity() -> Identity {

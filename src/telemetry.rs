@@ -566,6 +566,7 @@ mod tests {
             matches: Match::default(),
             leniency: Leniency::default(),
             guard: None,
+            early: None,
             demand: Demand::Anyone,
             limits: Vec::new(),
         });

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tollgate::decide::ports::{Charge, Clock as _, Quotas as _};
 use tollgate::domain::decision::Reason;
-use tollgate::domain::limit::{Algorithm, CounterKey, Limit, WhenAway};
+use tollgate::domain::limit::{Algorithm, CounterKey, Limit, Occasion, WhenAway};
 use tollgate::domain::time::Micros;
 use tollgate::quotas::LeaseDesk;
 use tollgate::server::SystemClock;
@@ -38,7 +38,13 @@ async fn ten_million_counters_keep_the_bounds_of_desk_and_store_and_harm_no_hot_
         async move { desk.upkeep().await }
     });
     let algorithm = Algorithm::SlidingWindow { units: 1_000_000_000, window: Micros::from_secs(3_600) };
-    let limit = Limit { name: "flood".to_owned(), algorithm, by: Vec::new(), when_away: WhenAway::Deny };
+    let limit = Limit {
+        name: "flood".to_owned(),
+        algorithm,
+        by: Vec::new(),
+        when_away: WhenAway::Deny,
+        charge: Occasion::AfterAuth,
+    };
     let limit = Arc::new(limit);
     let pay = async |name: &str| {
         let mut key = CounterKey::new("flood");

@@ -17,6 +17,7 @@ mod bad_tokens;
 mod batches;
 mod budgets;
 mod cases;
+mod charge;
 mod counters;
 mod deploy;
 mod envoy;

@@ -7,7 +7,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream;
 use prost::Message as _;
 use tollgate::decide::ports::{Clock as _, QuotaStore as _, Request, Requests};
-use tollgate::domain::limit::{Algorithm, CounterKey, Limit, WhenAway};
+use tollgate::domain::limit::{Algorithm, CounterKey, Limit, Occasion, WhenAway};
 use tollgate::domain::question::Mode;
 use tollgate::domain::time::Micros;
 use tollgate::domain::window::{LeaseId, Outcome, Terms};
@@ -92,6 +92,7 @@ async fn make(store: &Arc<RedisStore>, numbers: std::ops::Range<u64>, field: &Fi
         algorithm: Algorithm::SlidingWindow { units: UNITS, window: WINDOW },
         by: Vec::new(),
         when_away: WhenAway::Deny,
+        charge: Occasion::AfterAuth,
     });
     let starts = numbers.clone().step_by(usize::try_from(BATCH).unwrap_or(1));
     let calls = starts.map(|from| {

@@ -8,7 +8,7 @@ use redis::aio::MultiplexedConnection;
 use tollgate::decide::ports::{
     Clock as _, Cursor, Pulse, QuotaStore as _, Request, Requests, RevocationLog as _, Settlement, Settlements,
 };
-use tollgate::domain::limit::{Algorithm, CounterKey, Limit, WhenAway};
+use tollgate::domain::limit::{Algorithm, CounterKey, Limit, Occasion, WhenAway};
 use tollgate::domain::question::Mode;
 use tollgate::domain::time::Micros;
 use tollgate::domain::window::{LeaseId, Terms};
@@ -99,6 +99,7 @@ pub(super) async fn take(field: &Field<'_>) -> Result<Parts, String> {
         algorithm: Algorithm::SlidingWindow { units: 1_000_000_000_000, window: WINDOW },
         by: Vec::new(),
         when_away: WhenAway::Deny,
+        charge: Occasion::AfterAuth,
     };
     let store = quotas::connect(&redis, field.clock)?;
     let bench = Bench { store, connection: redis.connect().await?, limit: Arc::new(limit), field };

@@ -10,7 +10,7 @@ use prost::Message as _;
 use prost::bytes::Bytes;
 use redis::aio::MultiplexedConnection;
 use tollgate::decide::ports::{Clock as _, QuotaStore as _, Request, Requests};
-use tollgate::domain::limit::{Algorithm, CounterKey, Limit, UNITS_MAX, WhenAway};
+use tollgate::domain::limit::{Algorithm, CounterKey, Limit, Occasion, UNITS_MAX, WhenAway};
 use tollgate::domain::question::Mode;
 use tollgate::domain::slots::{SLOTS_MAX, Slots};
 use tollgate::domain::time::Micros;
@@ -134,7 +134,7 @@ impl Asker {
         };
         let limit = |number| {
             let name = format!("{prefix}-{number}");
-            Arc::new(Limit { name, algorithm, by: Vec::new(), when_away: WhenAway::Deny })
+            Arc::new(Limit { name, algorithm, by: Vec::new(), when_away: WhenAway::Deny, charge: Occasion::AfterAuth })
         };
         Self::Acquire { store, limits: (0..limits).map(limit).collect(), terms, named: Arc::default(), clock }
     }

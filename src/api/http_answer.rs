@@ -230,14 +230,20 @@ mod tests {
 
     use super::*;
     use crate::domain::identity::Identity;
-    use crate::domain::limit::{Algorithm as Counting, Limit, WhenAway};
+    use crate::domain::limit::{Algorithm as Counting, Limit, Occasion, WhenAway};
     use crate::domain::path::{Leniency, Method, Target};
     use crate::domain::policy::{Match, Policy, Rule};
     use crate::domain::slots::Slots;
     use crate::domain::time::Micros;
 
     fn limit(name: &str, algorithm: Counting) -> Arc<Limit> {
-        Arc::new(Limit { name: name.to_owned(), algorithm, by: Vec::new(), when_away: WhenAway::Deny })
+        Arc::new(Limit {
+            name: name.to_owned(),
+            algorithm,
+            by: Vec::new(),
+            when_away: WhenAway::Deny,
+            charge: Occasion::AfterAuth,
+        })
     }
 
     fn state(limit: &Arc<Limit>, remaining: u64, verdict: QuotaVerdict) -> QuotaState {
@@ -255,6 +261,7 @@ mod tests {
             matches: Match::default(),
             leniency: Leniency::default(),
             guard: None,
+            early: None,
             demand: Demand::Caller(caller),
             limits: Vec::new(),
         };

@@ -9,9 +9,8 @@ use super::reader::{Fields, Item, Reader};
 use super::values::{self, word};
 use super::yaml::{self, TEXT_BYTES_MAX};
 use super::{ApiKeys, KeptKeys};
-use crate::domain::api_key::{ApiKey, KeyHash, KeyId, LIMITS_MAX, find_key, hash_from_hex, hex, unsuited};
+use crate::domain::api_key::{ApiKey, KeyHash, KeyId, LIMITS_MAX, Unsuited, find_key, hash_from_hex, hex, unsuited};
 use crate::domain::date as dates;
-use crate::domain::limit::Attribute;
 use crate::domain::policy::Policy;
 use crate::domain::time::Micros;
 
@@ -152,17 +151,23 @@ fn named_limit(reader: &mut Reader<'_>, item: &Item<'_>, known: &Limits) -> Opti
         };
         known.get(name).map(|limit| (name.to_owned(), limit.clone())).ok_or_else(unknown)
     })?;
-    if let Some(attribute) = limit.as_deref().and_then(unsuited) {
-        reader.error(item, counts_by(attribute));
+    if let Some(why) = limit.as_deref().and_then(unsuited) {
+        reader.error(item, said(why));
     }
     Some(name)
 }
 
-fn counts_by(attribute: &Attribute) -> String {
-    format!(
-        "counts by {attribute}, which not every call with the key has; count by identity.client (the key), \
-         identity.subject (its owner), request.method or rule"
-    )
+fn said(why: Unsuited<'_>) -> String {
+    match why {
+        Unsuited::Attribute(attribute) => format!(
+            "counts by {attribute}, which not every call with the key has; count by identity.client (the key), \
+             identity.subject (its owner), request.method or rule"
+        ),
+        Unsuited::Occasion(occasion) => format!(
+            "is consumed before anybody knows the key (`charge: {}`); name a limit with `charge: after_auth`",
+            occasion.name()
+        ),
+    }
 }
 
 /// Whether keys may name the limit `name` under `policy`; whoever does all the same is refused.
@@ -171,7 +176,7 @@ fn counts_by(attribute: &Attribute) -> String {
 /// Why not.
 pub fn suits(name: &str, policy: &Policy) -> Result<(), String> {
     let limit = policy.limit(name).ok_or_else(|| format!("`{name}` is no limit of the configuration"))?;
-    unsuited(limit).map_or(Ok(()), |attribute| Err(format!("`{name}` {}", counts_by(attribute))))
+    unsuited(limit).map_or(Ok(()), |why| Err(format!("`{name}` {}", said(why))))
 }
 
 /// Reads a key's id.

@@ -10,7 +10,8 @@ use super::values::{duration, limit_name, rate};
 use crate::domain::bucket::Flow;
 use crate::domain::fixed::Grid;
 use crate::domain::limit::{
-    ATTRIBUTES_MAX, Algorithm, Attribute, HOLD_MAX, HOLD_MIN, Limit, UNITS_MAX, WINDOW_MAX, WINDOW_MIN, WhenAway,
+    ATTRIBUTES_MAX, Algorithm, Attribute, HOLD_MAX, HOLD_MIN, Limit, Occasion, UNITS_MAX, WINDOW_MAX, WINDOW_MIN,
+    WhenAway,
 };
 use crate::domain::ratelimit;
 use crate::domain::slots::{SLOTS_MAX, Slots};
@@ -83,14 +84,70 @@ fn limit(reader: &mut Reader<'_>, name: &str, item: &Item<'_>) -> Option<Limit> 
     let mut fields = reader.fields(item, "limit")?;
     let kind = fields.or(reader, "algorithm", Kind::SlidingWindow, |reader, item| reader.one_of(item, &KINDS));
     let algorithm = algorithm(reader, &mut fields, kind);
+    let charge = fields.or(reader, "charge", Occasion::default(), |reader, item| charge(reader, item, kind));
+    let mut all_read = true;
     let by = fields.or(reader, "by", Vec::new(), |reader, item| {
-        reader.few(item, ATTRIBUTES_MAX, |reader, item| reader.parse(item, attribute))
+        reader.few(item, ATTRIBUTES_MAX, |reader, item| {
+            let attribute = reader.parse(item, |text| known_by(attribute(text)?, charge));
+            all_read &= attribute.is_some();
+            attribute
+        })
     });
     let when_away = fields.or(reader, "when_away", WhenAway::default(), |reader, item| {
         reader.one_of(item, &[("deny", WhenAway::Deny), ("allow", WhenAway::Allow), ("local", WhenAway::Local)])
     });
+    if let (Some(Occasion::OnFailure), Some(by)) = (charge, &by)
+        && all_read
+        && !by.iter().any(sets_callers_apart)
+    {
+        reader.warning(
+            item,
+            "counts failures of different callers together, so that one of them locks the others out; count by \
+             source.address as well",
+        );
+    }
     fields.finish(reader);
-    Some(Limit { name: name.to_owned(), algorithm: algorithm?, by: by?, when_away: when_away? })
+    Some(Limit { name: name.to_owned(), algorithm: algorithm?, by: by?, when_away: when_away?, charge: charge? })
+}
+
+/// When the limit is consumed. Slots are for calls that go on: nobody would give back those of others.
+fn charge(reader: &mut Reader<'_>, item: &Item<'_>, kind: Option<Kind>) -> Option<Occasion> {
+    let occasion = reader.one_of(item, &Occasion::ALL.map(|occasion| (occasion.name(), occasion)))?;
+    if kind == Some(Kind::Concurrency) && occasion.is_early() {
+        reader.error(
+            item,
+            "does not go with `algorithm: concurrency`, whose units are held by calls that go on; remove `charge`, or \
+             choose another algorithm",
+        );
+        return None;
+    }
+    Some(occasion)
+}
+
+/// The attribute, where it is known by the time at which the limit is consumed.
+fn known_by(attribute: Attribute, charge: Option<Occasion>) -> Result<Attribute, String> {
+    match charge {
+        Some(occasion) if occasion.is_early() && attribute.needs_identity() => Err(format!(
+            "must be known before the caller is, for `charge: {}`: count by source.address, say, or remove `charge`",
+            occasion.name()
+        )),
+        Some(_) | None => Ok(attribute),
+    }
+}
+
+/// Whether two callers mostly differ in it, without knowing who they are.
+fn sets_callers_apart(attribute: &Attribute) -> bool {
+    match attribute {
+        Attribute::SourceAddress | Attribute::PathParameter(_) | Attribute::Resource(_) => true,
+        Attribute::Issuer
+        | Attribute::Subject
+        | Attribute::Client
+        | Attribute::Session
+        | Attribute::Method
+        | Attribute::Host
+        | Attribute::Path
+        | Attribute::Rule => false,
+    }
 }
 
 /// The numbers of one algorithm; those of the others are refused. Where the algorithm could not be read, nothing is said

@@ -309,7 +309,7 @@ fn config(reader: &mut Reader<'_>, root: &Item<'_>) -> Option<Config> {
 /// Whether its callers might go on while the store is away, as far as its limits say.
 fn is_lenient(rule: &Rule) -> bool {
     let goes_on = |limit: &Arc<Limit>| limit.when_away != WhenAway::Deny;
-    rule.demand != Demand::Anyone && !rule.limits.is_empty() && rule.limits.iter().all(goes_on)
+    rule.demand != Demand::Anyone && !rule.limits.is_empty() && rule.every_limit().all(goes_on)
 }
 
 fn lifetimes(issuer: &Issuer) -> (Box<str>, Lifetimes) {

@@ -18,7 +18,7 @@ use crate::domain::guard::Guard;
 use crate::domain::issuer::BindingDemand;
 use crate::domain::limit::{Attribute, Limit};
 use crate::domain::path::{Leniency, Method};
-use crate::domain::policy::{Caller, Demand, HostPattern, LIMITS_MAX, Match, PathPattern, Rule};
+use crate::domain::policy::{Caller, Demand, EarlyLimits, HostPattern, LIMITS_MAX, Match, PathPattern, Rule};
 use crate::domain::time::Micros;
 
 /// The longest name of a rule, in bytes.
@@ -34,14 +34,15 @@ struct Draft<'n> {
     matches: Match,
     leniency: Leniency,
     guard: Option<Box<Guard>>,
+    early: Option<Box<EarlyLimits>>,
     demand: Demand,
     limits: Vec<Arc<Limit>>,
 }
 
 impl<'n> Draft<'n> {
     fn named(self, name: String) -> (Item<'n>, Rule) {
-        let Self { item, name: _, matches, leniency, guard, demand, limits } = self;
-        (item, Rule { name, matches, leniency, guard, demand, limits })
+        let Self { item, name: _, matches, leniency, guard, early, demand, limits } = self;
+        (item, Rule { name, matches, leniency, guard, early, demand, limits })
     }
 }
 
@@ -96,9 +97,9 @@ fn rule<'n>(reader: &mut Reader<'_>, item: &Item<'n>, known: &Known<'_>) -> Opti
     let guard = guard(reader, &mut fields, demand.as_ref());
     let leniency = leniency(reader, &mut fields);
     fields.finish(reader);
-    let limits = limits?.into_iter().filter_map(|(_, limit)| limit).collect();
+    let (limits, early) = EarlyLimits::apart(limits?.into_iter().filter_map(|(_, limit)| limit));
     let (name, matches, leniency) = (name?, matches?, leniency?);
-    Some(Draft { item: item.clone(), name, matches, leniency, guard: guard?, demand: demand?, limits })
+    Some(Draft { item: item.clone(), name, matches, leniency, guard: guard?, early, demand: demand?, limits })
 }
 
 fn matching(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Match> {

@@ -1,12 +1,13 @@
 //! The one path: every façade's question comes in here, and every decision leaves here.
 //!
 //! Match the rule, guard it, authenticate, authorize, pay the quotas, conclude. The steps stop at the first refusal, and quotas
-//! come last, so that a refused call costs its caller nothing. Each step answers at once or later ([`Answer`]); when
+//! come last, so that a refused call costs its caller nothing; but for limits that say otherwise ([`early`]). Each step answers at once or later ([`Answer`]); when
 //! the verdict is remembered and the store answers from memory, the whole path runs without waiting, on the caller's
 //! stack.
 
 mod audit;
 mod counters;
+mod early;
 mod fields;
 mod hashes;
 mod hearing;
@@ -26,6 +27,7 @@ use arc_swap::ArcSwap;
 pub use self::audit::Way;
 use self::counters::Holding;
 pub use self::counters::{CounterCharge, Paid};
+use self::early::Prepaid;
 use self::fields::{field_of, lacking, unknown_limit, unmatchable};
 pub use self::hearing::Hearing;
 pub use self::introspection::{Asker, INTROSPECT_SCOPE, Unpermitted};
@@ -104,6 +106,7 @@ struct Journey<'a> {
     call: Call<'a>,
     rule: usize,
     extra: Vec<Arc<Limit>>,
+    prepaid: Option<Box<Prepaid>>,
     held: Option<Box<Held>>,
     dpop_nonce: Option<Box<str>>,
     explanation: Explanation,
@@ -156,7 +159,7 @@ impl Decider {
     /// May this call go on?
     pub fn decide<'a>(&'a self, question: &'a Question<'a>, facade: Facade) -> Answer<'a, Decided> {
         let now = self.clock.now();
-        self.begin(question, None, now, self.telemetry.call(facade, now.steady))
+        self.begin(question, None, now, self.telemetry.call(facade, now.steady), None)
     }
 
     /// The same, of one of several questions that are asked together: what their tokens are found by is in `hashes`.
@@ -167,7 +170,7 @@ impl Decider {
         facade: Facade,
     ) -> Answer<'a, Decided> {
         let now = self.clock.now();
-        self.begin(question, Some(hashes), now, self.telemetry.call(facade, now.steady))
+        self.begin(question, Some(hashes), now, self.telemetry.call(facade, now.steady), None)
     }
 
     fn begin<'a>(
@@ -176,6 +179,7 @@ impl Decider {
         hashes: Option<&mut TokenHashes<'a>>,
         now: Moment,
         call: Call<'a>,
+        prepaid: Option<Box<Prepaid>>,
     ) -> Answer<'a, Decided> {
         let plan = self.plan.load_full();
         let extra = match named_limits(&plan.policy, question) {
@@ -209,11 +213,13 @@ impl Decider {
             }
         };
         let explanation = Explanation::default();
-        let journey = Journey { question, now, plan, call, rule, extra, held: None, dpop_nonce: None, explanation };
+        let (held, dpop_nonce) = (None, None);
+        let journey = Journey { question, now, plan, call, rule, extra, prepaid, held, dpop_nonce, explanation };
         match journey.rule().guard.as_ref().map_or(Ok(()), |guard| guard.check(question)) {
             Ok(()) if is_preflight => {
                 Answer::Now(Ok(self.conclude(journey, Reason::Allowed, None, QuotaStates::new())))
             }
+            Ok(()) if journey.rule().early.is_some() => self.prepay(journey),
             Ok(()) => self.authenticate(journey, hashes),
             Err(Unmet::Denied(reason)) => Answer::Now(Ok(self.conclude(journey, reason, None, QuotaStates::new()))),
             Err(Unmet::Unclear(lack)) => {
@@ -255,11 +261,11 @@ impl Decider {
         })
     }
 
-    /// The verdict may be of the next configuration. Nothing was paid or used up yet.
+    /// The verdict may be of the next configuration. Nothing was paid or used up yet, but what comes before all verdicts.
     fn begin_again<'a>(&'a self, journey: Journey<'a>) -> Answer<'a, Decided> {
         // Whoever replaces the configuration has prepared everything and waits for nobody, so this is over at once.
         drop(self.replacing.lock().unwrap_or_else(PoisonError::into_inner));
-        self.begin(journey.question, None, journey.now, journey.call)
+        self.begin(journey.question, None, journey.now, journey.call, journey.prepaid)
     }
 
     /// A proof is for one call, so it is asked for even where the verdict is remembered.
@@ -289,10 +295,20 @@ impl Decider {
     }
 
     fn authorize<'a>(&'a self, journey: Journey<'a>, verdict: Verdict) -> Answer<'a, Decided> {
-        let (identity, refused) = match verdict {
-            Ok(identity) => (Some(identity), None),
-            Err(reason) => (None, Some(reason)),
-        };
+        match verdict {
+            Ok(identity) => self.admit(journey, Some(identity), None),
+            Err(reason) if journey.rule().early.is_some() => self.fail(journey, reason),
+            Err(reason) => self.admit(journey, None, Some(reason)),
+        }
+    }
+
+    /// Holds what is known of the caller against what is demanded; `refused` is why nobody is known where that has a reason.
+    fn admit<'a>(
+        &'a self,
+        journey: Journey<'a>,
+        identity: Option<Arc<Identity>>,
+        refused: Option<Reason>,
+    ) -> Answer<'a, Decided> {
         let rule = journey.rule();
         let is_strict = || rule.guard.as_ref().is_some_and(|guard| guard.refuses_bad_credentials);
         let refused = match (&rule.demand, refused) {
@@ -316,15 +332,8 @@ impl Decider {
 
     fn charge<'a>(&'a self, mut journey: Journey<'a>, identity: Option<Arc<Identity>>) -> Answer<'a, Decided> {
         let mut charges = Charges::new();
-        match journey.charge_to(&mut charges, identity.as_deref()) {
-            Ok(()) => {}
-            Err(Unchargeable::Denied(reason)) => {
-                return Answer::Now(Ok(self.conclude(journey, reason, identity, QuotaStates::new())));
-            }
-            Err(Unchargeable::Undecidable(undecidable)) => {
-                journey.call.malformed();
-                return Answer::Now(Err(undecidable));
-            }
+        if let Err(why) = journey.charge_to(&mut charges, identity.as_deref()) {
+            return self.uncharged(journey, identity, why);
         }
         if charges.is_empty() {
             return Answer::Now(Ok(self.conclude(journey, Reason::Allowed, identity, QuotaStates::new())));
@@ -335,11 +344,30 @@ impl Decider {
             Mode::Consume => self.quotas.pay(charges, now),
             Mode::Peek => self.quotas.peek(charges, now),
         };
-        payment.then(move |Payment { reason, states, asked, away, held }| {
+        payment.then(move |payment| {
+            journey.explanation.quotas = Some(seen(&payment));
+            let Payment { reason, states, held, asked: _, away: _ } = payment;
             journey.held = slots.under(held).map(Box::new);
-            journey.explanation.quotas = Some(if away { Provenance::Away } else { provenance(asked) });
             Answer::Now(Ok(self.conclude(journey, reason, identity, states)))
         })
+    }
+
+    /// Ends a journey whose costs cannot be said.
+    fn uncharged<'a>(
+        &'a self,
+        journey: Journey<'a>,
+        identity: Option<Arc<Identity>>,
+        why: Unchargeable,
+    ) -> Answer<'a, Decided> {
+        match why {
+            Unchargeable::Denied(reason) => {
+                Answer::Now(Ok(self.conclude(journey, reason, identity, QuotaStates::new())))
+            }
+            Unchargeable::Undecidable(undecidable) => {
+                journey.call.malformed();
+                Answer::Now(Err(undecidable))
+            }
+        }
     }
 
     fn conclude(
@@ -350,8 +378,8 @@ impl Decider {
         quotas: QuotaStates,
     ) -> Decision {
         let required_scopes = if reason == Reason::InsufficientScope { journey.required_scopes() } else { Vec::new() };
-        let Journey { question, plan, call, rule, held, dpop_nonce, explanation, .. } = journey;
-        let decision = Decision {
+        let Journey { question, plan, call, rule, prepaid, held, dpop_nonce, explanation, .. } = journey;
+        let mut decision = Decision {
             reason,
             rule: Some(rule),
             identity,
@@ -362,6 +390,9 @@ impl Decider {
             explanation: question.explain.then(|| Box::new(explanation)),
             policy: Arc::clone(&plan.policy),
         };
+        if let Some(prepaid) = prepaid {
+            prepaid.precede(&mut decision);
+        }
         plan.meter.conclude(call, &decision, self.clock.steady());
         decision
     }
@@ -455,33 +486,46 @@ impl Journey<'_> {
         };
         let own = own.iter().enumerate().filter(|(at, name)| is_new(*at, name)).map(|(_, name)| name);
         let own = own.map(|name| match self.plan.policy.limit(name) {
-            Some(limit) => Ok((limit, question.units)),
+            Some(limit) if !limit.charge.is_early() => Ok((limit, question.units)),
             // Its credential was read under another configuration, a moment ago; read again, it will say this itself.
-            None => Err(Unchargeable::Denied(Reason::UnknownApiKey)),
+            Some(_) | None => Err(Unchargeable::Denied(Reason::UnknownApiKey)),
         });
         let of_rule = rule.limits.iter().map(|limit| Ok((limit, question.units)));
         let extra = self.extra.iter().zip(&question.extra).map(|(limit, extra)| Ok((limit, extra.units)));
         for named in of_rule.chain(own).chain(extra) {
             let (limit, units) = named?;
-            let key =
-                rule.counter(limit, question, identity, &self.plan.policy.paths).map_err(|unkeyed| match unkeyed {
-                    // A shared counter for all tokens without the claim would let them lock each other out.
-                    Unkeyed::Claim(_) => Unchargeable::Denied(match identity {
-                        Some(_) => Reason::MissingClaim,
-                        None => Reason::NoCredential,
-                    }),
-                    Unkeyed::Attribute(attribute) => Unchargeable::Undecidable(Undecidable {
-                        violations: vec![Violation {
-                            field: field_of(attribute),
-                            description: format!("is needed: the limit `{}` counts by {attribute}", limit.name),
-                        }],
-                    }),
-                })?;
-            match charges.iter_mut().find(|charge| charge.key == key) {
-                // The question names a limit of the rule once more: one counter, both costs.
-                Some(charge) => charge.units = charge.units.saturating_add(units),
-                None => charges.push(Charge { limit: Arc::clone(limit), key, units }),
-            }
+            self.charge_one(charges, limit, units, identity)?;
+        }
+        Ok(())
+    }
+
+    /// Adds `units` of the counter of `limit` that the call falls on.
+    #[inline]
+    fn charge_one(
+        &self,
+        charges: &mut Charges,
+        limit: &Arc<Limit>,
+        units: u64,
+        identity: Option<&Identity>,
+    ) -> Result<(), Unchargeable> {
+        let key = self.rule().counter(limit, self.question, identity, &self.plan.policy.paths);
+        let key = key.map_err(|unkeyed| match unkeyed {
+            // A shared counter for all tokens without the claim would let them lock each other out.
+            Unkeyed::Claim(_) => Unchargeable::Denied(match identity {
+                Some(_) => Reason::MissingClaim,
+                None => Reason::NoCredential,
+            }),
+            Unkeyed::Attribute(attribute) => Unchargeable::Undecidable(Undecidable {
+                violations: vec![Violation {
+                    field: field_of(attribute),
+                    description: format!("is needed: the limit `{}` counts by {attribute}", limit.name),
+                }],
+            }),
+        })?;
+        match charges.iter_mut().find(|charge| charge.key == key) {
+            // The question names a limit of the rule once more: one counter, both costs.
+            Some(charge) => charge.units = charge.units.saturating_add(units),
+            None => charges.push(Charge { limit: Arc::clone(limit), key, units }),
         }
         Ok(())
     }
@@ -493,6 +537,14 @@ fn named_limits(policy: &Policy, question: &Question<'_>) -> Result<Vec<Arc<Limi
     let mut violations = Vec::new();
     for (index, extra) in question.extra.iter().enumerate() {
         match policy.limit(extra.limit) {
+            Some(limit) if limit.charge.is_early() => violations.push(Violation {
+                field: format!("limits[{index}].limit"),
+                description: format!(
+                    "`{}` is consumed before anybody knows who calls (`charge: {}`); only rules can name it",
+                    limit.name,
+                    limit.charge.name()
+                ),
+            }),
             Some(limit) => limits.push(Arc::clone(limit)),
             None => violations.push(unknown_limit(format!("limits[{index}].limit"), extra.limit)),
         }
@@ -509,6 +561,11 @@ fn shown<'a>(question: &'a Question<'a>) -> Result<Shown<'a>, Reason> {
         (Credential::None, Some(certificate)) => Ok(Shown::Certificate(certificate)),
         (Credential::None, None) => Err(Reason::NoCredential),
     }
+}
+
+/// Where the states of a payment came from.
+const fn seen(payment: &Payment) -> Provenance {
+    if payment.away { Provenance::Away } else { provenance(payment.asked) }
 }
 
 const fn provenance(asked: bool) -> Provenance {

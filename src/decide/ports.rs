@@ -88,6 +88,10 @@ pub trait TokenInspector: Send + Sync {
         self.inspect(shown, now)
     }
 
+    /// Whether `shown` is remembered, or at hand, as good at `now`: then [`inspect`](Self::inspect) takes no signature and no
+    /// asking. It says so at once, and nothing is counted.
+    fn knows(&self, shown: Shown<'_>, now: Moment) -> bool;
+
     /// Whether the caller holds the keys that `identity` is bound to: asked on each decision, after the verdict, since a
     /// proof is for one call. [`Answer::Now`] where no key is asked for.
     fn prove<'a>(&'a self, identity: &Arc<Identity>, question: &'a Question<'a>, now: Moment) -> Answer<'a, Proved>;

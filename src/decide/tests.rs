@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod early;
 mod guards;
 mod hearing;
 pub(super) mod logged;
@@ -18,7 +19,7 @@ use crate::domain::client::Sight;
 use crate::domain::decision::{HeldCounter, QuotaState, QuotaVerdict};
 use crate::domain::expression::Expression;
 use crate::domain::identity::{Binding, Thumbprint};
-use crate::domain::limit::{Algorithm, Attribute, CounterKey, Kind, WhenAway};
+use crate::domain::limit::{Algorithm, Attribute, CounterKey, Kind, Occasion, WhenAway};
 use crate::domain::path::{Leniency, Method, Target};
 use crate::domain::policy::{Caller, Match, PathPattern, Rules};
 use crate::domain::question::{Certificate, ExtraCharge, Headers, Proofs};
@@ -75,6 +76,12 @@ impl TokenInspector for World {
         if cold { Answer::later(async move { inspected }) } else { Answer::Now(inspected) }
     }
 
+    fn knows(&self, shown: Shown<'_>, _now: Moment) -> bool {
+        let (Shown::Token(token) | Shown::ApiKey(token)) = shown else { return false };
+        let is_good = self.verdicts.lock().unwrap().get(token).is_some_and(Result::is_ok);
+        is_good && !self.cold.load(Ordering::Relaxed)
+    }
+
     fn prove<'a>(&'a self, identity: &Arc<Identity>, question: &'a Question<'a>, _now: Moment) -> Answer<'a, Proved> {
         if identity.binding().is_none() {
             return Answer::Now(Ok(()).into());
@@ -122,8 +129,9 @@ impl Quotas for World {
             };
             states.push(QuotaState { limit, verdict, remaining: 0, reset_after: Micros::ZERO });
         }
-        let reason = if short.is_some() { Reason::QuotaExceeded } else { Reason::Allowed };
-        let held = (slots && short.is_none()).then_some(LEASE);
+        let pays = states.iter().all(|state| state.verdict.is_granted());
+        let reason = if pays { Reason::Allowed } else { Reason::QuotaExceeded };
+        let held = (slots && pays).then_some(LEASE);
         Answer::Now(Payment { reason, states, asked: false, away: false, held })
     }
 
@@ -181,6 +189,7 @@ fn limit(name: &str, by: &[&str]) -> Arc<Limit> {
         algorithm: Algorithm::SlidingWindow { units: 10, window: Micros::from_secs(1) },
         by: by.iter().map(|name| Attribute::from_name(name).unwrap()).collect(),
         when_away: WhenAway::Deny,
+        charge: Occasion::AfterAuth,
     })
 }
 
@@ -204,6 +213,7 @@ fn policy() -> Policy {
         matches: Match { path: Some(PathPattern::parse(path).unwrap()), ..Match::default() },
         leniency: Leniency::default(),
         guard: None,
+        early: None,
         demand,
         limits: limits.iter().copied().cloned().collect(),
     };

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use aws_lc_rs::digest::{SHA256, digest};
 
 use super::identity::{Identity, IdentityKind};
-use super::limit::{Attribute, Limit};
+use super::limit::{Attribute, Limit, Occasion};
 use super::time::Micros;
 
 /// What every key begins with. A bearer token that begins so is a key, and is shown to no issuer.
@@ -276,9 +276,21 @@ impl ApiKey {
     }
 }
 
-/// The first attribute that `limit` counts by and not every call of a key has; none: keys may name the limit.
-pub fn unsuited(limit: &Limit) -> Option<&Attribute> {
-    limit.by.iter().find(|attribute| match attribute {
+/// Why keys may not name a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unsuited<'l> {
+    /// It counts by this, which not every call of a key has.
+    Attribute(&'l Attribute),
+    /// It is consumed before anybody knows which key is shown.
+    Occasion(Occasion),
+}
+
+/// Why keys may not name `limit`; none: they may.
+pub fn unsuited(limit: &Limit) -> Option<Unsuited<'_>> {
+    if limit.charge.is_early() {
+        return Some(Unsuited::Occasion(limit.charge));
+    }
+    let attribute = limit.by.iter().find(|attribute| match attribute {
         Attribute::Issuer | Attribute::Subject | Attribute::Client | Attribute::Method | Attribute::Rule => false,
         Attribute::Session
         | Attribute::SourceAddress
@@ -286,7 +298,8 @@ pub fn unsuited(limit: &Limit) -> Option<&Attribute> {
         | Attribute::Path
         | Attribute::PathParameter(_)
         | Attribute::Resource(_) => true,
-    })
+    });
+    attribute.map(Unsuited::Attribute)
 }
 
 #[cfg(test)]

@@ -201,6 +201,12 @@ impl Reason {
         }
     }
 
+    /// Whether a credential was shown and is not accepted: what a limit with `charge: on_failure` counts. Honest callers begin
+    /// without a credential, or with a proof that lacks the nonce which the answer tells them; that counts for nothing.
+    pub const fn is_failed_authentication(self) -> bool {
+        matches!(self.class(), Class::Unauthenticated) && !matches!(self, Self::NoCredential | Self::UseDpopNonce)
+    }
+
     /// Whether the call may go on.
     pub const fn allows(self) -> bool {
         matches!(self, Self::Allowed)
@@ -263,7 +269,8 @@ pub struct Decision {
     pub rule: Option<usize>,
     /// Who calls, where that was established.
     pub identity: Option<Arc<Identity>>,
-    /// The quotas that were asked, in the order of the rule, then the extra ones.
+    /// The quotas that were asked: those that come before the credential and those that failures consume, then the others of the
+    /// rule, in its order, then the extra ones.
     pub quotas: QuotaStates,
     /// The scopes that the rule and whoever asked demand, where one of them was missing.
     pub required_scopes: Vec<String>,
@@ -343,8 +350,8 @@ pub struct Explanation {
     pub quotas: Option<Provenance>,
 }
 
-/// Where a part of an answer came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where a part of an answer came from. In the order in which one says more of a whole than another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Provenance {
     /// From this process's memory.
     Memory,

@@ -296,9 +296,13 @@ impl Holding {
 
     /// The store refused `units`. Costs like that are refused from memory until they fit, or might.
     pub fn refused(&mut self, lease: LeaseId, units: u64, retry_after: Micros, grant: Grant, now: Micros) {
-        if !self.conclude(lease) {
-            return;
+        if self.conclude(lease) {
+            self.heard_refusal(units, retry_after, grant, now);
         }
+    }
+
+    /// The store said, to somebody who only looked, that it would refuse `units`.
+    pub fn heard_refusal(&mut self, units: u64, retry_after: Micros, grant: Grant, now: Micros) {
         // A longer wait than a sub-window would miss what other replicas return of their leases.
         let believed = self.frame.map_or(retry_after, |frame| retry_after.min(frame.width)).min(REFUSAL_MAX);
         let smaller = self.refusal.is_none_or(|old| units <= old.units || old.until <= now);

@@ -54,6 +54,8 @@ pub struct Limit {
     pub by: Vec<Attribute>,
     /// What happens while the store cannot be asked.
     pub when_away: WhenAway,
+    /// When a call consumes it.
+    pub charge: Occasion,
 }
 
 /// How units are counted. What is charged under one algorithm counts under no other: the same key under another is
@@ -210,6 +212,41 @@ pub enum WhenAway {
     Allow,
     /// Admit a share, counted by this replica alone: the limit's units over the replicas last seen.
     Local,
+}
+
+/// When a call consumes a limit of its rule.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Occasion {
+    /// Last, where everything else lets the call go on: a refused call costs nothing.
+    #[default]
+    AfterAuth,
+    /// First, before the credential is looked at, whatever becomes of the call afterwards.
+    BeforeAuth,
+    /// Where a credential is shown that is not accepted: one unit, whatever the call costs. While the limit is used up, no
+    /// credential is checked but those that are remembered as good.
+    OnFailure,
+}
+
+impl Occasion {
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::AfterAuth, Self::BeforeAuth, Self::OnFailure];
+
+    /// Its name in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AfterAuth => "after_auth",
+            Self::BeforeAuth => "before_auth",
+            Self::OnFailure => "on_failure",
+        }
+    }
+
+    /// Whether it comes before anybody knows who calls: what counts then is known of every call.
+    pub const fn is_early(self) -> bool {
+        match self {
+            Self::AfterAuth => false,
+            Self::BeforeAuth | Self::OnFailure => true,
+        }
+    }
 }
 
 /// An attribute of a question that can select a counter.
@@ -487,6 +524,7 @@ mod tests {
             algorithm: Algorithm::SlidingWindow { units: 1, window: WINDOW_MIN },
             by: by.into_iter().flatten().collect(),
             when_away: WhenAway::Deny,
+            charge: Occasion::AfterAuth,
         };
         assert!(limit.owns(&key(&["https://a", "alice", "192.0.2.1"])));
         assert!(!limit.owns(&key(&["https://a", "alice"])));

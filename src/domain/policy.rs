@@ -13,7 +13,7 @@ use super::gateway::Gateways;
 use super::guard::{Guard, preflight};
 use super::identity::Identity;
 use super::identity_headers::{IdentityHeader, RESERVATION, is_taken_for};
-use super::limit::{Attribute, CounterKey, Limit};
+use super::limit::{Attribute, CounterKey, Limit, Occasion};
 use super::name::NamePattern;
 use super::path::{Host, Leniency, Method, Path, ROOT, Unclear};
 pub use super::pattern::{HostPattern, PathPattern, ValuePattern};
@@ -67,7 +67,8 @@ pub struct Operators {
     pub scopes: Vec<String>,
 }
 
-/// The most limits that a rule may name: a call to the store is for so many, and a question's own, at most.
+/// The most limits that a rule may name, early ones included: a call to the store is for so many, and a question's own, at
+/// most.
 pub const LIMITS_MAX: usize = 16;
 
 /// One rule.
@@ -81,10 +82,21 @@ pub struct Rule {
     pub leniency: Leniency,
     /// What is demanded of the call itself; none: nothing.
     pub guard: Option<Box<Guard>>,
+    /// The limits that are consumed before anybody knows who calls; none: there are none, and nobody looks for them.
+    pub early: Option<Box<EarlyLimits>>,
     /// Who may.
     pub demand: Demand,
     /// The limits that an allowed call consumes, in order, each once; at most [`LIMITS_MAX`].
     pub limits: Vec<Arc<Limit>>,
+}
+
+/// Limits of a rule that are consumed before anybody knows who calls. Never without any.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EarlyLimits {
+    /// By every call, before its credential is looked at; in order, each once.
+    pub before_auth: Vec<Arc<Limit>>,
+    /// By calls whose credential is not accepted; in order, each once.
+    pub on_failure: Vec<Arc<Limit>>,
 }
 
 /// Which requests a rule is for. Every part that is there must match.
@@ -235,7 +247,28 @@ impl Paths {
     }
 }
 
+impl EarlyLimits {
+    /// Takes the limits that a rule names apart: those that are consumed last, and the early ones.
+    pub fn apart(named: impl IntoIterator<Item = Arc<Limit>>) -> (Vec<Arc<Limit>>, Option<Box<Self>>) {
+        let (mut last, mut early) = (Vec::new(), Self::default());
+        for limit in named {
+            match limit.charge {
+                Occasion::AfterAuth => last.push(limit),
+                Occasion::BeforeAuth => early.before_auth.push(limit),
+                Occasion::OnFailure => early.on_failure.push(limit),
+            }
+        }
+        (last, (early != Self::default()).then(|| Box::new(early)))
+    }
+}
+
 impl Rule {
+    /// Every limit that its calls may consume.
+    pub fn every_limit(&self) -> impl Iterator<Item = &Arc<Limit>> {
+        let early = self.early.iter().flat_map(|early| early.before_auth.iter().chain(&early.on_failure));
+        early.chain(&self.limits)
+    }
+
     /// Whether the call has the headers and attributes that the rule is for.
     fn suits(&self, question: &Question<'_>) -> Result<bool, Unmatchable<'_>> {
         let Some(attributes) = &self.matches.attributes else { return Ok(true) };

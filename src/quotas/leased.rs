@@ -421,11 +421,26 @@ impl LeaseDesk {
         let grants = self.charge(unknown.clone(), Mode::Peek, now).await;
         let understood = grants.len() == unknown.len();
         let mut answers = grants.into_iter();
-        for known in known.iter_mut().filter(|known| known.is_none()) {
+        for (known, request) in known.iter_mut().zip(&requests).filter(|(known, _)| known.is_none()) {
             *known = answers.next().and_then(Result::ok).filter(|_| understood);
+            if let Some(grant @ Grant { outcome: Outcome::Short { retry_after }, .. }) = *known {
+                self.learn_refusal(request, retry_after, grant);
+            }
         }
         self.look_at_shares(&requests, &mut known, now).await;
         bill.concluded(&known, true)
+    }
+
+    /// Whoever only looks again and again at what is used up asks as seldom as those who want to pay.
+    fn learn_refusal(&self, request: &Request, retry_after: Micros, grant: Grant) {
+        let now = self.clock.steady();
+        self.table.with_live(request, now, |entry| {
+            if entry.limit().algorithm == request.limit.algorithm
+                && let Some(holding) = entry.holding()
+            {
+                holding.heard_refusal(request.terms.at_least, retry_after, grant, now);
+            }
+        });
     }
 
     fn look_at_all(&self, bill: Bill, requests: Requests, now: Moment) -> Answer<'_, Payment> {

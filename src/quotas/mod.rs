@@ -309,7 +309,7 @@ mod tests {
     use crate::decide::ports::{AwayCause, Beat, Epoch, Hit, Pulse, all_away};
     use crate::domain::counter::Counter;
     use crate::domain::fixed::Grid;
-    use crate::domain::limit::Algorithm;
+    use crate::domain::limit::{Algorithm, Occasion};
 
     const NOW: Moment = Moment { wall: Micros::ZERO, steady: Micros::from_secs(1_000) };
 
@@ -406,7 +406,7 @@ mod tests {
 
     fn limit(name: &str, units: u64, when_away: WhenAway) -> Arc<Limit> {
         let algorithm = Algorithm::SlidingWindow { units, window: Micros::from_secs(32) };
-        Arc::new(Limit { name: name.to_owned(), algorithm, by: Vec::new(), when_away })
+        Arc::new(Limit { name: name.to_owned(), algorithm, by: Vec::new(), when_away, charge: Occasion::AfterAuth })
     }
 
     fn charge(limit: &Arc<Limit>, units: u64) -> Charge {
@@ -517,8 +517,13 @@ mod tests {
     fn hits_are_counted_each_by_itself_whether_they_fit_or_not() {
         let grid = Grid { units: 3, length: Micros::from_secs(60) };
         let small = |name: &str, when_away| {
-            let limit =
-                Limit { name: name.to_owned(), algorithm: Algorithm::FixedWindow(grid), by: Vec::new(), when_away };
+            let limit = Limit {
+                name: name.to_owned(),
+                algorithm: Algorithm::FixedWindow(grid),
+                by: Vec::new(),
+                when_away,
+                charge: Occasion::AfterAuth,
+            };
             Arc::new(limit)
         };
         let (one, other) = (small("one", WhenAway::Deny), small("other", WhenAway::Allow));

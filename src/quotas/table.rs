@@ -377,7 +377,7 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::limit::WhenAway;
+    use crate::domain::limit::{Occasion, WhenAway};
     use crate::quotas::at_once;
 
     #[test]
@@ -392,7 +392,13 @@ mod tests {
     #[test]
     fn a_full_shard_is_looked_through_only_when_an_eighth_as_many_counters_found_no_place() {
         let algorithm = Algorithm::SlidingWindow { units: 9, window: Micros::from_secs(3_600) };
-        let limit = Limit { name: "a".to_owned(), algorithm, by: Vec::new(), when_away: WhenAway::Deny };
+        let limit = Limit {
+            name: "a".to_owned(),
+            algorithm,
+            by: Vec::new(),
+            when_away: WhenAway::Deny,
+            charge: Occasion::AfterAuth,
+        };
         let (limit, room) = (Arc::new(limit), Room { live: 80, remembered: 0 });
         let mut shard = Shard::default();
         let mut finds_place = |name: usize, now: Micros| {

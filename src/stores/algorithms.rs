@@ -9,7 +9,7 @@ use crate::decide::ports::QuotaStore;
 use crate::domain::bucket::Flow;
 use crate::domain::exact_log::at_once;
 use crate::domain::fixed::Grid;
-use crate::domain::limit::{Algorithm, Limit, UNITS_MAX, WINDOW_MAX, WhenAway};
+use crate::domain::limit::{Algorithm, Limit, Occasion, UNITS_MAX, WINDOW_MAX, WhenAway};
 use crate::domain::question::Mode::{Consume, Peek};
 use crate::domain::slots::Slots;
 use crate::domain::time::Micros;
@@ -20,7 +20,13 @@ const HOUR: Micros = Micros::from_secs(3_600);
 const START: Micros = Micros::from_secs(3_600 * 300);
 
 pub(super) fn counting(algorithm: Algorithm) -> Arc<Limit> {
-    Arc::new(Limit { name: "per-client".to_owned(), algorithm, by: Vec::new(), when_away: WhenAway::Deny })
+    Arc::new(Limit {
+        name: "per-client".to_owned(),
+        algorithm,
+        by: Vec::new(),
+        when_away: WhenAway::Deny,
+        charge: Occasion::AfterAuth,
+    })
 }
 
 pub(super) fn bucket(rate: u64, per: Micros, burst: u64) -> Arc<Limit> {

@@ -38,7 +38,7 @@ use crate::decide::ports::{
     Settlement, Settlements,
 };
 use crate::domain::exact_log::{Keeper, Log, Step, at_once, play, traces, window};
-use crate::domain::limit::{Algorithm, CounterKey, Limit, WhenAway};
+use crate::domain::limit::{Algorithm, CounterKey, Limit, Occasion, WhenAway};
 use crate::domain::question::Mode::{self, Consume, Peek};
 use crate::domain::time::{Micros, Moment};
 use crate::domain::window::{Frame, Grant, LeaseId, Outcome, Terms};
@@ -194,7 +194,7 @@ impl Clock for Still {
 pub(super) fn limit(units: u64, window: Micros) -> Arc<Limit> {
     let name = "per-client".to_owned();
     let algorithm = Algorithm::SlidingWindow { units, window };
-    Arc::new(Limit { name, algorithm, by: Vec::new(), when_away: WhenAway::Deny })
+    Arc::new(Limit { name, algorithm, by: Vec::new(), when_away: WhenAway::Deny, charge: Occasion::AfterAuth })
 }
 
 pub(super) fn key(value: &str) -> CounterKey {

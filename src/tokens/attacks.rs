@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::BTreeSet;
+
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -11,6 +13,8 @@ use serde_json::{Value, json};
 
 use super::jwt::TOKEN_BYTES_MAX;
 use super::mint::{Bench, NOW, Signer, claims, claims_with, issuer, issuer_of, set};
+use super::remembered::REMEMBERED_FOR;
+use crate::decide::ports::{Clock as _, Shown, TokenInspector as _};
 use crate::domain::decision::Reason;
 use crate::domain::decision::Reason::*;
 use crate::domain::identity::Binding;
@@ -46,6 +50,28 @@ fn a_token_has_one_spelling() {
     let respelt = format!("{}{twin}", &good[..good.len() - 1]);
     assert_eq!(bench.reason(&respelt), MalformedToken);
     assert_eq!(bench.reason(&good), Allowed);
+}
+
+/// What is known goes past limits of failures: it must be good, and finding out must cost nothing.
+#[test]
+fn a_token_is_known_while_its_verdict_is_remembered_and_nobody_looks_at_others() {
+    let (bench, signer) = bench();
+    let (good, forged) = (signer.token(&claims()), Signer::ec("k").token(&claims()));
+    let knows = |token: &str| bench.tokens.knows(Shown::Token(token), bench.clock.now());
+    assert!(!knows(&good), "nobody has verified it");
+    check(&bench, [(&good, Allowed), (&forged, BadSignature)]);
+    assert!(knows(&good) && !knows(&forged) && !knows(&good[..good.len() - 1]) && !knows("a.b.c"));
+    assert!(!knows(&"x".repeat(TOKEN_BYTES_MAX + 1)));
+    let lookups = || {
+        let text = bench.telemetry.render();
+        let lines = text.lines().filter(|line| line.starts_with("tollgate_verdict_lookups_total"));
+        lines.map(str::to_owned).collect::<BTreeSet<_>>()
+    };
+    let before = lookups();
+    assert!(knows(&good) && !knows(&forged));
+    assert_eq!(lookups(), before, "nothing is counted");
+    bench.clock.pass(REMEMBERED_FOR);
+    assert!(!knows(&good));
 }
 
 #[test]

@@ -382,6 +382,20 @@ impl TokenInspector for Tokens {
         self.inspect_by(fingerprint, shown, now)
     }
 
+    fn knows(&self, shown: Shown<'_>, now: Moment) -> bool {
+        match shown {
+            Shown::Token(key) if key.starts_with(api_key::PREFIX) => self.api_keys.knows(key, now),
+            Shown::Token(token) if token.len() > TOKEN_BYTES_MAX => false,
+            Shown::Token(token) => {
+                let fingerprint = self.fingerprints.of(token, self.issuers.load().generation());
+                self.remembered.recall_after_all(&fingerprint, now).is_some()
+            }
+            Shown::ApiKey(key) => self.api_keys.knows(key, now),
+            // Whoever asks has checked it, so nothing is left to guess.
+            Shown::Certificate(certificate) => certificate.identify(&self.certificates.load(), now.wall).is_ok(),
+        }
+    }
+
     fn prove<'a>(&'a self, identity: &Arc<Identity>, question: &'a Question<'a>, now: Moment) -> Answer<'a, Proved> {
         self.prover.prove(identity, question, now)
     }

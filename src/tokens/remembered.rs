@@ -84,7 +84,7 @@ impl Remembered {
         None
     }
 
-    /// Like [`recall`](Self::recall), for who has asked before: it is not counted again.
+    /// Like [`recall`](Self::recall), for who has asked before or asks once more: it is counted once.
     pub(super) fn recall_after_all(&self, token: &Fingerprint, now: Moment) -> Option<Arc<Identity>> {
         let entry = self.verdicts.get(token).filter(|entry| entry.holds(now))?;
         Some(Arc::clone(&entry.good.identity))

@@ -11,6 +11,7 @@ use crate::api::known::{self, token_type};
 use crate::decide::{Paid, Undecidable, Violation};
 use crate::domain::decision::{Decision, Held, Provenance, QuotaState, QuotaVerdict, Reason, longest_wait};
 use crate::domain::identity::{Actor, Identity, IdentityKind};
+use crate::domain::limit::Occasion;
 use crate::domain::time::Micros;
 use crate::proto as pb;
 
@@ -185,8 +186,20 @@ pub(super) fn explanation(decision: &Decision, replica: &str) -> Option<pb::Expl
         token: provenance(seen.token).into(),
         quotas: provenance(seen.quotas).into(),
         replica: replica.to_owned(),
-        text: format!("{}{}", sentence(decision.reason), of_slots(decision)),
+        text: format!("{}{}{}", sentence(decision.reason), of_early_limits(decision), of_slots(decision)),
     })
+}
+
+/// What is to be said of a call that was refused before its credential was looked at.
+fn of_early_limits(decision: &Decision) -> &'static str {
+    let short = |state: &&QuotaState| !state.verdict.is_granted() && state.limit.charge.is_early();
+    match decision.quotas.iter().find(short).map(|state| state.limit.charge) {
+        Some(Occasion::BeforeAuth) if !decision.reason.allows() => " The credential was not looked at.",
+        Some(Occasion::OnFailure) if decision.reason == Reason::QuotaExceeded => {
+            " Too many credentials were not accepted, so this one, which is not remembered as good, was not checked."
+        }
+        Some(Occasion::BeforeAuth | Occasion::OnFailure | Occasion::AfterAuth) | None => "",
+    }
 }
 
 /// What is to be said of slots, where there are any.

@@ -401,6 +401,10 @@ mod tests {
             self.inspect(shown, now)
         }
 
+        fn knows(&self, _: Shown<'_>, _: Moment) -> bool {
+            false
+        }
+
         fn prove<'a>(&'a self, _: &Arc<Identity>, _: &'a Question<'a>, _: Moment) -> Answer<'a, Proved> {
             Answer::Now(Ok(()).into())
         }
@@ -471,6 +475,7 @@ mod tests {
             matches: Match::default(),
             leniency: Leniency::default(),
             guard: None,
+            early: None,
             demand: Demand::Anyone,
             limits: Vec::new(),
         };

@@ -251,7 +251,7 @@ mod tests {
     use crate::domain::decision::{Explanation, Held, HeldCounter, Provenance, QuotaVerdict, Reason};
     use crate::domain::identity::IdentityKind;
     use crate::domain::identity_headers::{Facet, IdentityHeader};
-    use crate::domain::limit::{Algorithm, CounterKey, Kind, Limit, WhenAway};
+    use crate::domain::limit::{Algorithm, CounterKey, Kind, Limit, Occasion, WhenAway};
     use crate::domain::policy::{Demand, Match, Policy, Rule};
     use crate::domain::slots::Slots;
     use crate::domain::window::LeaseId;
@@ -321,7 +321,13 @@ mod tests {
         ];
         (text(), algorithm, verdict, any::<u64>(), micros()).prop_map(
             |(name, algorithm, verdict, remaining, reset_after)| {
-                let limit = Limit { name: name.into(), algorithm, by: Vec::new(), when_away: WhenAway::Deny };
+                let limit = Limit {
+                    name: name.into(),
+                    algorithm,
+                    by: Vec::new(),
+                    when_away: WhenAway::Deny,
+                    charge: Occasion::AfterAuth,
+                };
                 QuotaState { limit: Arc::new(limit), verdict, remaining, reset_after }
             },
         )
@@ -333,6 +339,7 @@ mod tests {
             matches: Match::default(),
             leniency: crate::domain::path::Leniency::default(),
             guard: None,
+            early: None,
             demand: Demand::Anyone,
             limits: Vec::new(),
         };

@@ -11,6 +11,7 @@ const LIMITS: &str = "
 limits:
   per-key: { units: 5, window: 1s, by: [identity.client] }
   per-address: { units: 5, window: 1s, by: [source.address] }
+  early: { units: 5, window: 1s, by: [rule], charge: before_auth }
 rules: [{ match: { path: /** } }]
 ";
 
@@ -76,7 +77,7 @@ fn every_problem_of_the_file_is_told_with_the_files_own_name_and_place() {
         "- {{ id: short, sha256: {HASH}, owner: a }}
 - {{ id: aaaaaaaaaaaa, sha256: hunter2, owner: '', scope: [a] }}
 - {{ id: aaaaaaaaaaaa, sha256: {HASH}, owner: a }}
-- {{ id: bbbbbbbbbbbb, sha256: {HASH}, owner: a, scopes: ['a b'], roles: ['x '], limits: [per-kye, per-address] }}
+- {{ id: bbbbbbbbbbbb, sha256: {HASH}, owner: a, scopes: ['a b'], roles: ['x '], limits: [per-kye, per-address, early] }}
 - {{ id: aaaaaaaaaaaa, sha256: {HASH}, owner: a }}
 - {{ id: cccccccccccc, sha256: {HASH}, owner: a, created: 2026, not_before: 2026-02-30, expires: 2027-01-01T00:00 }}
 - {{ id: dddddddddddd, sha256: {HASH}, owner: a, not_before: 2027-01-01, expires: 2027-01-01, revoked: 'true' }}
@@ -91,6 +92,7 @@ keys.yaml:4:116: [3].scopes[0]: must be one scope: 1 to 256 printable ASCII char
 keys.yaml:4:132: [3].roles[0]: must be a role: 1 to 256 bytes, no control characters, no spaces around it; found "x "
 keys.yaml:4:148: [3].limits[0]: must be the name of a limit; did you mean `per-key`?; found "per-kye"
 keys.yaml:4:157: [3].limits[1]: counts by source.address, which not every call with the key has; count by identity.client (the key), identity.subject (its owner), request.method or rule
+keys.yaml:4:170: [3].limits[2]: is consumed before anybody knows the key (`charge: before_auth`); name a limit with `charge: after_auth`
 keys.yaml:5:3: [4]: has the id of the key in line 3; a key has one line, so remove one
 keys.yaml:6:116: [5].created: must be a date in UTC, such as 2027-01-31 (its first moment) or 2027-01-31T12:00:00Z; found "2026"
 keys.yaml:6:134: [5].not_before: must be a date in UTC, such as 2027-01-31 (its first moment) or 2027-01-31T12:00:00Z; found "2026-02-30"

@@ -129,11 +129,13 @@ limits:
   spikes: { algorithm: token_bucket, rate: 10/s, burst: 20, by: [identity.client] }
   hourly: { algorithm: fixed_window, units: 3, window: 1h }
   at-once: { algorithm: concurrency, units: 10, hold: 30s, by: [identity.client] }
+  knocks: { units: 9, window: 1m, by: [source.address], charge: before_auth }
+  guesses: { units: 5, window: 1m, by: [source.address], charge: on_failure }
 rules:
   - name: one order
     match: { method: [PUT, POST], host: "*.example.com", path: "/orders/{id}" }
     require: { names: [spiffe://td/ns/**], roles: [ADMIN, OWNER], scopes: ["orders:read"], issuers: [partner], audiences: [orders], actors: [], max_login_age: 5m, binding: dpop, when: path.id == identity.subject }
-    limits: [per-subject, all]
+    limits: [guesses, per-subject, knocks, all]
     sources: { allow: [10.0.0.0/8, 192.0.2.7], deny: ["2001:db8::/32"] }
     max_body: 1MiB
     origins: [https://app.example.com, "http://localhost:3000"]
@@ -192,7 +194,9 @@ fn everything_that_can_be_said_is_heard() {
             ("all", 1),
             ("at-once", 10),
             ("from-the-environment", 7),
+            ("guesses", 5),
             ("hourly", 3),
+            ("knocks", 9),
             ("per-subject", 1_000_000_000_000),
             ("spikes", 20)
         ]
@@ -214,7 +218,14 @@ fn everything_that_can_be_said_is_heard() {
     assert_eq!(names, ["one order", "GET /public/**", "example.com"]);
     let [order, public, rest] = &config.policy.rules[..] else { panic!() };
     assert_eq!(order.matches.methods, ["PUT", "POST"]);
-    assert_eq!(order.limits.iter().map(|limit| limit.name.as_str()).collect::<Vec<_>>(), ["per-subject", "all"]);
+    let of_rule = |limits: &[Arc<Limit>]| limits.iter().map(|limit| limit.name.clone()).collect::<Vec<_>>();
+    assert_eq!(of_rule(&order.limits), ["per-subject", "all"]);
+    let early = order.early.as_ref().unwrap();
+    assert_eq!(
+        (of_rule(&early.before_auth), of_rule(&early.on_failure)),
+        (vec!["knocks".into()], vec!["guesses".into()])
+    );
+    assert!(public.early.is_none() && rest.early.is_none());
     let caller = Caller {
         issuers: vec!["partner".into()],
         audiences: vec!["orders".into()],

@@ -153,8 +153,10 @@ rules: [{{ match: {{ path: /** }} }}]
     let redis = format!("{text}store: {{ redis: {{ urls: [redis://a], {} }} }}", all("redis", &["deadline"]));
     let Store::Redis(redis) = good(&redis).store else { panic!() };
     assert_eq!(redis.deadline, Redis::DEADLINE);
-    let limit =
-        good(&format!("{text}limits: {{ a: {{ units: 1, window: 1s, {} }} }}", all("limit", &["by", "when_away"])));
+    let limit = good(&format!(
+        "{text}limits: {{ a: {{ units: 1, window: 1s, {} }} }}",
+        all("limit", &["by", "when_away", "charge"])
+    ));
     assert_eq!(
         *limit.policy.limits[0],
         *good(&format!("{text}limits: {{ a: {{ units: 1, window: 1s }} }}")).policy.limits[0]

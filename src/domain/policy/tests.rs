@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::domain::guard::Origin;
-use crate::domain::limit::{Algorithm, WhenAway};
+use crate::domain::limit::{Algorithm, Occasion, WhenAway};
 use crate::domain::path::Target;
 use crate::domain::pattern::tests::pattern;
 use crate::domain::question::Headers;
@@ -22,6 +22,7 @@ pub(super) fn rule(name: &str, methods: &[&str], path: Option<&str>) -> Rule {
         },
         leniency: Leniency::default(),
         guard: None,
+        early: None,
         demand: Demand::Anyone,
         limits: Vec::new(),
     }
@@ -274,6 +275,7 @@ fn one_path_has_one_counter_however_it_is_spelled() {
         algorithm: Algorithm::SlidingWindow { units: 1, window: Micros::from_secs(1) },
         by: vec![Attribute::from_name(by).unwrap()],
         when_away: WhenAway::Deny,
+        charge: Occasion::AfterAuth,
     };
     let rule = lenient("r", &[], Some("/files/{name}"), true, true);
     let paths =

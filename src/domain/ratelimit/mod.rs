@@ -13,7 +13,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::fixed::Grid;
-use super::limit::{Algorithm, CounterKey, Limit, WhenAway};
+use super::limit::{Algorithm, CounterKey, Limit, Occasion, WhenAway};
 use super::time::Micros;
 
 pub use tree::{Descriptor, Level, composite, is_wildcard, metric_name};
@@ -194,7 +194,7 @@ pub fn limit(algorithm: Algorithm, when_away: WhenAway) -> Limit {
         Algorithm::TokenBucket(_) => format!("{NAME_PREFIX}bucket"),
         Algorithm::Concurrency(_) => format!("{NAME_PREFIX}slots"),
     };
-    Limit { name, algorithm, by: Vec::new(), when_away }
+    Limit { name, algorithm, by: Vec::new(), when_away, charge: Occasion::AfterAuth }
 }
 
 impl Domain {

@@ -25,7 +25,7 @@ use crate::decide::ports::{Beat, Charge, Epoch, Hit, Hits, Peer, Pulse, Word};
 use crate::domain::counter::Counter;
 use crate::domain::decision::{QuotaVerdict, Reason};
 use crate::domain::fixed::Grid;
-use crate::domain::limit::{Algorithm, WhenAway};
+use crate::domain::limit::{Algorithm, Occasion, WhenAway};
 use crate::domain::slots::Slots;
 use crate::domain::window::LeaseId;
 
@@ -312,7 +312,7 @@ impl World {
 
 fn limit(name: &str, units: u64, when_away: WhenAway) -> Arc<Limit> {
     let algorithm = Algorithm::SlidingWindow { units, window: Micros::from_secs(32) };
-    Arc::new(Limit { name: name.to_owned(), algorithm, by: Vec::new(), when_away })
+    Arc::new(Limit { name: name.to_owned(), algorithm, by: Vec::new(), when_away, charge: Occasion::AfterAuth })
 }
 
 #[tokio::test]

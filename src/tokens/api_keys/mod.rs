@@ -125,6 +125,15 @@ impl ApiKeys {
         }
     }
 
+    /// Whether a key is good as far as is known here, without reading anything.
+    pub(super) fn knows(&self, text: &str, now: Moment) -> bool {
+        let Some(shown) = ShownKey::read(text) else { return false };
+        match &**self.source.load() {
+            Source::Listed(keys) => judge(keys.get(&shown.id), &shown, now).is_ok(),
+            Source::Shared(shared) => shared.knows(&shown, now),
+        }
+    }
+
     fn in_hand(&self) -> Gauge {
         self.telemetry.gauge(names::API_KEYS, &[])
     }

@@ -159,6 +159,12 @@ impl Shared {
         }
     }
 
+    /// Whether a key is good as it was read last, be that a while ago: whoever shows it then is no stranger.
+    pub(super) fn knows(&self, shown: &ShownKey<'_>, now: Moment) -> bool {
+        let known = self.known.get(&shown.id).filter(|known| known.age(now.steady) < KNOWN_FOR);
+        known.is_some_and(|known| judge(Some(&known.entry), shown, now).is_ok())
+    }
+
     /// Asks for a key, together with whoever else asks for it.
     pub(super) async fn ask(self: &Arc<Self>, id: KeyId, now: Moment) -> Read {
         let known = self.known.get(&id);

@@ -217,6 +217,33 @@ fn whatever_is_wrong_with_a_key_there_is_one_answer() {
 }
 
 #[test]
+fn a_listed_key_is_known_where_it_is_good() {
+    let [good, ended] = [draw(), draw()];
+    let bench = Bench::listed([kept(&good), ApiKey { expires: Some(WALL), ..kept(&ended) }]);
+    let knows = |text: &str| bench.keys.knows(text, bench.world.now());
+    assert!(knows(good.reveal()));
+    for text in [ended.reveal(), forged(good.id()).reveal(), draw().reveal(), "tg_"] {
+        assert!(!knows(text), "{text}");
+    }
+}
+
+/// Whoever shares an address with somebody who guesses is let through by it.
+#[tokio::test]
+async fn a_shared_key_is_known_for_as_long_as_it_goes_on_without_its_store() {
+    let (bench, drawn) = (Bench::shared(), draw());
+    bench.world.keep(kept(&drawn));
+    let knows = |text: &str| bench.keys.knows(text, bench.world.now());
+    assert!(!knows(drawn.reveal()), "nobody has read it");
+    assert_eq!(bench.asked(drawn.reveal()).await, Reason::Allowed);
+    assert!(knows(drawn.reveal()) && !knows(forged(drawn.id()).reveal()));
+    bench.world.pass(KNOWN_FOR - Micros(1));
+    assert!(knows(drawn.reveal()));
+    bench.world.pass(Micros(1));
+    assert!(!knows(drawn.reveal()));
+    assert_eq!(bench.world.reads(), 1, "nothing is read to say so");
+}
+
+#[test]
 fn a_reload_takes_keys_back_at_once() {
     let [one, other] = [draw(), draw()];
     let bench = Bench::listed([kept(&one), kept(&other)]);

@@ -6,7 +6,7 @@ const GRID: Grid = Grid { units: 40, length: Micros::from_secs(60) };
 
 fn fixed(when_away: WhenAway) -> Arc<Limit> {
     let algorithm = Algorithm::FixedWindow(GRID);
-    Arc::new(Limit { name: "a".to_owned(), algorithm, by: Vec::new(), when_away })
+    Arc::new(Limit { name: "a".to_owned(), algorithm, by: Vec::new(), when_away, charge: Occasion::AfterAuth })
 }
 
 impl World {

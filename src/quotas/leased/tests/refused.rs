@@ -4,7 +4,13 @@ use super::*;
 use crate::domain::bucket::Flow;
 
 fn counting(name: &str, algorithm: Algorithm) -> Arc<Limit> {
-    Arc::new(Limit { name: name.to_owned(), algorithm, by: Vec::new(), when_away: WhenAway::Deny })
+    Arc::new(Limit {
+        name: name.to_owned(),
+        algorithm,
+        by: Vec::new(),
+        when_away: WhenAway::Deny,
+        charge: Occasion::AfterAuth,
+    })
 }
 
 /// Two an hour, by the clock.
@@ -116,4 +122,28 @@ async fn slots_are_asked_for_each_time_since_others_release_them() {
     assert!(one(&world, &slots).await.1 && one(&world, &slots).await.1);
     other.settle(&slots, held, 1).await.unwrap();
     assert_eq!(one(&world, &slots).await, (QuotaVerdict::Granted, true));
+}
+
+/// Limits of failures are looked at before each credential is checked: by whoever floods with bad ones, too.
+#[tokio::test]
+async fn what_is_used_up_is_looked_up_once_however_many_look() {
+    let sliding = counting("sliding", Algorithm::SlidingWindow { units: 2, window: Micros::from_secs(32) });
+    for limit in [fixed(), bucket(2), sliding] {
+        let (world, name) = (world(), limit.name.clone());
+        let other = world.other();
+        world.pay(&[(&limit, 2)]).await;
+        let look = async |world: &World| {
+            let payment = world.desk.peek(charges(&[(&limit, 1)]), world.clock.now()).get().await;
+            (payment.reason, payment.asked)
+        };
+        for replica in [&world, &other] {
+            assert_eq!(look(replica).await, (Reason::QuotaExceeded, true), "{name}");
+            for _ in 0..10 {
+                assert_eq!(look(replica).await, (Reason::QuotaExceeded, false), "{name}");
+            }
+            assert!(!one(replica, &limit).await.1, "{name}: it is as good for who wants to pay");
+        }
+        world.pass(Micros::from_secs(1));
+        assert!(look(&world).await.1, "{name}: is it still so?");
+    }
 }
