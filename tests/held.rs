@@ -183,7 +183,7 @@ async fn a_caller_that_never_comes_back_gives_its_slot_up_after_the_hold() {
     assert!(!refused.allowed, "its time is not up");
     // Later by less than an eighth.
     let wait = length(refused.retry_after.as_ref());
-    assert!((Duration::from_micros(1)..=Duration::from_micros(50_000)).contains(&wait), "{wait:?}");
+    assert!((Duration::from_micros(1)..=Duration::from_millis(50)).contains(&wait), "{wait:?}");
     tollgate.clock.advance(wait);
     assert!(ask(&tollgate, "/brief").await.allowed);
     // Too late: the slot is another's by now.

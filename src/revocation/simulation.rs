@@ -4,8 +4,6 @@
 //! A replica *holds* an entry once it has said that it knows everything up to when it was written, or has answered who
 //! wrote it. From then on it must refuse, whatever happens to it and to the log, unless somebody undoes the entry.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
