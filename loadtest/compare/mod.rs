@@ -29,10 +29,13 @@ const TRAFFICS: [Traffic; 2] = [Traffic::OneKey, Traffic::Even];
 /// Connections, and questions in flight on each, where the next one is asked as soon as an answer comes.
 const SHAPES: [Shape; 3] = [Shape(1, 1), SATURATED, Shape(1, 100)];
 
-/// What each of them answers here in a second is what parts of are asked for. A gateway has several connections, too.
+/// How many connections a gateway has, and what each server answers at least when it is asked by so many.
 const SATURATED: Shape = Shape(10, 5);
 
-/// Parts of that, in percent, at which it is asked whatever became of the questions before.
+/// In percent of that, what is asked for evenly to find what each server can do then: more than any can.
+const BEYOND: u32 = 150;
+
+/// Parts of what it can do, in percent, at which it is asked whatever became of the questions before.
 const PERCENTS: [u32; 2] = [50, 80];
 
 /// Connections, and questions in flight on each.
@@ -69,28 +72,38 @@ pub(crate) async fn take(measure: &Measure, cores: Cores) -> Result<Table, Strin
     let mut table = Table::new(machine(&cores, pace, &measure.programs.redis)?, cores);
     for traffic in TRAFFICS {
         let keys = Keys::new(traffic);
-        let mut saturation = Vec::new();
+        let mut closed = Vec::new();
         for shape in SHAPES {
             say(&format!("{}, {} × {} …", traffic.name(), shape.0, shape.1));
             let row = row(&field, &keys, pace, |_| Load::Closed { connections: shape.0, calls: shape.1 }).await?;
             if shape == SATURATED {
-                saturation = row.iter().map(|(_, costs)| costs.median(|cost| Some(cost.rate()))).collect();
+                closed = rates(&row)?;
             }
             table.add_closed(traffic, shape, row);
         }
-        let saturation: Vec<f64> = saturation.into_iter().collect::<Option<_>>().ok_or("nothing was measured")?;
+        say(&format!("{}, more than it can do …", traffic.name()));
+        let most = rates(&row(&field, &keys, pace, at(BEYOND, &closed)).await?)?;
         for percent in PERCENTS {
             say(&format!("{}, at {percent} % …", traffic.name()));
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate, rounded down")]
-            let rate =
-                |index: usize| (saturation.get(index).copied().unwrap_or(0.0) * f64::from(percent) / 100.0) as u32;
-            let open = |index| Load::Open { connections: SATURATED.0, rate: rate(index) };
-            table.add_open(traffic, percent, row(&field, &keys, pace, open).await?);
+            table.add_open(traffic, percent, row(&field, &keys, pace, at(percent, &most)).await?);
         }
     }
     let picture = draw::picture(&table).ok_or("a figure is missing")?;
     fs::write(&measure.picture, picture).map_err(|error| format!("{}: {error}", measure.picture.display()))?;
     Ok(table)
+}
+
+/// What each of them decided in a second.
+fn rates(row: &Row) -> Result<Vec<f64>, String> {
+    let rates = row.iter().map(|(_, costs)| costs.median(|cost| Some(cost.rate())));
+    rates.collect::<Option<_>>().ok_or_else(|| "nothing was measured".to_owned())
+}
+
+/// An open loop at so many percent of these rates.
+fn at(percent: u32, rates: &[f64]) -> impl Fn(usize) -> Load {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate, rounded down")]
+    let rate = move |index: usize| (rates.get(index).copied().unwrap_or(0.0) * f64::from(percent) / 100.0) as u32;
+    move |index| Load::Open { connections: SATURATED.0, rate: rate(index) }
 }
 
 /// So many slices of each contender, in turns, each under the load that `load` says for its place in the field.

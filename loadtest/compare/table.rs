@@ -101,10 +101,10 @@ impl fmt::Display for Table {
                 writeln!(f, "{}", self.closed_line(*traffic, *shape, row, index).ok_or(fmt::Error)?)?;
             }
         }
-        let Shape(connections, calls) = SATURATED;
+        let Shape(connections, _) = SATURATED;
         writeln!(
             f,
-            "\nOpen loop on {connections} connections, at a part of what the same server decided at {connections} × {calls}.\n"
+            "\nOpen loop on {connections} connections, at a part of what the same server decided when more was asked of it than it can do.\n"
         )?;
         writeln!(
             f,

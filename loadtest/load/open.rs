@@ -24,6 +24,9 @@ use crate::figures::Tally;
 /// Questions that are closer to each other are begun together, so much of them at most.
 const TICK_MIN: Micros = Micros(50);
 
+/// Questions under way at most. Those that are due beyond wait for a place, and that counts.
+const UNDER_WAY_MAX: usize = 1_000;
+
 /// Asks so many times a second (more than once) for so long, evenly, in turns on these connections, what `question` makes.
 pub(crate) async fn ask<A: Answer>(
     connections: &[Connection<A>],
@@ -57,7 +60,7 @@ pub(crate) async fn ask<A: Answer>(
                 }
             };
             let due_by_now = (now.since(start).0 * rate / MICROS_PER_SECOND).min(number);
-            while begun < due_by_now {
+            while begun < due_by_now && calls.len() < UNDER_WAY_MAX {
                 begun += 1;
                 let due = start + Micros(begun * MICROS_PER_SECOND / rate);
                 let connection = connections.next().ok_or("there is no connection")?;
