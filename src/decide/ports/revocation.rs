@@ -131,3 +131,41 @@ pub enum Change {
     /// There is no such entry any more.
     Undone(Mark),
 }
+
+/// A log that keeps nothing, for tests of what takes nothing back.
+#[cfg(test)]
+pub(crate) struct NoLog;
+
+#[cfg(test)]
+const NOWHERE: Away = Away { because: super::AwayCause::Full };
+
+#[cfg(test)]
+impl RevocationLog for NoLog {
+    fn add(&self, _: Vec<Wish>, _: Moment) -> Answer<'_, Result<Vec<Revocation>, Away>> {
+        Answer::Now(Err(NOWHERE))
+    }
+
+    fn undo(&self, _: MarkId, _: Moment) -> Answer<'_, Result<Option<ListedRevocation>, Away>> {
+        Answer::Now(Err(NOWHERE))
+    }
+
+    fn find(&self, _: Vec<Mark>, _: Moment) -> Answer<'_, Result<Vec<Option<Cutoff>>, Away>> {
+        Answer::Now(Err(NOWHERE))
+    }
+
+    fn list(&self, _: Cursor, _: Moment) -> Answer<'_, Result<Listed, Away>> {
+        Answer::Now(Err(NOWHERE))
+    }
+
+    fn news(&self, _: Place, _: Moment) -> Answer<'_, Result<News, Away>> {
+        Answer::Now(Err(NOWHERE))
+    }
+
+    fn snapshot(&self, _: Cursor, _: Moment) -> Answer<'_, Result<Snapshot, Away>> {
+        Answer::Now(Err(NOWHERE))
+    }
+
+    fn restore(&self, _: Vec<Entry>, _: Moment) -> Answer<'_, Result<(), Away>> {
+        Answer::Now(Err(NOWHERE))
+    }
+}
