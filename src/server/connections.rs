@@ -19,6 +19,7 @@ use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulConnection;
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
+use tokio::task::coop::unconstrained;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -229,6 +230,9 @@ impl Calls {
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Calls {
     fn execute(&self, call: F) {
+        // Tokio bounds how much a task does in one go, and wakes what had to stop there in reverse order: of many calls on one
+        // task those that came last each time would wait while others go on and on. A call bounds itself: it waits for others, or ends.
+        let call = unconstrained(call);
         // A panic, which the hook has told of, ends this call and no other.
         self.0.lock().push_back(Box::pin(AssertUnwindSafe(call).catch_unwind()));
     }
@@ -257,7 +261,8 @@ mod tests {
     use futures_util::stream;
     use http::uri::PathAndQuery;
     use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
-    use tokio::sync::Semaphore;
+    use tokio::sync::{Semaphore, mpsc, oneshot};
+    use tokio::task::coop::consume_budget;
     use tokio::time::timeout;
     use tonic::client::Grpc;
     use tonic::transport::{Channel, Endpoint};
@@ -298,13 +303,16 @@ mod tests {
         let connection = (Peer::default(), Counted(theirs, Arc::clone(&writes)));
         let connections = stream::iter([connection]).chain(stream::pending());
         let open = Arc::clone(&gate);
+        let elsewhere = elsewhere();
         let answer = move |_: &Peer, request: http::Request<_>| {
             let (path, gate) = (request.uri().path().to_owned(), Arc::clone(&open));
+            let elsewhere = elsewhere.clone();
             async move {
                 match &*path {
                     "/a/panics" => panic!("this call"),
                     "/a/waits" => gate.acquire().await.unwrap().forget(),
                     "/a/yields" => yields(10).await,
+                    "/a/asks" => asks(&elsewhere).await,
                     _ => {}
                 }
                 Ok::<_, Infallible>(Status::not_found("answered").into_http::<tonic::body::Body>())
@@ -330,6 +338,38 @@ mod tests {
             Poll::Pending
         })
         .await;
+    }
+
+    /// How many questions were answered.
+    type Elsewhere = mpsc::UnboundedSender<oneshot::Sender<u64>>;
+
+    /// Answers questions in their order, as a store does: the how many-th each was.
+    fn elsewhere() -> Elsewhere {
+        let (asked, mut questions) = mpsc::unbounded_channel::<oneshot::Sender<u64>>();
+        tokio::spawn(async move {
+            let mut answered = 0;
+            while let Some(question) = questions.recv().await {
+                answered += 1;
+                question.send(answered).unwrap();
+            }
+        });
+        asked
+    }
+
+    /// Asks one question after the other, as a batch does; panics where others were let ask too often in between.
+    async fn asks(elsewhere: &Elsewhere) {
+        let mut latest = None;
+        for _ in 0..200 {
+            for _ in 0..4 {
+                consume_budget().await;
+            }
+            let (question, answer) = oneshot::channel();
+            elsewhere.send(question).unwrap();
+            let number = answer.await.unwrap();
+            let between = latest.map_or(0, |latest| number - latest);
+            assert!(between < 20 * CALLS_AT_ONCE as u64, "{between} answers to others in between");
+            latest = Some(number);
+        }
     }
 
     async fn call(channel: &Channel, path: &'static str) -> Code {
@@ -378,6 +418,13 @@ mod tests {
     async fn a_call_that_is_woken_while_it_is_polled_goes_on() {
         let (channel, ..) = connect().await;
         assert_eq!(call(&channel, "/a/yields").await, Code::NotFound);
+    }
+
+    #[tokio::test]
+    async fn of_calls_that_wait_for_one_another_again_and_again_none_is_forgotten() {
+        let (channel, ..) = connect().await;
+        let answers = join_all((0..CALLS_AT_ONCE).map(|_| call(&channel, "/a/asks"))).await;
+        assert!(answers.iter().all(|code| *code == Code::NotFound), "{answers:?}");
     }
 
     #[test]
