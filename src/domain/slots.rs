@@ -46,8 +46,8 @@ impl Slots {
 /// Units are held for the time from their acquisition up to, not including, the moment at which [they come
 /// back](Slots::back_at). Time never steps back: an earlier `now` counts as the latest one at which it was changed.
 ///
-/// A name is used once: leases have a name of their own each. When the limit's definition changes, holders keep what they hold, for as long as they were told. With fewer units nobody acquires
-/// any until enough of them came back.
+/// A name is used once: leases have a name of their own each. When the limit's definition changes, holders keep what they
+/// hold, for as long as they were told. With fewer units nobody acquires any until enough of them came back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holders {
     /// The latest moment at which it was changed.

@@ -73,8 +73,9 @@ async fn slots_that_nobody_releases_vanish_by_themselves() {
     let (long, short) = (slots(5, Micros::from_secs(60)), slots(5, Micros::from_millis(100)));
     let life = || server.command(&["PTTL", "tollgate:{per-client 5:alice}:held"]).parse::<i64>().unwrap();
     ask(&store, &short, 2, Micros::ZERO).await.unwrap();
-    // Twice as long as it is held, a second, and what it comes back later: most that are taken later need not set it.
-    assert!((1..=1_204).contains(&life()), "{}", life());
+    // Twice as long as it is held, a second, and what it comes back later: an eighth, or 100 ms. So most that are taken later
+    // need not set it.
+    assert!((1..=1_212).contains(&life()), "{}", life());
     // Even for one whose hold was longer than it is now.
     ask(&store, &long, 1, Micros::ZERO).await.unwrap();
     ask(&store, &short, 1, Micros::ZERO).await.unwrap();
