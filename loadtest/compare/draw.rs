@@ -169,7 +169,13 @@ fn times(top: f64, rows: &[(crate::traffic::Traffic, u32, Row)]) -> Option<Vec<S
         while decade <= most {
             let at = 10_f64.powf(decade);
             lines.push(line("edge", (x(at), upper), (x(at), lower)));
-            lines.push(text("faint small", x(at), lower + 14.0, "middle", &micros(Duration::from_secs_f64(at / 1e6))));
+            // Within the plot, lest those of two plots overlap.
+            let anchor = match decade {
+                decade if decade <= least => "start",
+                decade if decade >= most => "end",
+                _ => "middle",
+            };
+            lines.push(text("faint small", x(at), lower + 14.0, anchor, &micros(Duration::from_secs_f64(at / 1e6))));
             decade += 1.0;
         }
         for ((contender, costs), middle) in row.iter().zip(&middles) {
