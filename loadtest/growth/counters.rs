@@ -26,9 +26,12 @@ const SIZES: [u64; 6] = [1_000, 10_000, 100_000, 300_000, 1_000_000, 1_200_000];
 /// From as many on that no counter is asked for again so soon that it would be paid from a lease.
 const SIZES_IN_REDIS: [u64; 4] = [100_000, 300_000, 3_000_000, 10_000_000];
 
-/// Calls in flight; in Redis more, since each call asks one question after the other.
+/// Calls in flight.
 const CALLS: usize = 2;
-const CALLS_TO_REDIS: usize = 64;
+
+/// Those in flight where each of their questions waits for Redis: half as many questions as may wait for a node at a time
+/// (`Bounds::waiting_max`), since more are refused.
+const CALLS_TO_REDIS: usize = 32;
 
 /// Calls in flight of who makes counters in Redis directly.
 const FILLING: usize = 8;

@@ -169,6 +169,8 @@ pub(crate) async fn take(measure: &Measure, cores: Cores) -> Result<Table, Strin
     };
     let mut table = Table::new(machine(&cores, pace, &measure.programs.redis)?);
     fs::create_dir_all(&measure.pictures).map_err(|error| format!("{}: {error}", measure.pictures.display()))?;
+    // A run takes long: what is done is told, whatever becomes of the rest.
+    let failed = |row: &str, problem: String, table: &Table| format!("{row}: {problem}; done until then:\n{table}");
     for growing in Growing::ALL.into_iter().filter(|growing| growing.name().contains(&measure.row)) {
         let points = match growing {
             Growing::Tokens => tokens::take(&field).await,
@@ -178,14 +180,15 @@ pub(crate) async fn take(measure: &Measure, cores: Cores) -> Result<Table, Strin
             Growing::Rules => rules::take(&field).await,
             Growing::Replicas => replicas::take(&field).await,
         };
-        let points = points.map_err(|problem| format!("{}: {problem}", growing.name()))?;
+        let points = points.map_err(|problem| failed(growing.name(), problem, &table))?;
         let file = measure.pictures.join(growing.file());
         fs::write(&file, picture::of(growing, &points)).map_err(|error| format!("{}: {error}", file.display()))?;
         say(&format!("{} is drawn", file.display()));
         table.add(growing, &points);
     }
     if parts::NAME.contains(&measure.row) {
-        table.add_parts(parts::take(&field).await.map_err(|problem| format!("{}: {problem}", parts::NAME))?);
+        let costs = parts::take(&field).await.map_err(|problem| failed(parts::NAME, problem, &table))?;
+        table.add_parts(costs);
     }
     Ok(table)
 }

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use futures_util::StreamExt as _;
-use futures_util::stream;
+use futures_util::{StreamExt as _, TryFutureExt as _, stream};
 use redis::aio::MultiplexedConnection;
 use tollgate::decide::ports::{
     Clock as _, Cursor, Pulse, QuotaStore as _, Request, Requests, RevocationLog as _, Settlement, Settlements,
@@ -49,6 +48,11 @@ pub(super) const FLEETS: [u64; 4] = [1, 10, 100, 1_000];
 /// How often each of them says so.
 const BEATS: u64 = 3;
 
+/// `INCRBY` and `EXPIRE` of two keys.
+const WINDOWS_SCRIPT: &str = "for _, key in ipairs(KEYS) do \
+     redis.call('INCRBY', key, 1) redis.call('EXPIRE', key, 60) \
+ end return 0";
+
 const WINDOW: Micros = Micros::from_secs(60);
 const HOLD: Micros = Micros::from_secs(1);
 
@@ -69,6 +73,14 @@ pub(crate) struct Parts {
     pub acquire_new: Part,
     /// The same of one that is.
     pub acquire: Part,
+    /// Asks for one unit of each of two counters that are not there yet.
+    pub acquire_two_new: Part,
+    /// Counts two new keys in fixed windows, as envoyproxy/ratelimit does: by four commands, …
+    pub windows: Part,
+    /// … and by a script that sends the same four: what it costs that all are counted or none.
+    pub scripted_windows: Part,
+    /// A script that does nothing.
+    pub empty_script: Part,
     /// Ends one lease.
     pub settle: Part,
     /// Asks what was revoked; nothing was.
@@ -109,6 +121,10 @@ pub(super) async fn take(field: &Field<'_>) -> Result<Parts, String> {
     #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
     let counter = (bench.done().await?.memory - before) as f64 / counters as f64;
     let acquire = bench.acquire(counters).await?;
+    let acquire_two_new = bench.acquire_two(counters).await?;
+    let windows = bench.windows().await?;
+    let scripted_windows = bench.script("scripted", WINDOWS_SCRIPT).await?;
+    let empty_script = bench.script("empty", "return 0").await?;
     let settle = bench.settle().await?;
     let poll = bench.poll().await?;
     let page = bench.page().await?;
@@ -117,7 +133,20 @@ pub(super) async fn take(field: &Field<'_>) -> Result<Parts, String> {
     for fleet in FLEETS {
         beats.push((fleet, bench.beats(fleet).await?));
     }
-    Ok(Parts { acquire_new, acquire, settle, poll, page, beats, ping, counter })
+    Ok(Parts {
+        acquire_new,
+        acquire,
+        acquire_two_new,
+        windows,
+        scripted_windows,
+        empty_script,
+        settle,
+        poll,
+        page,
+        beats,
+        ping,
+        counter,
+    })
 }
 
 impl Bench<'_> {
@@ -127,15 +156,50 @@ impl Bench<'_> {
 
     async fn acquire(&self, counters: u64) -> Result<Part, String> {
         let before = self.done().await?;
-        let calls = (0..counters).map(|number| self.ask(self.request(number, Micros::ZERO)));
+        let calls = (0..counters).map(|number| self.ask([self.request(number, Micros::ZERO)]));
         all(calls, IN_FLIGHT).await?;
         Ok(Part::since(&before, &self.done().await?, counters))
+    }
+
+    /// Two counters with each call, all of them behind those that are there already.
+    async fn acquire_two(&self, known: u64) -> Result<Part, String> {
+        self.repeat(|number| {
+            let first = known + 2 * number;
+            self.ask([first, first + 1].map(|number| self.request(number, Micros::ZERO)))
+        })
+        .await
+    }
+
+    async fn windows(&self) -> Result<Part, String> {
+        self.repeat(|number| {
+            let mut four = redis::pipe();
+            for key in two_keys("plain", number) {
+                four.cmd("INCRBY").arg(&key).arg(1).cmd("EXPIRE").arg(&key).arg(60);
+            }
+            let mut connection = self.connection.clone();
+            async move { four.query_async::<[u64; 4]>(&mut connection).await.map(|_| ()) }
+        })
+        .await
+    }
+
+    /// A script that is given two keys.
+    async fn script(&self, name: &str, text: &str) -> Result<Part, String> {
+        let script = redis::Script::new(text);
+        let loaded = script.prepare_invoke().load_async(&mut self.connection.clone()).await;
+        loaded.map_err(|error| format!("the script {name} is not taken: {error}"))?;
+        self.repeat(|number| {
+            let mut command = redis::cmd("EVALSHA");
+            command.arg(script.get_hash()).arg(2).arg(&two_keys(name, number));
+            let mut connection = self.connection.clone();
+            async move { command.query_async::<u64>(&mut connection).await.map(|_| ()) }
+        })
+        .await
     }
 
     async fn settle(&self) -> Result<Part, String> {
         let mut sum = Part { cpu: 0.0, received: 0.0, sent: 0.0 };
         for _ in 0..LEASE_ROUNDS {
-            all((0..LEASES_AT_A_TIME).map(|number| self.ask(self.request(number, HOLD))), IN_FLIGHT).await?;
+            all((0..LEASES_AT_A_TIME).map(|number| self.ask([self.request(number, HOLD)])), IN_FLIGHT).await?;
             let before = self.done().await?;
             let calls = (0..LEASES_AT_A_TIME).map(|number| {
                 let Request { limit, key, terms } = self.request(number, HOLD);
@@ -156,12 +220,7 @@ impl Bench<'_> {
     async fn poll(&self) -> Result<Part, String> {
         let now = self.field.clock.now();
         let place = self.store.snapshot(Cursor::default(), now).get().await.map_err(|away| away.to_string())?.place;
-        let before = self.done().await?;
-        let calls = (0..CALLS).map(|_| async {
-            self.store.news(place, self.field.clock.now()).get().await.map(|_| ()).map_err(|away| away.to_string())
-        });
-        all(calls, IN_FLIGHT).await?;
-        Ok(Part::since(&before, &self.done().await?, CALLS))
+        self.repeat(|_| async move { self.store.news(place, self.field.clock.now()).get().await.map(|_| ()) }).await
     }
 
     /// The first page of a log that has more, again and again.
@@ -180,18 +239,21 @@ impl Bench<'_> {
     }
 
     async fn ping(&self) -> Result<Part, String> {
-        let before = self.done().await?;
-        let calls = (0..CALLS).map(|_| {
+        self.repeat(|_| {
             let mut connection = self.connection.clone();
-            async move {
-                redis::cmd("PING")
-                    .query_async::<String>(&mut connection)
-                    .await
-                    .map(|_| ())
-                    .map_err(|error| error.to_string())
-            }
-        });
-        all(calls, IN_FLIGHT).await?;
+            async move { redis::cmd("PING").query_async::<String>(&mut connection).await.map(|_| ()) }
+        })
+        .await
+    }
+
+    /// Many calls of one kind, each with its number.
+    async fn repeat<F, E>(&self, call: impl Fn(u64) -> F) -> Result<Part, String>
+    where
+        F: Future<Output = Result<(), E>>,
+        E: ToString,
+    {
+        let before = self.done().await?;
+        all((0..CALLS).map(|number| call(number).map_err(|error| error.to_string())), IN_FLIGHT).await?;
         Ok(Part::since(&before, &self.done().await?, CALLS))
     }
 
@@ -226,8 +288,8 @@ impl Bench<'_> {
         Request { limit: Arc::clone(&self.limit), key, terms: Terms { at_least: 1, at_most: 1 + more, hold, lease } }
     }
 
-    async fn ask(&self, request: Request) -> Result<(), String> {
-        let asked: Requests = [request].into_iter().collect();
+    async fn ask(&self, requests: impl IntoIterator<Item = Request>) -> Result<(), String> {
+        let asked: Requests = requests.into_iter().collect();
         let grants = self.store.acquire(asked, Mode::Consume, self.field.clock.now()).get().await;
         if grants.iter().all(Result::is_ok) { Ok(()) } else { Err(format!("the store does not grant: {grants:?}")) }
     }
@@ -243,6 +305,10 @@ impl Part {
             sent: each(after.sent - before.sent),
         }
     }
+}
+
+fn two_keys(of: &str, number: u64) -> [String; 2] {
+    ["a", "b"].map(|one| format!("windows:{{{of}:{number}}}:{one}"))
 }
 
 async fn all<F: Future<Output = Result<(), String>>>(

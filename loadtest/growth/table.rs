@@ -91,6 +91,10 @@ fn write_parts(f: &mut fmt::Formatter<'_>, parts: &Parts) -> fmt::Result {
     let mut rows = vec![
         ("acquire one unit of a new counter".to_owned(), parts.acquire_new),
         ("the same of one that is there".to_owned(), parts.acquire),
+        ("acquire one unit of each of two new counters".to_owned(), parts.acquire_two_new),
+        ("beside it: `INCRBY` and `EXPIRE` of two new keys".to_owned(), parts.windows),
+        ("beside it: a script that sends these four".to_owned(), parts.scripted_windows),
+        ("beside it: a script that does nothing".to_owned(), parts.empty_script),
         ("settle a lease".to_owned(), parts.settle),
         ("what was revoked: nothing".to_owned(), parts.poll),
         ("1,000 entries of what was revoked".to_owned(), parts.page),
