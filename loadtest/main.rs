@@ -38,6 +38,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::coop::unconstrained;
 use tollgate::server::SystemClock;
 
 use self::cores::Cores;
@@ -165,7 +166,9 @@ fn print_from<T: fmt::Display, F: Future<Output = Result<T, String>>>(
             // Whatever was started ends as it is dropped.
             _ = terminate.recv() => Err("stopped by a signal".to_owned()),
             _ = interrupt.recv() => Err("stopped by a signal".to_owned()),
-            table = measure(cores) => {
+            // All that asks is one task. What it does in one go is not bounded by Tokio, which would wake what had to stop in
+            // reverse order: some calls would be looked at only when others pause, and seem slow.
+            table = unconstrained(measure(cores)) => {
                 write!(io::stdout().lock(), "{}", table?).map_err(|error| format!("cannot print the table: {error}"))
             }
         }
