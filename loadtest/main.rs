@@ -175,6 +175,11 @@ fn print_from<T: fmt::Display, F: Future<Output = Result<T, String>>>(
     })
 }
 
+/// What is said where no row is wanted: a table without rows would look like a measurement.
+fn no_row(wanted: &str, rows: &[&str]) -> String {
+    format!("no row's name contains {wanted:?}; the rows are: {}", rows.join(", "))
+}
+
 async fn take(measure: &Measure, cores: Cores) -> Result<Table, String> {
     let pace = if measure.quick { Pace::QUICK } else { Pace::USUAL };
     let clock = SystemClock::start();
@@ -182,6 +187,9 @@ async fn take(measure: &Measure, cores: Cores) -> Result<Table, String> {
     let questions = Questions::new(clock)?;
     let ghz = Ghz::new(&measure.ghz, folder.path(), &questions)?;
     let rows: Vec<&Row> = ROWS.iter().filter(|row| row.name.contains(&measure.row)).collect();
+    if rows.is_empty() {
+        return Err(no_row(&measure.row, &ROWS.map(|row| row.name)));
+    }
     let subjects = Subjects::start(&measure.binary, &measure.redis, folder.path(), &questions, cores).await?;
     let mut table = Table::new(&cores, pace, &measure.redis)?;
     for row in rows {

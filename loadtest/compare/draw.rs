@@ -170,10 +170,12 @@ fn times(top: f64, rows: &[(crate::traffic::Traffic, u32, Row)]) -> Option<Vec<S
             let at = 10_f64.powf(decade);
             lines.push(line("edge", (x(at), upper), (x(at), lower)));
             // Within the plot, lest those of two plots overlap.
-            let anchor = match decade {
-                decade if decade <= least => "start",
-                decade if decade >= most => "end",
-                _ => "middle",
+            let anchor = if decade <= least {
+                "start"
+            } else if decade >= most {
+                "end"
+            } else {
+                "middle"
             };
             lines.push(text("faint small", x(at), lower + 14.0, anchor, &micros(Duration::from_secs_f64(at / 1e6))));
             decade += 1.0;

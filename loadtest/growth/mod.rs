@@ -23,7 +23,7 @@ use self::load::{Costs, Waits};
 pub(crate) use self::table::Table;
 use crate::cores::Cores;
 use crate::process::Programs;
-use crate::{Pace, say, table::machine};
+use crate::{Pace, no_row, say, table::machine};
 
 const USUAL: Pace = Pace { slices: 3, slice: Duration::from_millis(1_500) };
 const QUICK: Pace = Pace { slices: 3, slice: Duration::from_millis(500) };
@@ -167,6 +167,10 @@ pub(crate) async fn take(measure: &Measure, cores: Cores) -> Result<Table, Strin
         quick: measure.quick,
         pace,
     };
+    let rows: Vec<&str> = Growing::ALL.iter().map(|growing| growing.name()).chain([parts::NAME]).collect();
+    if !rows.iter().any(|row| row.contains(&measure.row)) {
+        return Err(no_row(&measure.row, &rows));
+    }
     let mut table = Table::new(machine(&cores, pace, &measure.programs.redis)?);
     fs::create_dir_all(&measure.pictures).map_err(|error| format!("{}: {error}", measure.pictures.display()))?;
     // A run takes long: what is done is told, whatever becomes of the rest.

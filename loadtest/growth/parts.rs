@@ -185,13 +185,13 @@ impl Bench<'_> {
     /// A script that is given two keys.
     async fn script(&self, name: &str, text: &str) -> Result<Part, String> {
         let script = redis::Script::new(text);
-        let loaded = script.prepare_invoke().load_async(&mut self.connection.clone()).await;
-        loaded.map_err(|error| format!("the script {name} is not taken: {error}"))?;
         self.repeat(|number| {
-            let mut command = redis::cmd("EVALSHA");
-            command.arg(script.get_hash()).arg(2).arg(&two_keys(name, number));
+            let mut run = script.prepare_invoke();
+            for key in two_keys(name, number) {
+                run.key(key);
+            }
             let mut connection = self.connection.clone();
-            async move { command.query_async::<u64>(&mut connection).await.map(|_| ()) }
+            async move { run.invoke_async::<u64>(&mut connection).await.map(|_| ()) }
         })
         .await
     }
