@@ -71,15 +71,19 @@ const MTLS = {
     property === 'tls_client_auth_san_dns' && socket.getPeerX509Certificate().subjectAltName === `DNS:${expected}`,
 };
 
-/** One new key per algorithm. */
+/**
+ * One new key per algorithm. They are asked for as JWKs: a key object of Node 20 that has just been generated and is
+ * exported as one stands still for ever when memory happens to be collected meanwhile.
+ */
 function newKeys() {
+  const forms = { publicKeyEncoding: { format: 'jwk' }, privateKeyEncoding: { format: 'jwk' } };
   const pairs = {
-    RS256: generateKeyPairSync('rsa', { modulusLength: 2048 }),
-    ES256: generateKeyPairSync('ec', { namedCurve: 'P-256' }),
-    EdDSA: generateKeyPairSync('ed25519'),
+    RS256: generateKeyPairSync('rsa', { modulusLength: 2048, ...forms }),
+    ES256: generateKeyPairSync('ec', { namedCurve: 'P-256', ...forms }),
+    EdDSA: generateKeyPairSync('ed25519', forms),
   };
   return Object.entries(pairs).map(([alg, { privateKey }]) => ({
-    ...privateKey.export({ format: 'jwk' }),
+    ...privateKey,
     alg,
     use: 'sig',
     kid: `${alg}-${randomUUID()}`,
