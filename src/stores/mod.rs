@@ -30,6 +30,8 @@ mod redis_server;
 #[cfg(test)]
 mod redis_slots;
 #[cfg(test)]
+mod redis_together;
+#[cfg(test)]
 mod redis_topologies;
 #[cfg(test)]
 mod reservations;

@@ -38,7 +38,7 @@ async fn left(store: &dyn QuotaStore, limit: &Arc<Limit>, now: Micros) -> u64 {
 }
 
 /// How often Redis ran such a command.
-fn calls(server: &RedisServer, command: &str) -> u64 {
+pub(super) fn calls(server: &RedisServer, command: &str) -> u64 {
     let said = server.command(&["INFO", "commandstats"]);
     let line = said.split(&format!("cmdstat_{command}:calls=")).nth(1);
     line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())

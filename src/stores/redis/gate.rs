@@ -63,6 +63,11 @@ impl Gates {
         self.bounds.deadline
     }
 
+    /// How many calls may wait.
+    pub(super) const fn waiting_max(&self) -> usize {
+        self.bounds.waiting_max
+    }
+
     /// What times the rests, and where all is counted.
     pub(super) fn clock_and_telemetry(&self) -> (Arc<dyn Clock>, &Telemetry) {
         (Arc::clone(&self.clock), &self.telemetry)

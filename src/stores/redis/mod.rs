@@ -1,9 +1,9 @@
 //! Counters in Redis, shared by all replicas.
 //!
-//! One script call for each acquisition, whatever the number of counters; all keys are declared. Time is the server's
-//! own, in microseconds, and never steps back for a counter. Commands of Redis 6.2 suffice. A counter's keys share a
-//! hash tag, clean themselves up, and can be read: `tollgate:{per-client 5:alice}`. Reservations are written down together
-//! where one server has all, else beside their counters.
+//! One script call for each acquisition, whatever the number of counters, or for several that come at the same time; all
+//! keys are declared. Time is the server's own, in microseconds, and never steps back for a counter. Commands of Redis 6.2
+//! suffice. A counter's keys share a hash tag, clean themselves up, and can be read: `tollgate:{per-client 5:alice}`.
+//! Reservations are written down together where one server has all, else beside their counters.
 
 mod access;
 mod answer;
@@ -20,6 +20,7 @@ mod script;
 mod slots;
 mod steps;
 mod survey;
+mod together;
 mod turns;
 mod way;
 
@@ -42,6 +43,7 @@ use self::nodes::{Nodes, Outcome as Sent};
 use self::pulse::{PLACES, Trust};
 use self::script::{Call, Code};
 use self::steps::Steps;
+use self::together::Together;
 use crate::decide::ports::{
     Answer, Away, AwayCause, Beat, Charge, Charges, Grants, Hit, Hits, Pulse, QuotaStore, Refunds, Request, Requests,
     Settlement, Settlements,
@@ -61,12 +63,12 @@ const TAKING_BACK_MAX: usize = 1_024;
 pub struct RedisStore(Arc<Inner>);
 
 struct Inner {
-    nodes: Nodes,
+    nodes: Arc<Nodes>,
     trust: Arc<Trust>,
     steps: Steps<PLACES>,
     time: TimeSource,
-    acquire: Code,
-    hit: Code,
+    acquire: Arc<Together>,
+    hit: Arc<Together>,
     settle: Code,
     refund: Code,
     reset: Code,
@@ -92,13 +94,20 @@ impl RedisStore {
     /// To be called within a Tokio runtime. `rediss://` uses rustls's process-wide provider.
     pub fn connect(settings: &Settings, gates: Gates) -> Result<Self, ConnectProblem> {
         let (trust, steps) = (Arc::new(Trust::new()), Steps::new(&gates));
+        let waiting_max = gates.waiting_max();
+        let nodes = Arc::new(Nodes::open(settings, gates, &trust)?);
+        let together = |text| Arc::new(Together::new(Arc::clone(&nodes), Code::new(text), waiting_max));
         Ok(Self(Arc::new(Inner {
-            nodes: Nodes::open(settings, gates, &trust)?,
+            acquire: together(concat!(
+                include_str!("now.lua"),
+                include_str!("acquire.lua"),
+                include_str!("together.lua")
+            )),
+            hit: together(concat!(include_str!("now.lua"), include_str!("hit.lua"), include_str!("together.lua"))),
+            nodes: Arc::clone(&nodes),
             trust,
             steps,
             time: settings.time,
-            acquire: Code::new(concat!(include_str!("now.lua"), include_str!("acquire.lua"))),
-            hit: Code::new(concat!(include_str!("now.lua"), include_str!("hit.lua"))),
             settle: Code::new(concat!(include_str!("now.lua"), include_str!("levels.lua"), include_str!("settle.lua"))),
             refund: Code::new(concat!(include_str!("now.lua"), include_str!("levels.lua"), include_str!("refund.lua"))),
             reset: Code::new(include_str!("reset.lua")),
@@ -188,7 +197,7 @@ impl Inner {
     async fn acquire_later(self: &Arc<Self>, requests: &Requests, mode: Mode, now: Moment) -> Grants {
         let call = |requests: &[Request], spread| self.acquisition(requests, spread, mode, now);
         let read = |answer: &[u8], count| grants(answer, count, mode);
-        let (answers, alone) = self.ask(&self.acquire, requests, call, read).await;
+        let (answers, alone) = self.ask_together(&self.acquire, requests, call, read).await;
         let heard = |(request, answer): (&Request, Result<(Grant, Option<Told>), Away>)| {
             let (grant, told) = answer?;
             if let Some(told) = told {
@@ -214,11 +223,12 @@ impl Inner {
         let states = call.keys.get(..requests.len()).unwrap_or_default();
         let twice =
             states.iter().enumerate().any(|(index, state)| states.iter().skip(index + 1).any(|other| other == state));
-        let mut asked = match mode {
-            Mode::Consume if twice => b"t".to_vec(),
-            Mode::Consume => b"c".to_vec(),
-            Mode::Peek => b"p".to_vec(),
+        let mode = match mode {
+            Mode::Consume if twice => b't',
+            Mode::Consume => b'c',
+            Mode::Peek => b'p',
         };
+        let mut asked = vec![count_of(&call.keys), mode];
         for (request, state) in requests.iter().zip(&call.keys) {
             asked.extend(packed(request));
             if holds(request) == Holds::Reservation {
@@ -233,7 +243,7 @@ impl Inner {
         let call = |hits: &[Hit], _| {
             let mut call = Call::default();
             call.keys.extend(hits.iter().map(|hit| state_key(&hit.key, Algorithm::FixedWindow(hit.grid))));
-            let mut packed = Vec::new();
+            let mut packed = vec![count_of(&call.keys)];
             for Hit { grid, hits, .. } in hits {
                 push(&mut packed, &[grid.length.0, grid.units, (*hits).min(TOTAL_MAX)]);
             }
@@ -242,7 +252,7 @@ impl Inner {
         };
         // What it tells is as of afterwards already.
         let read = |answer: &[u8], count| grants(answer, count, Mode::Peek);
-        let (answers, _) = self.ask(&self.hit, hits, call, read).await;
+        let (answers, _) = self.ask_together(&self.hit, hits, call, read).await;
         answers.into_iter().map(|answer| answer.map(|(grant, _)| grant)).collect()
     }
 
@@ -316,17 +326,39 @@ impl Inner {
         call: impl Fn(&[I], bool) -> Call,
         read: impl Fn(&[u8], usize) -> Option<Answers<T>>,
     ) -> (Answers<T>, bool) {
+        let whole = if self.nodes.are_one() { Some(self.nodes.run(code, &call(items, false)).await) } else { None };
+        self.conclude(whole, code, items, call, read).await
+    }
+
+    /// The same where the one call may be joined with others'.
+    async fn ask_together<I, T>(
+        &self,
+        together: &Arc<Together>,
+        items: &[I],
+        call: impl Fn(&[I], bool) -> Call,
+        read: impl Fn(&[u8], usize) -> Option<Answers<T>>,
+    ) -> (Answers<T>, bool) {
+        let whole = if self.nodes.are_one() { Some(together.ask(call(items, false)).await) } else { None };
+        self.conclude(whole, together.code(), items, call, read).await
+    }
+
+    /// The same where `whole` came of the one call, unless there was none.
+    async fn conclude<I, T>(
+        &self,
+        whole: Option<Result<Sent, Away>>,
+        code: &Code,
+        items: &[I],
+        call: impl Fn(&[I], bool) -> Call,
+        read: impl Fn(&[u8], usize) -> Option<Answers<T>>,
+    ) -> (Answers<T>, bool) {
         let heard = |answer: Result<Sent, Away>, count| match answer {
             Ok(Sent::Done(bytes)) => read(&bytes, count).unwrap_or_else(|| each_away(count, AwayCause::Garbled)),
             // It is alone, and there is nothing to spread.
             Ok(Sent::Spread) => each_away(count, AwayCause::Unreachable),
             Err(Away { because }) => each_away(count, because),
         };
-        if self.nodes.are_one() {
-            let answer = self.nodes.run(code, &call(items, false)).await;
-            if !matches!(answer, Ok(Sent::Spread)) {
-                return (heard(answer, items.len()), false);
-            }
+        if let Some(answer) = whole.filter(|answer| !matches!(answer, Ok(Sent::Spread))) {
+            return (heard(answer, items.len()), false);
         }
         let calls: SmallVec<[Call; 4]> = items.chunks(1).map(|item| call(item, true)).collect();
         let answers = join_all(calls.iter().map(|call| self.nodes.run(code, call))).await;
@@ -399,6 +431,11 @@ fn holds(Request { limit, key: _, terms }: &Request) -> Holds {
         Algorithm::SlidingWindow { units, .. } if terms.at_most.min(units) > terms.at_least => Holds::Lease,
         Algorithm::SlidingWindow { .. } | Algorithm::TokenBucket(_) | Algorithm::FixedWindow(_) => Holds::Reservation,
     }
+}
+
+/// How many keys a question has, as the script reads it. One that has more is asked alone, and says nothing by it.
+fn count_of(keys: &[Vec<u8>]) -> u8 {
+    u8::try_from(keys.len()).unwrap_or(u8::MAX)
 }
 
 fn each_away<T>(count: usize, because: AwayCause) -> Answers<T> {

@@ -27,7 +27,7 @@ pub(super) struct Node {
 /// What a node says to a call. Each of them means that it is well.
 pub(super) enum Reply {
     /// The script's answer.
-    Done(Vec<u8>),
+    Done(Value),
     /// The slot is at that node.
     Moved(Address),
     /// The slot is on its way to that node, and these keys are no more here.

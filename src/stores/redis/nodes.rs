@@ -9,6 +9,7 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use ::redis::{Value, from_redis_value};
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Sleep, sleep};
@@ -51,9 +52,9 @@ pub(super) struct Nodes {
 }
 
 /// What came of a call.
-pub(super) enum Outcome {
+pub(super) enum Outcome<T = Vec<u8>> {
     /// The script's answer.
-    Done(Vec<u8>),
+    Done(T),
     /// Its counters are not all at one server: they are to be asked each alone.
     Spread,
 }
@@ -121,8 +122,18 @@ impl Nodes {
         owner.map_or_else(|| "unknown".to_owned(), |node| node.gate.node().to_owned())
     }
 
-    /// Runs a script where the call's keys are, within the deadline.
+    /// Runs a script that answers with a string where the call's keys are, within the deadline.
     pub(super) async fn run(&self, code: &Code, call: &Call) -> Result<Outcome, Away> {
+        match self.send(code, call).await? {
+            Outcome::Done(answer) => {
+                from_redis_value(answer).map(Outcome::Done).map_err(|_| Away { because: AwayCause::Garbled })
+            }
+            Outcome::Spread => Ok(Outcome::Spread),
+        }
+    }
+
+    /// The same of a script, whatever it answers.
+    pub(super) async fn send(&self, code: &Code, call: &Call) -> Result<Outcome<Value>, Away> {
         let mut end = pin!(sleep(self.roster.gates.deadline().into()));
         let slot = call.keys.first().map_or(0, |key| slot_of(key));
         let mut node = self.owner(slot, end.as_mut()).await?;
@@ -133,7 +144,7 @@ impl Nodes {
             let reply = answer.inspect_err(|away| self.look_after(*away))?;
             manner.asking = false;
             match reply {
-                Reply::Done(bytes) => return Ok(Outcome::Done(bytes)),
+                Reply::Done(answer) => return Ok(Outcome::Done(answer)),
                 Reply::ManySlots | Reply::Moved(_) if self.are_one() => {
                     return self.begin_to_look().map(|()| Outcome::Spread);
                 }
@@ -171,6 +182,13 @@ impl Nodes {
         let known = self.until(end, map.wait_for(|map| !matches!(map, Map::Looking))).await?;
         let owner = known.ok().and_then(|map| map.owner(slot));
         owner.unwrap_or(Err(Away { because: AwayCause::Unreachable }))
+    }
+
+    /// That a call was not even begun, and why; it is counted.
+    pub(super) fn lost(&self, because: AwayCause) -> Away {
+        let away = Away { because };
+        self.roster.gates.count_lost(away);
+        away
     }
 
     /// Waits until `end` at most.

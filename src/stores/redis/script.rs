@@ -1,7 +1,7 @@
 //! Scripts, and one call of a script.
 
-use ::redis::aio::MultiplexedConnection;
-use ::redis::{Cmd, ErrorKind, Pipeline, RedisError, Script, ServerErrorKind, cmd};
+use ::redis::aio::{ConnectionLike as _, MultiplexedConnection};
+use ::redis::{Cmd, ErrorKind, Pipeline, RedisError, Script, ServerErrorKind, Value, cmd};
 
 /// A script and its digest.
 pub(super) struct Code {
@@ -41,13 +41,13 @@ pub(super) struct Manner {
 }
 
 impl Call {
-    /// The bytes that the script answers with. It is run by its digest where the server knows it.
+    /// What the script answers; of several answers some may be errors. It is run by its digest where the server knows it.
     pub(super) async fn run(
         &self,
         code: &Code,
         manner: Manner,
         connection: &mut MultiplexedConnection,
-    ) -> Result<Vec<u8>, RedisError> {
+    ) -> Result<Value, RedisError> {
         match send(self.command("EVALSHA", &code.digest, manner), manner, connection).await {
             // The server remembers it then.
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
@@ -69,14 +69,17 @@ impl Call {
     }
 }
 
-async fn send(command: Cmd, manner: Manner, connection: &mut MultiplexedConnection) -> Result<Vec<u8>, RedisError> {
+async fn send(command: Cmd, manner: Manner, connection: &mut MultiplexedConnection) -> Result<Value, RedisError> {
     if !manner.asking {
-        return command.query_async(connection).await;
+        return match connection.req_packed_command(&command).await? {
+            Value::ServerError(error) => Err(error.into()),
+            answer => Ok(answer),
+        };
     }
     // It holds for the next command on the connection, so nothing may come in between.
     let mut both = Pipeline::with_capacity(2);
     both.cmd("ASKING").ignore().add_command(command);
-    both.query_async::<(Vec<u8>,)>(connection).await.map(|(answer,)| answer).map_err(first)
+    both.query_async::<(Value,)>(connection).await.map(|(answer,)| answer).map_err(first)
 }
 
 /// The first of several errors, with what the server said: together they do not tell.

@@ -77,6 +77,20 @@ async fn reach(host: &str, port: u16) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
+/// Ready once everything that is ready now has had its turn.
+pub(super) async fn after_others() {
+    let mut waited = false;
+    poll_fn(|context| {
+        if mem::replace(&mut waited, true) {
+            return Poll::Ready(());
+        }
+        // A task that wakes itself is not preferred to others, as one that another wakes is.
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 /// Each time that `task` is woken, it goes to the end of the queue first.
 async fn in_turns(task: impl Future<Output = ()>) {
     let (mut task, mut waited) = (pin!(task), false);
