@@ -29,7 +29,7 @@ use crate::telemetry::Telemetry;
 const DEADLINE: Micros = Micros::from_millis(100);
 
 /// How long recovery may take: a rest of the gate, a pause of the link, and a connection.
-const RECOVERY: Duration = Duration::from_secs(15);
+pub(super) const RECOVERY: Duration = Duration::from_secs(15);
 
 /// The real clock: nothing here depends on how it runs.
 pub(super) struct RealClock(Instant);

@@ -3,17 +3,19 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
+use tokio::time::{sleep, timeout};
 
 use super::algorithms::{bucket, fixed, slots};
 use super::comparison::Core;
 use super::redis::{Bounds, Gates, Reach, RedisStore, Settings};
-use super::redis_faults::{clock, connect, settings};
+use super::redis_faults::{RECOVERY, clock, connect, settings};
 use super::redis_server::{RedisCluster, RedisServer};
 use super::redis_slots::calls;
 use super::suite::{START, WIDTH, WINDOW, at, key, limit, redis, request};
@@ -174,16 +176,32 @@ async fn a_counter_that_is_named_twice_is_charged_twice_among_others_too() {
     }
 }
 
+/// What makes a server refuse all that is charged, and what makes it well again.
+const TROUBLES: [(AwayCause, &[&str], &[&str]); 2] = [
+    (AwayCause::Full, &["CONFIG", "SET", "maxmemory", "1"], &["CONFIG", "SET", "maxmemory", "0"]),
+    (AwayCause::ReadOnly, &["REPLICAOF", "127.0.0.1", "1"], &["REPLICAOF", "NO", "ONE"]),
+];
+
 #[tokio::test]
-async fn a_full_server_is_told_of_by_each_question() {
-    let Some(server) = RedisServer::start() else { return };
-    let (store, limit) = (connect(&settings(&server)), limit(2, WINDOW));
-    assert_eq!(ask_each(&store, &limit, 0..1).await, [GRANTED]);
-    server.command(&["CONFIG", "SET", "maxmemory", "1"]);
-    let told = ask_each(&store, &limit, 0..10).await;
-    assert_eq!(told, [Err(Away { because: AwayCause::Full }); 10]);
-    server.command(&["CONFIG", "SET", "maxmemory", "0"]);
-    assert_eq!(ask_each(&store, &limit, 0..10).await, [GRANTED; 10]);
+async fn a_server_that_refuses_all_is_known_to_be_away_though_each_question_is_told_by_itself() {
+    for (because, trouble, remedy) in TROUBLES {
+        let Some(server) = RedisServer::start() else { return };
+        let (store, limit) = (connect(&settings(&server)), limit(1_000, WINDOW));
+        assert_eq!(ask_each(&store, &limit, 0..10).await, [GRANTED; 10]);
+        server.command(trouble);
+        assert_eq!(ask_each(&store, &limit, 0..10).await, [Err(Away { because }); 10]);
+        // The third failure in a row makes it known.
+        ask_each(&store, &limit, 0..10).await;
+        assert_eq!(store.health()[0].1, Err(Away { because }));
+        server.command(remedy);
+        let recovers = async {
+            while ask_each(&store, &limit, 0..10).await != [GRANTED; 10] {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(RECOVERY, recovers).await.unwrap();
+        assert_eq!(store.health()[0].1, Ok(()));
+    }
 }
 
 #[tokio::test]
@@ -218,11 +236,17 @@ async fn as_many_wait_as_may_whether_alone_or_together() {
 
 #[tokio::test]
 async fn what_turns_out_to_be_a_cluster_is_asked_for_each_counter_where_it_is() {
+    const MANY: usize = 300;
     let Some(cluster) = RedisCluster::masters_with(&[]) else { return };
-    // One address: it is taken for a server of its own until it says otherwise.
-    let reach = Reach::Servers(vec![cluster.nodes[0].url()]);
-    let (store, limit) = (connect(&Settings { reach, ..Settings::default() }), limit(2, WINDOW));
-    assert_eq!(ask_each(&store, &limit, 0..20).await, [GRANTED; 20]);
-    assert_eq!(ask_each(&store, &limit, 0..20).await, [GRANTED; 20]);
-    assert!(ask_each(&store, &limit, 0..20).await.iter().all(|told| matches!(told, Ok(Outcome::Short { .. }))));
+    let limit = limit(1_000, WINDOW);
+    for place in 0..cluster.nodes.len() {
+        let name = |number: usize| format!("tollgate:{{per-client {}:{number}}}", number.to_string().len());
+        let first = (0..MANY).find(|number| cluster.place_at_first(&name(*number)) == place).unwrap();
+        // One address: it is taken for a server of its own until it says otherwise.
+        let reach = Reach::Servers(vec![cluster.nodes[0].url()]);
+        let store = connect(&Settings { reach, ..Settings::default() });
+        // The first, who goes by himself, and many calls of many.
+        let numbers = (first..=first).chain(0..MANY);
+        assert_eq!(ask_each(&store, &limit, numbers).await, [GRANTED; MANY + 1], "{place}");
+    }
 }

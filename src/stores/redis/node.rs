@@ -10,7 +10,7 @@ use super::cause_of;
 use super::gate::Gate;
 use super::link::Link;
 use super::pulse::Trust;
-use super::script::{Call, Code, Manner};
+use super::script::{Call, Code, Manner, refused_all};
 use super::way::Way;
 use crate::decide::ports::{Away, AwayCause};
 
@@ -52,6 +52,7 @@ impl Node {
             self.trust.check()?;
         }
         let outcome = call.run(code, manner, &mut line.driven.connection).await;
+        let outcome = outcome.and_then(|answer| refused_all(&answer).map_or(Ok(answer), Err));
         outcome.map(Reply::Done).or_else(|error| self.elsewhere(&error).ok_or(error)).map_err(|error| {
             let because = cause_of(&error);
             // A server that takes no writes may have been demoted in a failover, and the name may lead to another by now.

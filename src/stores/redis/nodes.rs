@@ -145,10 +145,9 @@ impl Nodes {
             manner.asking = false;
             match reply {
                 Reply::Done(answer) => return Ok(Outcome::Done(answer)),
-                Reply::ManySlots | Reply::Moved(_) if self.are_one() => {
-                    return self.begin_to_look().map(|()| Outcome::Spread);
-                }
-                Reply::ManySlots => return Err(Away { because: AwayCause::Garbled }),
+                // Of what was on its way when the server turned out to be a cluster's, each is to be asked alone, too.
+                Reply::ManySlots => return self.begin_to_look().map(|()| Outcome::Spread),
+                Reply::Moved(_) if self.are_one() => return self.begin_to_look().map(|()| Outcome::Spread),
                 Reply::Moved(address) => {
                     self.wanted.notify_one();
                     node = self.roster.visit(&address)?;
@@ -184,7 +183,7 @@ impl Nodes {
         owner.unwrap_or(Err(Away { because: AwayCause::Unreachable }))
     }
 
-    /// That a call was not even begun, and why; it is counted.
+    /// That a question was not answered, and why; it is counted, as no gate has counted it.
     pub(super) fn lost(&self, because: AwayCause) -> Away {
         let away = Away { because };
         self.roster.gates.count_lost(away);

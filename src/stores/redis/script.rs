@@ -3,6 +3,9 @@
 use ::redis::aio::{ConnectionLike as _, MultiplexedConnection};
 use ::redis::{Cmd, ErrorKind, Pipeline, RedisError, Script, ServerErrorKind, Value, cmd};
 
+use super::cause_of;
+use crate::decide::ports::AwayCause;
+
 /// A script and its digest.
 pub(super) struct Code {
     text: &'static str,
@@ -78,12 +81,24 @@ async fn send(command: Cmd, manner: Manner, connection: &mut MultiplexedConnecti
     }
     // It holds for the next command on the connection, so nothing may come in between.
     let mut both = Pipeline::with_capacity(2);
-    both.cmd("ASKING").ignore().add_command(command);
-    both.query_async::<(Value,)>(connection).await.map(|(answer,)| answer).map_err(first)
+    both.cmd("ASKING").add_command(command);
+    let mut answers = connection.req_packed_commands(&both, 0, 2).await?.into_iter();
+    match (answers.next(), answers.next()) {
+        (Some(Value::ServerError(error)), _) | (_, Some(Value::ServerError(error))) => Err(error.into()),
+        (_, answer) => Ok(answer.unwrap_or(Value::Nil)),
+    }
 }
 
-/// The first of several errors, with what the server said: together they do not tell.
-fn first(errors: RedisError) -> RedisError {
-    let listed = errors.clone().into_server_errors();
-    listed.and_then(|listed| listed.first().map(|(_, error)| error.clone().into())).unwrap_or(errors)
+/// What is the matter with a server that refuses each of several questions, whatever was asked: with one error of theirs.
+pub(super) fn refused_all(answer: &Value) -> Option<RedisError> {
+    let Value::Array(answers) = answer else { return None };
+    let errors = answers.iter().map(|answer| match answer {
+        Value::ServerError(error) => Some(RedisError::from(error.clone())),
+        _ => None,
+    });
+    let errors: Vec<RedisError> = errors.collect::<Option<_>>()?;
+    let mut causes = errors.iter().map(cause_of);
+    let first = causes.next().filter(|cause| *cause != AwayCause::Garbled)?;
+    causes.all(|cause| cause == first).then_some(())?;
+    errors.into_iter().next()
 }

@@ -93,13 +93,28 @@ impl Together {
             waiting.into_iter().filter(|one| !one.tell.is_closed()).map(|one| (one.call, one.tell)).unzip();
         let Some(call) = joined(calls) else { return };
         let answers = match self.nodes.send(&self.code, &call).await {
-            Ok(Outcome::Done(answer)) => answers(answer, tells.len()),
+            Ok(Outcome::Done(answer)) => self.answers(answer, tells.len()),
             Ok(Outcome::Spread) => tells.iter().map(|_| Ok(Outcome::Spread)).collect(),
             Err(away) => tells.iter().map(|_| Err(away)).collect(),
         };
         for (tell, answer) in tells.into_iter().zip(answers) {
             // Whoever asked may be gone.
             let _ = tell.send(answer);
+        }
+    }
+
+    /// What is answered to each of so many.
+    fn answers(&self, answer: Value, count: usize) -> Vec<Result<Outcome, Away>> {
+        let said: Result<Vec<Result<Vec<u8>, RedisError>>, _> = match answer {
+            Value::Array(_) => from_redis_value(answer),
+            one => from_redis_value(one).map(|one| vec![one]),
+        };
+        match said {
+            Ok(said) if said.len() == count => said
+                .into_iter()
+                .map(|one| one.map(Outcome::Done).map_err(|error| self.nodes.lost(cause_of(&error))))
+                .collect(),
+            _ => (0..count).map(|_| Err(Away { because: AwayCause::Garbled })).collect(),
         }
     }
 
@@ -141,20 +156,4 @@ fn joined(calls: Vec<Call>) -> Option<Call> {
         joined.spare = 0;
     }
     Some(joined)
-}
-
-/// What is answered to each of so many.
-fn answers(answer: Value, count: usize) -> Vec<Result<Outcome, Away>> {
-    let garbled = || Err(Away { because: AwayCause::Garbled });
-    let said: Result<Vec<Result<Vec<u8>, RedisError>>, _> = match answer {
-        Value::Array(_) => from_redis_value(answer),
-        one => from_redis_value(one).map(|one| vec![one]),
-    };
-    match said {
-        Ok(said) if said.len() == count => said
-            .into_iter()
-            .map(|one| one.map(Outcome::Done).map_err(|error| Away { because: cause_of(&error) }))
-            .collect(),
-        _ => (0..count).map(|_| garbled()).collect(),
-    }
 }
