@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
+use std::time::Duration;
 
+use redis::RedisError;
 use redis::aio::MultiplexedConnection;
+use tokio::time::{sleep, timeout};
 use tollgate::domain::time::Micros;
 
 use crate::cores::{Cores, command_on};
@@ -21,15 +24,52 @@ pub(crate) struct Redis {
     pub port: u16,
 }
 
+/// How many slots a cluster has.
+const SLOTS: u16 = 16_384;
+
+/// How long a node may take to find that it has all of them.
+const CLUSTER_MAX: Duration = Duration::from_secs(30);
+
 impl Redis {
     /// Starts it on a port that was free a moment ago.
     pub(crate) fn start(program: &Path, folder: &Path, cores: Cores) -> Result<Self, String> {
+        Self::start_with(program, folder, cores, false)
+    }
+
+    /// The same as a cluster's only node. A cluster is asked for each counter by itself.
+    pub(crate) async fn start_cluster(program: &Path, folder: &Path, cores: Cores) -> Result<Self, String> {
+        let redis = Self::start_with(program, folder, cores, true)?;
+        let mut connection = redis.connect().await?;
+        let problem = |error: RedisError| format!("Redis does not become a cluster: {error}");
+        let mut slots = redis::cmd("CLUSTER");
+        slots.arg("ADDSLOTS");
+        (0..SLOTS).for_each(|slot| {
+            slots.arg(slot);
+        });
+        slots.query_async::<()>(&mut connection).await.map_err(problem)?;
+        let has_all = async {
+            loop {
+                let told: String = redis::cmd("CLUSTER").arg("INFO").query_async(&mut connection).await?;
+                if told.contains("cluster_state:ok") {
+                    return Ok(());
+                }
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        timeout(CLUSTER_MAX, has_all).await.map_err(|_| "Redis does not become a cluster in time")?.map_err(problem)?;
+        Ok(redis)
+    }
+
+    fn start_with(program: &Path, folder: &Path, cores: Cores, of_a_cluster: bool) -> Result<Self, String> {
         let mut problem = String::new();
         for _ in 0..STARTS_MAX {
             let port = free_port()?;
             let mut command = command_on(cores.redis, program);
             command.args(["--bind", "127.0.0.1", "--port", &port.to_string()]);
             command.args(["--save", "", "--appendonly", "no", "--dir"]).arg(folder);
+            if of_a_cluster {
+                command.args(["--cluster-enabled", "yes", "--cluster-config-file", &format!("nodes-{port}.conf")]);
+            }
             let mut process = Process::start("Redis (Debian's package redis-server)", command)?;
             let serves = |line: &str| line.contains("Ready to accept connections").then_some(());
             match process.wait_for("that it serves", serves) {

@@ -53,6 +53,11 @@ impl Keys {
         Self { traffic, next: AtomicU64::new(0) }
     }
 
+    /// Which of them come.
+    pub(crate) const fn traffic(&self) -> Traffic {
+        self.traffic
+    }
+
     /// The key of the next question.
     pub(crate) fn draw(&self) -> u64 {
         let number = self.next.fetch_add(1, Ordering::Relaxed);

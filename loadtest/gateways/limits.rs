@@ -12,9 +12,10 @@ use tollgate::server::SystemClock;
 use super::Measure;
 use crate::cores::Cores;
 use crate::costs::{Cost, Costs, Usage};
+use crate::figures::Tally;
 use crate::floor::Service;
 use crate::load::connection::{Connection, Question};
-use crate::load::open;
+use crate::load::{ask_calls, open};
 use crate::peers::ratelimit::{Limited, Ratelimit, answer, configuration_of_tollgate, request, write_files};
 use crate::redis::{Done, Redis, sent_by_tollgate};
 use crate::say;
@@ -24,11 +25,36 @@ use crate::traffic::{Keys, Traffic};
 /// Which keys are asked for.
 pub(crate) const TRAFFICS: [Traffic; 3] = [Traffic::OneKey, Traffic::TenKeys, Traffic::Cold];
 
+/// How it is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Load {
+    /// [`RATE`] questions in a second, in turns on [`CONNECTIONS`] connections, whatever became of those before.
+    Steady,
+    /// As fast as answers come, with [`IN_FLIGHT`] questions on one connection.
+    Full,
+}
+
+impl Load {
+    /// Its name in the table.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Steady => "4,000 a second",
+            Self::Full => "100 in flight",
+        }
+    }
+}
+
+/// How it is asked, one after the other.
+pub(crate) const LOADS: [Load; 2] = [Load::Steady, Load::Full];
+
 /// Questions in a second. All that are compared bear it on one core, even one that is shared.
 pub(crate) const RATE: u32 = 4_000;
 
 /// Connections: an Envoy has one for each of its threads.
 pub(crate) const CONNECTIONS: usize = 4;
+
+/// Questions on one connection, where the next one is asked as soon as an answer comes.
+const IN_FLIGHT: usize = 100;
 
 /// Descriptors of a question.
 const DESCRIPTORS: usize = 2;
@@ -139,30 +165,38 @@ impl Field {
     /// Measures one row: so many slices of each, in turns.
     pub(crate) async fn row(
         &self,
-        traffic: Traffic,
+        (load, keys): (Load, &Keys),
         slices: usize,
         length: Duration,
     ) -> Result<Vec<(Contender, Costs)>, String> {
-        let keys = Keys::new(traffic);
+        let traffic = keys.traffic();
         let mut costs: Vec<_> = self.players.iter().map(|player| (player.contender, Costs::default())).collect();
         for _ in 0..slices {
             for (player, (contender, costs)) in self.players.iter().zip(&mut costs) {
-                let of = |problem| format!("{}, {}: {problem}", traffic.name(), contender.name());
-                costs.add(self.slice(player, &keys, traffic, length).await.map_err(of)?);
+                let of = |problem| format!("{}, {}, {}: {problem}", traffic.name(), load.name(), contender.name());
+                costs.add(self.slice(player, (load, keys), length).await.map_err(of)?);
             }
         }
         Ok(costs)
     }
 
-    async fn slice(&self, player: &Player, keys: &Keys, traffic: Traffic, length: Duration) -> Result<Cost, String> {
+    async fn slice(&self, player: &Player, asked: (Load, &Keys), length: Duration) -> Result<Cost, String> {
+        let contender = player.contender;
+        if asked.1.traffic().is_hot() {
+            self.drive(player, asked, WARM_UP).await?;
+        }
+        let before = self.usage(contender).await?;
+        let tally = self.drive(player, asked, length).await?;
+        Ok(self.usage(contender).await?.since(&before, tally, |command| contender.sends(command)))
+    }
+
+    async fn drive(&self, player: &Player, (load, keys): (Load, &Keys), length: Duration) -> Result<Tally, String> {
         let Player { contender, connections } = player;
         let question = || Question::call(&request(contender.domain(), DESCRIPTORS, keys.draw()).encode_to_vec());
-        if traffic.is_hot() {
-            open::ask(connections, RATE, WARM_UP, question, self.clock).await?;
+        match load {
+            Load::Steady => open::ask(connections, RATE, length, question, self.clock).await,
+            Load::Full => ask_calls(&connections[..1], IN_FLIGHT, question, self.clock, length).await,
         }
-        let before = self.usage(*contender).await?;
-        let tally = open::ask(connections, RATE, length, question, self.clock).await?;
-        Ok(self.usage(*contender).await?.since(&before, tally, |command| contender.sends(command)))
     }
 
     async fn usage(&self, contender: Contender) -> Result<Usage, String> {

@@ -14,6 +14,7 @@ use tollgate::server::SystemClock;
 
 pub(crate) use self::table::Table;
 use crate::cores::Cores;
+use crate::traffic::Keys;
 use crate::{Pace, say, table::machine};
 
 /// Longer slices than elsewhere: CPU time is counted in hundredths of a second, and calls come at a rate that leaves a part of
@@ -54,8 +55,12 @@ pub(crate) async fn take(measure: &Measure, cores: Cores) -> Result<Table, Strin
     {
         let field = limits::Field::start(measure, binary, folder.path(), cores, clock).await?;
         for traffic in limits::TRAFFICS {
-            say(&format!("ratelimit, {} …", traffic.name()));
-            table.add_limits(traffic, &field.row(traffic, pace.slices, pace.slice).await?)?;
+            // Over both loads, so that a cold key is cold.
+            let keys = Keys::new(traffic);
+            for load in limits::LOADS {
+                say(&format!("ratelimit, {}, {} …", traffic.name(), load.name()));
+                table.add_limits((traffic, load), &field.row((load, &keys), pace.slices, pace.slice).await?)?;
+            }
         }
     }
     say("files …");

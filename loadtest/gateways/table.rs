@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::check::IN_FLIGHT;
 use super::files;
-use super::limits::{CONNECTIONS, Contender, RATE};
+use super::limits::{CONNECTIONS, Contender, Load, RATE};
 use crate::costs::{Cost, Costs};
 use crate::figures::Figures;
 use crate::table::{micros, thousands};
@@ -68,15 +68,20 @@ impl Table {
     }
 
     /// What questions by `ratelimit` cost. Budgets are about the strict one, beside envoyproxy/ratelimit.
-    pub(crate) fn add_limits(&mut self, traffic: Traffic, rows: &[(Contender, Costs)]) -> Result<(), String> {
+    pub(crate) fn add_limits(
+        &mut self,
+        (traffic, load): (Traffic, Load),
+        rows: &[(Contender, Costs)],
+    ) -> Result<(), String> {
         let envoy = rows.iter().find(|(contender, _)| *contender == Contender::Envoy).map(|(_, costs)| costs);
         for (contender, costs) in rows {
-            self.limits.push(limit_line(traffic, *contender, costs, envoy).ok_or("a figure is missing")?);
+            self.limits.push(limit_line((traffic, load), *contender, costs, envoy).ok_or("a figure is missing")?);
             let Some(envoy) = envoy.filter(|_| *contender == Contender::Strict) else { continue };
             for (name, figure, hot, cold) in FIGURES {
                 let most = if traffic.is_hot() { hot } else { cold };
                 let found = costs.ratio(envoy, figure).ok_or("a figure is missing")?;
-                self.budgets.push((format!("{}: {name} ÷ envoyproxy/ratelimit", traffic.name()), most, found));
+                let what = format!("{}, {}: {name} ÷ envoyproxy/ratelimit", traffic.name(), load.name());
+                self.budgets.push((what, most, found));
             }
         }
         Ok(())
@@ -98,15 +103,16 @@ impl fmt::Display for Table {
         writeln!(f, "{}\n", self.taken_on)?;
         writeln!(
             f,
-            "`RateLimitService`: {} questions of two descriptors a second, in turns on {CONNECTIONS} connections.\n",
+            "`RateLimitService`: questions of two descriptors, {} a second in turns on {CONNECTIONS} connections, or as \
+             many as are answered with 100 in flight on one.\n",
             thousands(f64::from(RATE))
         )?;
         writeln!(
             f,
-            "| keys | server | p50 of a call | p99 of a call | server CPU, µs/call | Redis commands/call | \
+            "| keys | load | server | p50 of a call | p99 of a call | server CPU, µs/call | Redis commands/call | \
              Redis CPU, µs/call | server CPU ÷ ratelimit | Redis CPU ÷ ratelimit | p99 ÷ ratelimit |"
         )?;
-        writeln!(f, "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")?;
+        writeln!(f, "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")?;
         self.limits.iter().try_for_each(|line| writeln!(f, "{line}"))?;
         writeln!(
             f,
@@ -140,12 +146,18 @@ fn check_line(name: &str, figures: &Figures, [ratio, beside_own]: [f64; 2]) -> O
     ))
 }
 
-fn limit_line(traffic: Traffic, contender: Contender, costs: &Costs, envoy: Option<&Costs>) -> Option<String> {
+fn limit_line(
+    (traffic, load): (Traffic, Load),
+    contender: Contender,
+    costs: &Costs,
+    envoy: Option<&Costs>,
+) -> Option<String> {
     let of_redis =
         |figure: fn(&Cost) -> Option<f64>| costs.median(figure).map_or("–".to_owned(), |found| format!("{found:.3}"));
     let line = format!(
-        "| {} | {} | {} | {} | {:.1} | {} | {} |",
+        "| {} | {} | {} | {} | {} | {:.1} | {} | {} |",
         traffic.name(),
+        load.name(),
         contender.name(),
         time(costs.median(|cost| Some(cost.tally.p50.as_secs_f64()))?),
         time(costs.median(|cost| Some(cost.tally.p99.as_secs_f64()))?),

@@ -148,6 +148,11 @@ impl Field<'_> {
         crate::redis::Redis::start(self.redis, self.folder, self.cores)
     }
 
+    /// One that is a cluster's only node: a fleet that needs several has a cluster.
+    async fn cluster(&self) -> Result<crate::redis::Redis, String> {
+        crate::redis::Redis::start_cluster(self.redis, self.folder, self.cores).await
+    }
+
     /// The sizes of a row: with `--quick` only the first few.
     fn sizes<'s>(&self, all: &'s [u64], quick: usize) -> &'s [u64] {
         if self.quick { &all[..quick.min(all.len())] } else { all }

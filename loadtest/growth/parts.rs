@@ -69,11 +69,13 @@ pub(crate) struct Part {
 
 /// What is known of each call.
 pub(crate) struct Parts {
-    /// Asks for one unit of a counter that is not there yet.
+    /// Asks for one unit of a counter that is not there yet, in a call of its own, as on a cluster.
     pub acquire_new: Part,
     /// The same of one that is.
     pub acquire: Part,
-    /// Asks for one unit of each of two counters that are not there yet.
+    /// Asks for one unit of a counter that is not there yet, of a server, together with others.
+    pub acquire_new_together: Part,
+    /// The same of two counters.
     pub acquire_two_new: Part,
     /// Counts two new keys in fixed windows, as envoyproxy/ratelimit does: by four commands, …
     pub windows: Part,
@@ -113,14 +115,20 @@ pub(super) async fn take(field: &Field<'_>) -> Result<Parts, String> {
         when_away: WhenAway::Deny,
         charge: Occasion::AfterAuth,
     };
-    let store = quotas::connect(&redis, field.clock)?;
-    let bench = Bench { store, connection: redis.connect().await?, limit: Arc::new(limit), field };
+    let limit = Arc::new(limit);
     let counters = if field.quick { COUNTERS_QUICK } else { COUNTERS };
+    let [acquire_new, acquire] = {
+        let cluster = field.cluster().await?;
+        let store = quotas::connect(&cluster, field.clock)?;
+        let bench = Bench { store, connection: cluster.connect().await?, limit: Arc::clone(&limit), field };
+        [bench.acquire(counters).await?, bench.acquire(counters).await?]
+    };
+    let store = quotas::connect(&redis, field.clock)?;
+    let bench = Bench { store, connection: redis.connect().await?, limit, field };
     let before = bench.done().await?.memory;
-    let acquire_new = bench.acquire(counters).await?;
+    let acquire_new_together = bench.acquire(counters).await?;
     #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
     let counter = (bench.done().await?.memory - before) as f64 / counters as f64;
-    let acquire = bench.acquire(counters).await?;
     let acquire_two_new = bench.acquire_two(counters).await?;
     let windows = bench.windows().await?;
     let scripted_windows = bench.script("scripted", WINDOWS_SCRIPT).await?;
@@ -136,6 +144,7 @@ pub(super) async fn take(field: &Field<'_>) -> Result<Parts, String> {
     Ok(Parts {
         acquire_new,
         acquire,
+        acquire_new_together,
         acquire_two_new,
         windows,
         scripted_windows,

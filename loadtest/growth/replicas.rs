@@ -1,4 +1,4 @@
-//! Replicas over one Redis: the same traffic, divided among more and more of them.
+//! Replicas over one Redis, a cluster's only node: the same traffic, divided among more and more of them.
 
 use super::counters::{configuration, question};
 use super::load::{Load, Target, measure};
@@ -18,7 +18,7 @@ pub(super) async fn take(field: &Field<'_>) -> Result<Vec<Point>, String> {
     for &size in field.sizes(&SIZES, 5) {
         say_at(Growing::Replicas, size);
         // A Redis of their own, so that nobody counts those of before.
-        let redis = field.redis()?;
+        let redis = field.cluster().await?;
         let mut connection = redis.connect().await?;
         let mut servers = Vec::new();
         for replica in 0..size {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::fleet::{FLEETS, Fleet, Needs};
+use super::fleet::{Demand, FLEETS, Fleet, Needs};
 use super::parts::{Part, Parts};
 use super::{Growing, Point};
 use crate::table::{micros, thousands};
@@ -50,7 +50,7 @@ impl fmt::Display for Table {
             self.lines.iter().try_for_each(|line| writeln!(f, "{line}"))?;
         }
         if !self.replicas.is_empty() {
-            writeln!(f, "\n| replicas | decisions/s | Redis commands/decision | by the formula |")?;
+            writeln!(f, "\n| replicas | decisions/s | Redis commands/decision | by the formulas |")?;
             writeln!(f, "| ---: | ---: | ---: | ---: |")?;
             self.replicas.iter().try_for_each(|line| writeln!(f, "{line}"))?;
         }
@@ -79,19 +79,21 @@ fn line(growing: Growing, point: &Point) -> String {
     )
 }
 
-/// What the formula says of the replicas that were measured. Settlements go many in one call there: one server has all counters.
+/// What the formulas say of the replicas that were measured: acquisitions and settlements, each by itself, as on a cluster.
 fn beside_the_model(point: &Point) -> Option<String> {
     let fleet = Fleet { replicas: point.size, decisions: point.cost.rate, keys: 100_000, per_key: point.size };
-    let asks = fleet.demand().asks / fleet.decisions;
-    Some(format!("| {} | {} | {:.3} | {asks:.3} |", point.size, thousands(point.cost.rate), point.cost.commands?))
+    let Demand { asks, settles } = fleet.demand();
+    let said = (asks + settles) / fleet.decisions;
+    Some(format!("| {} | {} | {:.3} | {said:.3} |", point.size, thousands(point.cost.rate), point.cost.commands?))
 }
 
 fn write_parts(f: &mut fmt::Formatter<'_>, parts: &Parts) -> fmt::Result {
     writeln!(f, "\n| command | Redis CPU, µs | bytes to Redis | bytes from it |\n| --- | ---: | ---: | ---: |")?;
     let mut rows = vec![
-        ("acquire one unit of a new counter".to_owned(), parts.acquire_new),
+        ("acquire one unit of a new counter, by itself".to_owned(), parts.acquire_new),
         ("the same of one that is there".to_owned(), parts.acquire),
-        ("acquire one unit of each of two new counters".to_owned(), parts.acquire_two_new),
+        ("acquire one unit of a new counter, together with others".to_owned(), parts.acquire_new_together),
+        ("the same of two new counters".to_owned(), parts.acquire_two_new),
         ("beside it: `INCRBY` and `EXPIRE` of two new keys".to_owned(), parts.windows),
         ("beside it: a script that sends these four".to_owned(), parts.scripted_windows),
         ("beside it: a script that does nothing".to_owned(), parts.empty_script),
