@@ -10,6 +10,7 @@ use prost::Message as _;
 use tollgate::server::SystemClock;
 
 use super::Measure;
+use super::check::IN_FLIGHT;
 use crate::cores::Cores;
 use crate::costs::{Cost, Costs, Usage};
 use crate::figures::Tally;
@@ -20,6 +21,7 @@ use crate::peers::ratelimit::{Limited, Ratelimit, answer, configuration_of_tollg
 use crate::redis::{Done, Redis, sent_by_tollgate};
 use crate::say;
 use crate::subject::Subject;
+use crate::table::thousands;
 use crate::traffic::{Keys, Traffic};
 
 /// Which keys are asked for.
@@ -36,10 +38,10 @@ pub(crate) enum Load {
 
 impl Load {
     /// Its name in the table.
-    pub(crate) const fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> String {
         match self {
-            Self::Steady => "4,000 a second",
-            Self::Full => "100 in flight",
+            Self::Steady => format!("{} a second", thousands(f64::from(RATE))),
+            Self::Full => format!("{IN_FLIGHT} in flight"),
         }
     }
 }
@@ -52,9 +54,6 @@ pub(crate) const RATE: u32 = 4_000;
 
 /// Connections: an Envoy has one for each of its threads.
 pub(crate) const CONNECTIONS: usize = 4;
-
-/// Questions on one connection, where the next one is asked as soon as an answer comes.
-const IN_FLIGHT: usize = 100;
 
 /// Descriptors of a question.
 const DESCRIPTORS: usize = 2;

@@ -104,7 +104,7 @@ impl fmt::Display for Table {
         writeln!(
             f,
             "`RateLimitService`: questions of two descriptors, {} a second in turns on {CONNECTIONS} connections, or as \
-             many as are answered with 100 in flight on one.\n",
+             many as are answered with {IN_FLIGHT} in flight on one.\n",
             thousands(f64::from(RATE))
         )?;
         writeln!(

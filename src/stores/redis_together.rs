@@ -84,8 +84,8 @@ async fn questions_at_once_are_answered_as_the_core_answers_them_one_by_one() {
             .map(|(question, serial)| (if question.1 { Peek } else { Consume }, requests(&limits, question, serial)));
         let questions: Vec<(Mode, Requests)> = questions.collect();
         let told = join_all(questions.iter().map(|(mode, asks)| ask(&store, *mode, asks.clone(), now))).await;
-        for ((mode, asks), told) in questions.into_iter().zip(told) {
-            assert_eq!(told, ask(&core, mode, asks.clone(), now).await, "{asks:?}");
+        for ((mode, asks), told) in questions.iter().zip(told) {
+            assert_eq!(told, ask(&core, *mode, asks.clone(), now).await, "{asks:?} of {questions:?}");
         }
     }
     let run = calls(&server, "evalsha") - before;

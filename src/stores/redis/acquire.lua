@@ -57,7 +57,7 @@ local function ask(asks, before)
     asked = asked + 1
     local key, kind, raw = keys[before + asked], byte(asks, pos), nil
     if mode == 116 then -- t
-      -- This very call may have asked it already.
+      -- This very question may have asked it already.
       for other = 1, asked - 1 do
         local n = 4 * other
         local written = writes[n - 3]

@@ -23,7 +23,8 @@ use crate::telemetry::{Telemetry, names};
 pub struct Bounds {
     /// How long a call may take, on however many nodes.
     pub deadline: Micros,
-    /// Calls that may wait for a node at a time; more are answered [`AwayCause::Crowded`] at once.
+    /// Calls that may wait for a node at a time, and questions of one kind for a server that has all counters, which share
+    /// calls; more are answered [`AwayCause::Crowded`] at once.
     pub waiting_max: usize,
     /// Failures in a row after which a node is left alone. At least 1.
     pub failures_max: u32,

@@ -326,8 +326,7 @@ impl Inner {
         call: impl Fn(&[I], bool) -> Call,
         read: impl Fn(&[u8], usize) -> Option<Answers<T>>,
     ) -> (Answers<T>, bool) {
-        let whole = if self.nodes.are_one() { Some(self.nodes.run(code, &call(items, false)).await) } else { None };
-        self.conclude(whole, code, items, call, read).await
+        self.ask_by(async |call| self.nodes.run(code, &call).await, code, items, call, read).await
     }
 
     /// The same where the one call may be joined with others'.
@@ -338,14 +337,13 @@ impl Inner {
         call: impl Fn(&[I], bool) -> Call,
         read: impl Fn(&[u8], usize) -> Option<Answers<T>>,
     ) -> (Answers<T>, bool) {
-        let whole = if self.nodes.are_one() { Some(together.ask(call(items, false)).await) } else { None };
-        self.conclude(whole, together.code(), items, call, read).await
+        self.ask_by(async |call| together.ask(call).await, together.code(), items, call, read).await
     }
 
-    /// The same where `whole` came of the one call, unless there was none.
-    async fn conclude<I, T>(
+    /// The same where `run` makes the one call.
+    async fn ask_by<I, T>(
         &self,
-        whole: Option<Result<Sent, Away>>,
+        run: impl AsyncFnOnce(Call) -> Result<Sent, Away>,
         code: &Code,
         items: &[I],
         call: impl Fn(&[I], bool) -> Call,
@@ -357,8 +355,11 @@ impl Inner {
             Ok(Sent::Spread) => each_away(count, AwayCause::Unreachable),
             Err(Away { because }) => each_away(count, because),
         };
-        if let Some(answer) = whole.filter(|answer| !matches!(answer, Ok(Sent::Spread))) {
-            return (heard(answer, items.len()), false);
+        if self.nodes.are_one() {
+            let answer = run(call(items, false)).await;
+            if !matches!(answer, Ok(Sent::Spread)) {
+                return (heard(answer, items.len()), false);
+            }
         }
         let calls: SmallVec<[Call; 4]> = items.chunks(1).map(|item| call(item, true)).collect();
         let answers = join_all(calls.iter().map(|call| self.nodes.run(code, call))).await;

@@ -7,7 +7,7 @@
 //! The client library gathers nothing and does not let its own connections be driven by others, so those without TLS are made
 //! here. Over TLS commands leave as the library has it.
 
-use std::future::{Future, poll_fn};
+use std::future::{Future, poll_fn, ready};
 use std::io;
 use std::mem;
 use std::pin::pin;
@@ -78,17 +78,8 @@ async fn reach(host: &str, port: u16) -> io::Result<TcpStream> {
 }
 
 /// Ready once everything that is ready now has had its turn.
-pub(super) async fn after_others() {
-    let mut waited = false;
-    poll_fn(|context| {
-        if mem::replace(&mut waited, true) {
-            return Poll::Ready(());
-        }
-        // A task that wakes itself is not preferred to others, as one that another wakes is.
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
+pub(super) fn after_others() -> impl Future<Output = ()> {
+    in_turns(ready(()))
 }
 
 /// Each time that `task` is woken, it goes to the end of the queue first.
