@@ -33,7 +33,7 @@ use std::fs;
 use std::hint::black_box;
 use std::sync::Arc;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use futures_util::FutureExt as _;
 use http::Request;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
@@ -45,7 +45,7 @@ use tokio_util::sync::CancellationToken;
 use tollgate::api::envoy_authz::ExtAuthz;
 use tollgate::api::envoy_rls::RateLimitApi;
 use tollgate::api::native::Decisions;
-use tollgate::api::{Peer, http as pages};
+use tollgate::api::{Peer, http as pages, unary};
 use tollgate::decide::ports::{Answer, EventSink, RevocationView as _, Shown, TokenInspector as _, Told, Unheard};
 use tollgate::domain::decision::Reason;
 use tollgate::domain::policy::{Met, Policy};
@@ -60,6 +60,8 @@ use tollgate::proto::envoy::service::ratelimit::v3::rate_limit_service_server::R
 use tollgate::proto::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse, rate_limit_response};
 use tollgate::telemetry::Facade;
 use tollgate::tokens::VERDICTS_MAX_DEFAULT;
+use tonic::Status;
+use tower::{Service, service_fn};
 
 use self::facades::{answer, answer_whole, call, framed, messages};
 use self::floor::{Floor, Same};
@@ -245,12 +247,30 @@ const DECIDE: &str = "/tollgate.v1.DecisionService/Decide";
 const BATCH: &str = "/tollgate.v1.DecisionService/DecideBatch";
 const STREAM: &str = "/tollgate.v1.DecisionService/DecideStream";
 
-fn service(house: &House) -> Decisions {
-    Decisions::new(Arc::clone(&house.decider), "bench", CancellationToken::new())
+fn service(house: &House) -> impl Asked<Body = unary::Body> + use<> {
+    let decisions = Decisions::new(Arc::clone(&house.decider), "bench", CancellationToken::new());
+    service_fn(move |request| decisions.call(request))
+}
+
+/// A service that is asked here.
+trait Asked: Service<Request<Body>, Response = http::Response<<Self as Asked>::Body>, Error = Infallible> {
+    type Body: http_body::Body<Data = Bytes, Error = Status> + Send + Unpin + 'static;
+}
+
+impl<S, B> Asked for S
+where
+    S: Service<Request<Body>, Response = http::Response<B>, Error = Infallible>,
+    B: http_body::Body<Data = Bytes, Error = Status> + Send + Unpin + 'static,
+{
+    type Body = B;
 }
 
 /// The only message of an answer.
-fn one<M: Message + Default + Debug>(answer: http::Response<tonic::body::Body>) -> M {
+fn one<M, B>(answer: http::Response<B>) -> M
+where
+    M: Message + Default + Debug,
+    B: http_body::Body<Data = Bytes, Error = Status> + Send + 'static,
+{
     let [message] = <[M; 1]>::try_from(messages(answer)).unwrap();
     message
 }
@@ -273,14 +293,12 @@ fn native(counts: &mut Counts) {
     );
 }
 
-fn native_of<S>(
+fn native_of(
     counts: &mut Counts,
-    mut service: S,
+    mut service: impl Asked,
     question: &pb::DecideRequest,
     [unary_name, batch_name, stream_name]: [&'static str; 3],
-) where
-    S: tower::Service<Request<Body>, Response = http::Response<tonic::body::Body>, Error = Infallible>,
-{
+) {
     let unary = framed([question]);
     counts.take(unary_name, || call(DECIDE, &unary), |request| answer_whole(&mut service, request));
     let batch = framed([&pb::DecideBatchRequest { questions: vec![question.clone(); MANY] }]);
@@ -304,7 +322,8 @@ fn envoys(counts: &mut Counts) {
     const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
     let house = still();
     let question = framed([&checked::question(&house.token("alice"))]);
-    let mut service = AuthorizationServer::new(ExtAuthz::new(Arc::clone(&house.decider)));
+    let authorization = ExtAuthz::new(Arc::clone(&house.decider));
+    let mut service = service_fn(|request| authorization.call(request));
     let told: CheckResponse = one(answer(&mut service, call(CHECK, &question)));
     assert!(matches!(told.http_response, Some(HttpResponse::OkResponse(_))), "{told:?}");
     counts.take("ext_authz", || call(CHECK, &question), |request| answer_whole(&mut service, request));
@@ -326,7 +345,8 @@ fn rate_limits(counts: &mut Counts) {
     let descriptors = ["value-3", "value-7"].map(descriptor).into();
     let question = RateLimitRequest { domain: "domain-0".to_owned(), descriptors, hits_addend: 1 };
     let question = framed([&question]);
-    let mut service = RateLimitServiceServer::new(RateLimitApi::new(Arc::clone(&house.decider)));
+    let (limits, peer) = (RateLimitApi::new(Arc::clone(&house.decider)), Peer::default());
+    let mut service = service_fn(|request| limits.call(&peer, request));
     let limited: RateLimitResponse = one(answer(&mut service, call(SHOULD_RATE_LIMIT, &question)));
     assert_eq!(limited.overall_code(), rate_limit_response::Code::Ok, "{limited:?}");
     assert!(limited.statuses.len() == 2 && limited.statuses.iter().all(|status| status.current_limit.is_some()));

@@ -16,6 +16,7 @@ mod away;
 mod bad_tokens;
 mod batches;
 mod budgets;
+mod calls;
 mod cases;
 mod charge;
 mod counters;

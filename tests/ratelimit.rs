@@ -243,6 +243,7 @@ async fn a_request_that_makes_no_sense_is_told_why_and_one_that_is_odd_is_answer
         (request("strict", []), vec!["descriptors"]),
         (request("", []), vec!["domain", "descriptors"]),
         (request("strict", std::iter::repeat_with(some).take(129)), vec!["descriptors"]),
+        (request("", std::iter::repeat_with(some).take(129)), vec!["domain", "descriptors"]),
         (
             request("strict", [some(), brought(0), brought(8), brought(-1)]),
             vec!["descriptors[1].limit.unit", "descriptors[2].limit.unit", "descriptors[3].limit.unit"],
@@ -255,7 +256,7 @@ async fn a_request_that_makes_no_sense_is_told_why_and_one_that_is_odd_is_answer
         );
     }
     let malformed = r#"tollgate_questions_malformed_total{facade="ratelimit"}"#;
-    assert_eq!(bench.one.metric(malformed).await.to_string(), "5");
+    assert_eq!(bench.one.metric(malformed).await.to_string(), "6");
 
     let many: Vec<(String, String)> = (0..10_000).map(|entry| (format!("key-{entry}"), entry.to_string())).collect();
     let many: Vec<(&str, &str)> = many.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
@@ -300,6 +301,13 @@ async fn whoever_takes_hits_back_needs_the_scope_that_refunds_need() {
         assert_eq!(refused.code(), Code::Unauthenticated);
         let refused = client.should_rate_limit(as_operator(asked(), &token("other"))).await;
         assert_eq!(refused.expect_err("it lacks the scope").code(), Code::PermissionDenied);
+        // Who may not learns no more than that.
+        let unit = RateLimitOverride { requests_per_unit: 1, unit: 99 };
+        let malformed = RateLimitDescriptor { limit: Some(unit), ..back.clone() };
+        let refused = client.should_rate_limit(request(domain, [malformed.clone()])).await;
+        assert_eq!(refused.expect_err("nobody may who shows nothing").code(), Code::Unauthenticated);
+        let malformed = as_operator(request(domain, [malformed]), &token("tollgate:quota"));
+        assert_eq!(fields(&client.should_rate_limit(malformed).await.unwrap_err()), ["descriptors[0].limit.unit"]);
         let answer = client.should_rate_limit(as_operator(asked(), &token("tollgate:quota"))).await;
         assert_eq!(told(&answer.expect("an operator may").into_inner()), left);
     }

@@ -1,4 +1,4 @@
-//! Protocol Buffers on the wire, as tonic's own codec has them, but for one thing: bytes that are no message are the
+//! Messages as calls carry them. What tonic serves has its own codec, but for one thing: bytes that are no message are the
 //! asker's fault. tonic answers them with `INTERNAL`; here it is `INVALID_ARGUMENT`, naming the field.
 
 use std::marker::PhantomData;
@@ -44,48 +44,67 @@ where
     }
 }
 
-/// A message `M` that was encoded already.
+/// What stands before each message of a call: whether it is compressed, and its length.
+pub(super) const PREFIX_BYTES: usize = 5;
+
+/// A message `M` that was encoded already, after room for its prefix.
+#[derive(Debug)]
 pub struct Encoded<M>(Vec<u8>, PhantomData<fn() -> M>);
 
 impl<M> Encoded<M> {
-    /// What these bytes are.
-    pub(super) const fn new(bytes: Vec<u8>) -> Self {
-        Self(bytes, PhantomData)
+    /// An empty message, with room for so many bytes.
+    pub(super) fn with_room(bytes: usize) -> Self {
+        let mut prefixed = Vec::with_capacity(PREFIX_BYTES + bytes);
+        prefixed.extend_from_slice(&[0; PREFIX_BYTES]);
+        Self(prefixed, PhantomData)
+    }
+
+    /// Room for the prefix and the bytes behind it, to which more are added.
+    pub(super) const fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.0
     }
 
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
-        &self.0
+        &self.0[PREFIX_BYTES..]
+    }
+
+    /// The message as a call carries it, with its prefix.
+    ///
+    /// # Errors
+    /// Its length is none that a prefix can say.
+    pub(super) fn framed(mut self) -> Result<Bytes, Status> {
+        let length = u32::try_from(self.bytes().len());
+        let length = length.map_err(|_| Status::resource_exhausted("the answer is larger than 4 GiB"))?;
+        self.0[1..PREFIX_BYTES].copy_from_slice(&length.to_be_bytes());
+        Ok(self.0.into())
     }
 }
 
 impl<M: Message + Default> Encoded<M> {
+    /// Encodes `message`.
+    pub(super) fn of(message: &M) -> Self {
+        let mut encoded = Self::with_room(message.encoded_len());
+        message.encode_raw(encoded.buffer());
+        encoded
+    }
+
     /// The message, for who is not at the other end of a wire.
     ///
     /// # Errors
     /// The bytes are none of such a message.
     pub fn message(&self) -> Result<M, prost::DecodeError> {
-        M::decode(&*self.0)
+        M::decode(self.bytes())
     }
 }
 
 /// Hands messages on as bytes, and sends those that were encoded already.
 #[derive(Clone, Debug)]
-pub(super) struct BytesCodec<M> {
-    buffers: BufferSettings,
-    message: PhantomData<fn() -> M>,
-}
+pub(super) struct BytesCodec<M>(PhantomData<fn() -> M>);
 
-impl<M> BytesCodec<M> {
-    /// For calls with one message each way. tonic allocates room for either before it knows their sizes; what is this small
-    /// costs the allocator next to nothing, and the usual question and answer fit.
-    pub(super) fn unary() -> Self {
-        Self { buffers: BufferSettings::new(1_024, usize::MAX), message: PhantomData }
-    }
-
-    /// For calls with many.
-    pub(super) fn streaming() -> Self {
-        Self { buffers: BufferSettings::default(), message: PhantomData }
+impl<M> Default for BytesCodec<M> {
+    fn default() -> Self {
+        Self(PhantomData)
     }
 }
 
@@ -96,17 +115,17 @@ impl<M: 'static> Codec for BytesCodec<M> {
     type Decoder = BytesDecoder;
 
     fn encoder(&mut self) -> Self::Encoder {
-        CopyingEncoder(self.buffers, PhantomData)
+        CopyingEncoder(PhantomData)
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        BytesDecoder(self.buffers)
+        BytesDecoder
     }
 }
 
 /// Leaves messages as they are.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct BytesDecoder(BufferSettings);
+pub(super) struct BytesDecoder;
 
 impl Decoder for BytesDecoder {
     type Item = Bytes;
@@ -115,28 +134,20 @@ impl Decoder for BytesDecoder {
     fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
         Ok(Some(bytes.copy_to_bytes(bytes.remaining())))
     }
-
-    fn buffer_settings(&self) -> BufferSettings {
-        self.0
-    }
 }
 
 /// Copies what was encoded.
 #[derive(Clone, Debug)]
-pub(super) struct CopyingEncoder<M>(BufferSettings, PhantomData<fn() -> M>);
+pub(super) struct CopyingEncoder<M>(PhantomData<fn() -> M>);
 
 impl<M> Encoder for CopyingEncoder<M> {
     type Item = Encoded<M>;
     type Error = Status;
 
-    fn encode(&mut self, Encoded(bytes, _): Encoded<M>, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        to.reserve(bytes.len());
-        to.put_slice(&bytes);
+    fn encode(&mut self, message: Encoded<M>, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        to.reserve(message.bytes().len());
+        to.put_slice(message.bytes());
         Ok(())
-    }
-
-    fn buffer_settings(&self) -> BufferSettings {
-        self.0
     }
 }
 

@@ -13,5 +13,12 @@ mod known;
 pub mod native;
 mod peer;
 mod route;
+pub mod unary;
+mod wire;
+
+use std::time::Duration;
 
 pub use peer::Peer;
+
+/// How long a call or a request may take to come whole: it holds its place among those in flight meanwhile.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);

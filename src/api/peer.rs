@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use crate::domain::certificate::Certificate;
 
-/// What is known of a connection's other end: the asker, not the caller that it asks about. Each call carries it among its
-/// extensions.
+/// What is known of a connection's other end: the asker, not the caller that it asks about. Calls and requests for whom it
+/// matters carry it among their extensions, but for those of `RateLimitService`, to which it is told.
 #[derive(Clone, Default)]
 pub struct Peer {
     address: Option<IpAddr>,

@@ -20,7 +20,7 @@ use crate::domain::time::{Micros, Moment};
 use crate::telemetry::{Call, Facade, HitOutcome};
 
 /// What is asked of a domain's limits.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RateLimitQuestion<'a> {
     /// The domain's name; where there is no such domain, nothing is limited.
     pub domain: &'a str,
@@ -29,7 +29,7 @@ pub struct RateLimitQuestion<'a> {
 }
 
 /// What a limit is looked for by, and what is asked of it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Descriptor<'a> {
     /// Its entries, in their order.
     pub entries: SmallVec<[Entry<'a>; 4]>,

@@ -5,9 +5,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_util::{FutureExt as _, Stream};
+use futures_util::{FutureExt as _, Stream, TryFutureExt as _};
 use http::{HeaderName, HeaderValue, Request, Response};
-use http_body::Body;
+use http_body::Body as HttpBody;
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -15,7 +15,7 @@ use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Sleep, sleep};
 use tokio_util::sync::CancellationToken;
-use tonic::codegen::{BoxFuture, Service as _};
+use tonic::codegen::Service as _;
 use tonic::service::Routes;
 use tonic::{Code, Status};
 
@@ -25,21 +25,19 @@ use crate::api::Peer;
 use crate::api::envoy_authz::ExtAuthz;
 use crate::api::envoy_rls::RateLimitApi;
 use crate::api::native::{Decisions, QuotaApi, TokenApi, status};
-use crate::decide::Violation;
+use crate::api::unary::{Answer, Body, STATUS, Timely, too_large};
 use crate::proto::decision_service_server;
-use crate::proto::envoy::service::auth::v3::authorization_server::{self, AuthorizationServer};
-use crate::proto::envoy::service::ratelimit::v3::rate_limit_service_server::{self, RateLimitServiceServer};
+use crate::proto::envoy::service::auth::v3::authorization_server;
+use crate::proto::envoy::service::ratelimit::v3::rate_limit_service_server;
 use crate::proto::quota_service_server::{self, QuotaServiceServer};
 use crate::proto::token_service_server::{self, TokenServiceServer};
 
 /// Health checks are answered under overload too: a replica that is busy is not one that is broken. They do not count as
 /// calls in flight either: whoever watches the health would hold a place, and hold up a stop.
-const UNCOUNTED: &str = "grpc.health.v1.Health";
+const HEALTH: &str = "grpc.health.v1.Health";
 
 /// What the asker has to say about how long it waits.
 static TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
-
-static STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// Serves gRPC on `connections` until `stopping`, and then until the calls on their way are answered by `answer`.
 pub(super) async fn serve<C, B, F>(
@@ -48,7 +46,7 @@ pub(super) async fn serve<C, B, F>(
     stopping: CancellationToken,
 ) where
     C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    B: Body<Data = Bytes> + Send + 'static,
+    B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
 {
@@ -69,16 +67,17 @@ pub(super) struct Services {
     pub decisions: Decisions,
     pub quotas: QuotaServiceServer<QuotaApi>,
     pub tokens: TokenServiceServer<TokenApi>,
-    pub authorization: AuthorizationServer<ExtAuthz>,
-    pub rate_limits: RateLimitServiceServer<RateLimitApi>,
+    pub authorization: ExtAuthz,
+    pub rate_limits: RateLimitApi,
     /// Those that are called seldom, and the answer to calls of services that are not there.
     pub rest: Routes,
 }
 
 impl Services {
     /// The answer to a call of `peer`, if it is admitted.
-    pub(super) fn call(&self, admission: &Admission, peer: &Peer, mut request: Request<Incoming>) -> Call {
-        let place = if service_of(request.uri().path()) == UNCOUNTED {
+    pub(super) fn call(&self, admission: &Admission, peer: &Peer, request: Request<Incoming>) -> Call {
+        let service = Service::of(request.uri().path());
+        let place = if service == Service::Health {
             None
         } else if let Some(place) = admission.admit() {
             Some(place)
@@ -86,25 +85,63 @@ impl Services {
             return Call::TurnedAway;
         };
         let wait = Wait::of(request.headers().get(&TIMEOUT));
-        request.extensions_mut().insert(peer.clone());
-        Call::Admitted { answer: self.answer(request), wait, place }
+        Call::Admitted { answer: self.answer(service, peer, request), wait, place }
     }
 
-    /// The answer of the service that `request` is for.
-    fn answer(&self, request: Request<Incoming>) -> Answer {
-        match service_of(request.uri().path()) {
-            decision_service_server::SERVICE_NAME => self.decisions.clone().call(request),
-            quota_service_server::SERVICE_NAME => self.quotas.clone().call(request),
-            token_service_server::SERVICE_NAME => self.tokens.clone().call(request),
-            authorization_server::SERVICE_NAME => self.authorization.clone().call(request),
-            rate_limit_service_server::SERVICE_NAME => self.rate_limits.clone().call(request),
-            _ => Box::pin(self.rest.clone().call(request)),
+    fn answer(&self, service: Service, peer: &Peer, request: Request<Incoming>) -> Answer {
+        let by_peer = |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(peer.clone());
+            request.map(Timely::new)
+        };
+        match service {
+            Service::Decisions => self.decisions.call(request),
+            Service::Authorization => self.authorization.call(request),
+            Service::RateLimits => self.rate_limits.call(peer, request),
+            Service::Quotas => by_tonic(self.quotas.clone().call(by_peer(request))),
+            Service::Tokens => by_tonic(self.tokens.clone().call(by_peer(request))),
+            Service::Health | Service::Other => by_tonic(self.rest.clone().call(request)),
         }
     }
 }
 
-/// What a service makes of a call.
-type Answer = BoxFuture<Response<tonic::body::Body>, Infallible>;
+/// Which service a call is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Service {
+    Decisions,
+    Quotas,
+    Tokens,
+    Authorization,
+    RateLimits,
+    Health,
+    Other,
+}
+
+impl Service {
+    /// That of `/tollgate.v1.DecisionService/Decide` is [`Self::Decisions`].
+    fn of(path: &str) -> Self {
+        // From its end, since methods have the shorter names.
+        let Some(end) = path.bytes().rposition(|byte| byte == b'/') else { return Self::Other };
+        match path[..end].strip_prefix('/').unwrap_or_default() {
+            decision_service_server::SERVICE_NAME => Self::Decisions,
+            quota_service_server::SERVICE_NAME => Self::Quotas,
+            token_service_server::SERVICE_NAME => Self::Tokens,
+            authorization_server::SERVICE_NAME => Self::Authorization,
+            rate_limit_service_server::SERVICE_NAME => Self::RateLimits,
+            HEALTH => Self::Health,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// What tonic's server makes of a call.
+fn by_tonic<F>(answer: F) -> Answer
+where
+    F: Future<Output = Result<Response<tonic::body::Body>, Infallible>> + Send + 'static,
+{
+    Box::pin(
+        answer.map_ok(|answer| if is_too_large(&answer) { too_large().into_http() } else { answer.map(Body::from) }),
+    )
+}
 
 /// A call on its way, or one that was turned away.
 pub(super) enum Call {
@@ -113,14 +150,13 @@ pub(super) enum Call {
 }
 
 impl Future for Call {
-    type Output = Result<Response<Held<tonic::body::Body>>, Infallible>;
+    type Output = Result<Response<Held<Body>>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let (response, place) = match self.get_mut() {
             Self::TurnedAway => (status::overloaded().into_http(), None),
             Self::Admitted { answer, wait, place } => {
                 let response = match answer.poll_unpin(cx) {
-                    Poll::Ready(Ok(response)) if is_too_large(&response) => too_large().into_http(),
                     Poll::Ready(Ok(response)) => response,
                     Poll::Pending => {
                         ready!(wait.poll(cx));
@@ -175,11 +211,6 @@ fn duration(timeout: &[u8]) -> Option<Duration> {
     })
 }
 
-/// `tollgate.v1.DecisionService` of `/tollgate.v1.DecisionService/Decide`.
-fn service_of(path: &str) -> &str {
-    path.strip_prefix('/').and_then(|path| path.split_once('/')).map_or("", |(service, _)| service)
-}
-
 /// tonic answers a message beyond its bound with `OUT_OF_RANGE`, which none of our own methods uses.
 fn is_too_large(response: &Response<tonic::body::Body>) -> bool {
     const OUT_OF_RANGE: &[u8] = b"11";
@@ -187,11 +218,6 @@ fn is_too_large(response: &Response<tonic::body::Body>) -> bool {
     // A status stands in the head only where there is no body.
     response.body().is_end_stream()
         && response.headers().get(&STATUS).is_some_and(|status| status.as_bytes() == OUT_OF_RANGE)
-}
-
-fn too_large() -> Status {
-    let description = format!("is larger than {} bytes", super::MESSAGE_BYTES_MAX);
-    status::malformed(&[Violation { field: "message".to_owned(), description }])
 }
 
 #[cfg(test)]
@@ -234,9 +260,23 @@ mod tests {
 
     #[test]
     fn a_path_names_its_service() {
-        assert_eq!(service_of("/tollgate.v1.DecisionService/Decide"), decision_service_server::SERVICE_NAME);
-        for none in ["", "/", "tollgate.v1.DecisionService/Decide", "//Decide"] {
-            assert_eq!(service_of(none), "", "{none}");
+        for (path, service) in [
+            ("/tollgate.v1.DecisionService/Decide", Service::Decisions),
+            ("/tollgate.v1.QuotaService/Consume", Service::Quotas),
+            ("/tollgate.v1.TokenService/Revoke", Service::Tokens),
+            ("/envoy.service.auth.v3.Authorization/Check", Service::Authorization),
+            ("/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit", Service::RateLimits),
+            ("/grpc.health.v1.Health/Watch", Service::Health),
+            ("/tollgate.v1.DecisionService/", Service::Decisions),
+            ("/grpc.health.v1.Health/Watch/more", Service::Other),
+            ("tollgate.v1.DecisionService/Decide", Service::Other),
+            ("//Decide", Service::Other),
+            ("/é/Decide", Service::Other),
+            ("é/Decide", Service::Other),
+            ("/", Service::Other),
+            ("", Service::Other),
+        ] {
+            assert_eq!(Service::of(path), service, "{path}");
         }
     }
 }

@@ -49,8 +49,6 @@ use crate::decide::{Decider, Hearing};
 use crate::domain::api_key;
 use crate::domain::policy::Policy;
 use crate::proto::DESCRIPTORS;
-use crate::proto::envoy::service::auth::v3::authorization_server::AuthorizationServer;
-use crate::proto::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitServiceServer;
 use crate::proto::quota_service_server::QuotaServiceServer;
 use crate::proto::token_service_server::TokenServiceServer;
 use crate::quotas::{LeaseDesk, QuotaDesk};
@@ -400,10 +398,8 @@ impl Parts {
             decisions: Decisions::new(decider(), replica, self.stopping.clone()),
             quotas: QuotaServiceServer::new(QuotaApi::new(decider())).max_decoding_message_size(MESSAGE_BYTES_MAX),
             tokens: TokenServiceServer::new(TokenApi::new(decider())).max_decoding_message_size(MESSAGE_BYTES_MAX),
-            authorization: AuthorizationServer::new(ExtAuthz::new(decider()))
-                .max_decoding_message_size(MESSAGE_BYTES_MAX),
-            rate_limits: RateLimitServiceServer::new(RateLimitApi::new(decider()))
-                .max_decoding_message_size(MESSAGE_BYTES_MAX),
+            authorization: ExtAuthz::new(decider()),
+            rate_limits: RateLimitApi::new(decider()),
             rest,
         })
     }

@@ -10,15 +10,22 @@ mod tests;
 
 use std::sync::Arc;
 
-use tonic::{Request, Response, Status, async_trait};
+use http::Request;
+use http_body::Body;
+use prost::bytes::Bytes;
+use tonic::Status;
+use tonic::codegen::StdError;
 
 use self::question::{Fields, in_words_of_routes, question};
+use super::codec::{Encoded, decode};
+use super::unary;
 use crate::decide::Decider;
-use crate::proto::envoy::service::auth::v3::authorization_server::Authorization;
+use crate::proto::envoy::service::auth::v3::authorization_server::SERVICE_NAME;
 use crate::proto::envoy::service::auth::v3::{CheckRequest, CheckResponse};
 use crate::telemetry::Facade;
 
-/// Answers `Authorization`.
+/// Answers `Authorization`. Cheap to clone.
+#[derive(Clone)]
 pub struct ExtAuthz(Arc<Decider>);
 
 impl ExtAuthz {
@@ -26,16 +33,26 @@ impl ExtAuthz {
     pub const fn new(decider: Arc<Decider>) -> Self {
         Self(decider)
     }
-}
 
-#[async_trait]
-impl Authorization for ExtAuthz {
-    async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
-        let wire = request.get_ref();
+    /// Answers a call of the service.
+    pub fn call<B>(&self, request: Request<B>) -> unary::Answer
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<StdError> + Send + 'static,
+    {
+        if unary::method_of(&request, SERVICE_NAME) != "Check" {
+            return unary::no_such_method();
+        }
+        let own = self.clone();
+        unary::answer(request, |message| async move { own.check(&message).await })
+    }
+
+    async fn check(&self, message: &[u8]) -> Result<Encoded<CheckResponse>, Status> {
+        let wire = Box::new(decode::<CheckRequest>(message)?);
         let policy = self.0.policy();
-        let fields = Fields::of(wire);
+        let fields = Fields::of(&wire);
         let is_grpc = fields.is_grpc();
-        let answer = match question(wire, &fields, &policy.gateways) {
+        let answer = match question(&wire, &fields, &policy.gateways) {
             Ok(question) => match self.0.decide(&question, Facade::ExtAuthz).get().await {
                 Ok(decision) => answer::response(&decision, &question, is_grpc),
                 Err(undecidable) => answer::malformed(&in_words_of_routes(undecidable), is_grpc),
@@ -45,6 +62,6 @@ impl Authorization for ExtAuthz {
                 answer::malformed(&undecidable, is_grpc)
             }
         };
-        Ok(Response::new(answer))
+        Ok(Encoded::of(&answer))
     }
 }

@@ -1,7 +1,5 @@
 //! Bodies, read within bounds of size and time; and forms (`application/x-www-form-urlencoded`).
 
-use std::time::Duration;
-
 use axum::body::Body;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderMap, Request};
@@ -10,12 +8,10 @@ use tokio::time::timeout;
 use url::form_urlencoded;
 
 use super::refusal::Refusal;
+use crate::api::BODY_TIMEOUT;
 
 /// The largest body. A token of the longest kind that is accepted (16 KiB) fits, every byte encoded.
 const BODY_BYTES_MAX: usize = 64 * 1024;
-
-/// How long a body may take to come.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The fields of a form, in order.
 pub(super) struct Form(Vec<(String, String)>);
@@ -75,6 +71,8 @@ async fn whole(body: Body) -> Result<Vec<u8>, Refusal> {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use std::time::Duration;
 
     use futures_util::stream;
     use tokio::time::{Instant, sleep};

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::api::wire::{Value, each, text};
 use crate::domain::question::{Credential, Pairs};
 use crate::proto as pb;
 
@@ -201,52 +202,6 @@ fn unique(pairs: &mut Pairs<'_>) {
         pairs.sort_by_key(|(name, _)| *name);
         pairs.dedup_by_key(|(name, _)| *name);
     }
-}
-
-fn text(bytes: &[u8]) -> Option<&str> {
-    std::str::from_utf8(bytes).ok()
-}
-
-/// A field's value on the wire; the other kinds are in no message of ours.
-enum Value<'a> {
-    Number(u64),
-    Bytes(&'a [u8]),
-}
-
-/// Reads all fields, each with its tag. None as soon as one is not read.
-fn each<'a>(mut message: &'a [u8], mut read: impl FnMut((u64, Value<'a>)) -> Option<()>) -> Option<()> {
-    while !message.is_empty() {
-        let key = varint(&mut message)?;
-        let value = match key & 7 {
-            0 => Value::Number(varint(&mut message)?),
-            2 => {
-                let length = usize::try_from(varint(&mut message)?).ok()?;
-                let (bytes, rest) = message.split_at_checked(length)?;
-                message = rest;
-                Value::Bytes(bytes)
-            }
-            _ => return None,
-        };
-        read((key >> 3, value))?;
-    }
-    Some(())
-}
-
-fn varint(message: &mut &[u8]) -> Option<u64> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let (&byte, rest) = message.split_first()?;
-        *message = rest;
-        // The tenth byte has room for one bit.
-        if shift == 63 && byte > 1 {
-            return None;
-        }
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Some(value);
-        }
-    }
-    None
 }
 
 #[cfg(test)]

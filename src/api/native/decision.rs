@@ -2,7 +2,6 @@
 //!
 //! Not by the service that is generated from `proto/`, whose methods answer with messages: see [`encode`].
 
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -15,14 +14,16 @@ use prost::bytes::Bytes;
 use tokio::task::coop;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::codegen::StdError;
-use tonic::server::{Grpc, NamedService};
+use tonic::server::Grpc;
 use tonic::{Request, Response, Status, Streaming};
-use tower::{Service, service_fn};
+use tower::service_fn;
 
 use super::asked::{Asked, usual_batch, usual_streamed};
 use super::question::question;
 use super::{encode, status};
 use crate::api::codec::{BytesCodec, Encoded, MESSAGE_BYTES_MAX, decode};
+use crate::api::unary;
+use crate::api::wire::repeated;
 use crate::decide::ports::{Answer, TokenHashes};
 use crate::decide::{Decided, Decider, Undecidable, Violation};
 use crate::domain::question::Question;
@@ -58,6 +59,27 @@ impl Decisions {
         Self(Arc::new(Shared { decider, replica: replica.into(), stopping }))
     }
 
+    /// Answers a call of the service.
+    pub fn call<B>(&self, request: http::Request<B>) -> unary::Answer
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<StdError> + Send + 'static,
+    {
+        let own = self.clone();
+        match unary::method_of(&request, SERVICE_NAME) {
+            "Decide" => unary::answer(request, |message| async move { own.decide(&message).await }),
+            "DecideBatch" => unary::answer(request, |message| async move { own.decide_batch(&message).await }),
+            "DecideStream" => Box::pin(async move {
+                let decide = service_fn(|asked: Request<Streaming<Bytes>>| {
+                    done(Ok(Response::new(own.decide_stream(asked.into_inner()))))
+                });
+                let mut grpc = Grpc::new(BytesCodec::default()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+                Ok(grpc.streaming(decide, request).await.map(unary::Body::from))
+            }),
+            _ => unary::no_such_method(),
+        }
+    }
+
     /// Answers an encoded `DecideRequest`.
     ///
     /// # Errors
@@ -86,8 +108,11 @@ impl Decisions {
         let asked = if let Some(asked) = usual_batch(message, BATCH_MAX) {
             asked
         } else {
+            // Before prost makes room for each of them.
+            if let Some(questions) = repeated(message, 1) {
+                bounded(questions)?;
+            }
             unusual = decode::<pb::DecideBatchRequest>(message)?;
-            bounded(unusual.questions.len())?;
             unusual.questions.iter().map(Asked::from).collect()
         };
         bounded(asked.len())?;
@@ -144,56 +169,6 @@ fn bounded(questions: usize) -> Result<(), Status> {
     }
     let description = format!("must have from 1 to {BATCH_MAX} entries; it has {questions}");
     Err(status::malformed(&[Violation { field: "questions".to_owned(), description }]))
-}
-
-fn grpc<M: 'static>(codec: BytesCodec<M>) -> Grpc<BytesCodec<M>> {
-    Grpc::new(codec).max_decoding_message_size(MESSAGE_BYTES_MAX)
-}
-
-impl NamedService for Decisions {
-    const NAME: &'static str = SERVICE_NAME;
-}
-
-impl<B> Service<http::Request<B>> for Decisions
-where
-    B: Body + Send + 'static,
-    B::Error: Into<StdError> + Send + 'static,
-{
-    type Response = http::Response<tonic::body::Body>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let own = self.clone();
-        let method = request.uri().path().strip_prefix('/').and_then(|path| path.strip_prefix(SERVICE_NAME));
-        match method {
-            Some("/Decide") => Box::pin(async move {
-                let decide = service_fn(|asked: Request<Bytes>| {
-                    let own = &own;
-                    async move { own.decide(asked.get_ref()).await.map(Response::new) }
-                });
-                Ok(grpc(BytesCodec::unary()).unary(decide, request).await)
-            }),
-            Some("/DecideBatch") => Box::pin(async move {
-                let decide = service_fn(|asked: Request<Bytes>| {
-                    let own = &own;
-                    async move { own.decide_batch(asked.get_ref()).await.map(Response::new) }
-                });
-                Ok(grpc(BytesCodec::unary()).unary(decide, request).await)
-            }),
-            Some("/DecideStream") => Box::pin(async move {
-                let decide = service_fn(|asked: Request<Streaming<Bytes>>| {
-                    done(Ok(Response::new(own.decide_stream(asked.into_inner()))))
-                });
-                Ok(grpc(BytesCodec::streaming()).streaming(decide, request).await)
-            }),
-            _ => Box::pin(done(Ok(Status::unimplemented("there is no such method").into_http()))),
-        }
-    }
 }
 
 impl Shared {
@@ -325,7 +300,7 @@ where
                     Some(Err(status)) => self.close(Some(status)),
                     None => {}
                 },
-                Poll::Ready(Some(Err(status))) => self.close(Some(status)),
+                Poll::Ready(Some(Err(status))) => self.close(Some(unary::of_tonic(status))),
                 Poll::Ready(None) => self.close(None),
                 Poll::Pending => break,
             }

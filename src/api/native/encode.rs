@@ -5,16 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use prost::Message;
-use prost::encoding::{WireType, encode_varint, encoded_len_varint};
-
 use super::{answer, reservation};
 use crate::api::codec::Encoded;
 use crate::api::codes::Codes;
+use crate::api::wire::Fields;
 use crate::decide::Decided;
 use crate::domain::decision::{Decision, QuotaState};
 use crate::domain::identity::{Actor, Identity};
-use crate::domain::time::Micros;
 use crate::proto as pb;
 
 /// Room for most answers.
@@ -22,129 +19,38 @@ const ANSWER_BYTES: usize = 512;
 
 /// `DecideResponse`.
 pub(super) fn response(decision: &Decision, replica: &str) -> Encoded<pb::DecideResponse> {
-    let mut bytes = Vec::with_capacity(ANSWER_BYTES);
-    Fields(&mut bytes).response(decision, replica);
-    Encoded::new(bytes)
+    let mut message = Encoded::with_room(ANSWER_BYTES);
+    Fields::of(&mut message).response(decision, replica);
+    message
 }
 
 /// `DecideStreamResponse`.
 pub(super) fn streamed(id: u64, decided: &Decided, replica: &str) -> Encoded<pb::DecideStreamResponse> {
-    let mut bytes = Vec::with_capacity(ANSWER_BYTES);
-    let mut fields = Fields(&mut bytes);
+    let mut message = Encoded::with_room(ANSWER_BYTES);
+    let mut fields = Fields::of(&mut message);
     fields.number(1, id);
     fields.message(2, |outcome| outcome.outcome(decided, replica));
-    Encoded::new(bytes)
+    message
 }
 
 /// One after the other, the outcomes of a `DecideBatchResponse`.
 #[derive(Debug)]
-pub(super) struct Outcomes(Vec<u8>);
+pub(super) struct Outcomes(Encoded<pb::DecideBatchResponse>);
 
 impl Outcomes {
     /// Room for so many.
     pub(super) fn with_capacity(outcomes: usize) -> Self {
-        Self(Vec::with_capacity(outcomes * ANSWER_BYTES))
+        Self(Encoded::with_room(outcomes * ANSWER_BYTES))
     }
 
     /// Adds the next one.
     pub(super) fn push(&mut self, decided: &Decided, replica: &str) {
-        Fields(&mut self.0).message(1, |outcome| outcome.outcome(decided, replica));
+        Fields::of(&mut self.0).message(1, |outcome| outcome.outcome(decided, replica));
     }
 
     /// All of them.
     pub(super) fn into_response(self) -> Encoded<pb::DecideBatchResponse> {
-        Encoded::new(self.0)
-    }
-}
-
-/// The fields of a message, to be written in the order of their tags. What has its default value is left out, as proto3
-/// wants it, but for repeated fields and messages.
-struct Fields<'b>(&'b mut Vec<u8>);
-
-impl Fields<'_> {
-    fn key(&mut self, tag: u32, wire_type: WireType) {
-        self.varint(u64::from(tag << 3 | wire_type as u32));
-    }
-
-    /// By hand: an answer has some fifty, most of one byte, and prost asks for room for each byte in a roundabout way.
-    fn varint(&mut self, mut value: u64) {
-        while value >= 0x80 {
-            self.0.push(value.to_le_bytes()[0] | 0x80);
-            value >>= 7;
-        }
-        self.0.push(value.to_le_bytes()[0]);
-    }
-
-    fn number(&mut self, tag: u32, value: u64) {
-        if value != 0 {
-            self.key(tag, WireType::Varint);
-            self.varint(value);
-        }
-    }
-
-    /// Enumerations of ours have no negative values.
-    fn choice(&mut self, tag: u32, value: impl Into<i32>) {
-        self.number(tag, value.into().unsigned_abs().into());
-    }
-
-    fn text(&mut self, tag: u32, text: &str) {
-        if !text.is_empty() {
-            self.entry(tag, text);
-        }
-    }
-
-    /// One of several: it is there even where it is empty.
-    fn entry(&mut self, tag: u32, text: &str) {
-        self.key(tag, WireType::LengthDelimited);
-        self.varint(text.len() as u64);
-        self.0.extend_from_slice(text.as_bytes());
-    }
-
-    fn optional(&mut self, tag: u32, text: Option<&str>) {
-        self.text(tag, text.unwrap_or_default());
-    }
-
-    fn entries(&mut self, tag: u32, texts: &[Box<str>]) {
-        for text in texts {
-            self.entry(tag, text);
-        }
-    }
-
-    /// A message with these fields. Its length comes before them, and is known afterwards.
-    fn message(&mut self, tag: u32, fields: impl FnOnce(&mut Fields<'_>)) {
-        self.key(tag, WireType::LengthDelimited);
-        let place = self.0.len();
-        self.0.push(0);
-        fields(self);
-        let length = self.0.len() - place - 1;
-        if let Ok(short @ 0..0x80) = u8::try_from(length) {
-            self.0[place] = short;
-            return;
-        }
-        let room = encoded_len_varint(length as u64);
-        let end = self.0.len();
-        self.0.resize(end + room - 1, 0);
-        self.0.copy_within(place + 1..end, place + room);
-        encode_varint(length as u64, &mut &mut self.0[place..place + room]);
-    }
-
-    /// A message that was made.
-    fn made(&mut self, tag: u32, message: &impl Message) {
-        prost::encoding::message::encode(tag, message, self.0);
-    }
-
-    /// A moment or a length of time: both messages have the same fields.
-    fn time(&mut self, tag: u32, time: Micros) {
-        self.message(tag, |fields| {
-            fields.number(1, time.as_secs());
-            fields.number(2, time.0 % 1_000_000 * 1_000);
-        });
-    }
-
-    fn time_if(&mut self, tag: u32, time: Option<Micros>) {
-        if let Some(time) = time {
-            self.time(tag, time);
-        }
+        self.0
     }
 }
 
@@ -245,6 +151,7 @@ mod tests {
     use proptest::option::of;
     use proptest::prelude::*;
     use proptest::sample::select;
+    use prost::Message as _;
 
     use super::*;
     use crate::decide::{Undecidable, Violation};
@@ -254,6 +161,7 @@ mod tests {
     use crate::domain::limit::{Algorithm, CounterKey, Kind, Limit, Occasion, WhenAway};
     use crate::domain::policy::{Demand, Match, Policy, Rule};
     use crate::domain::slots::Slots;
+    use crate::domain::time::Micros;
     use crate::domain::window::LeaseId;
 
     const REPLICA: &str = "replica";
