@@ -1,8 +1,8 @@
 //! The floor: the same services with the same messages, that decide nothing.
 //!
 //! Every question gets a copy of one answer that a real server gave. What is left is what HTTP/2, gRPC and the messages
-//! themselves cost. On tonic's own server that is what anybody's service costs; on what the server stands on, the rest of
-//! a decision's cost is what deciding costs.
+//! themselves cost. On tonic's own server that is what anybody's service costs; on what the server stands on, it shows
+//! what that saves.
 
 use std::convert::Infallible;
 use std::fs;

@@ -314,7 +314,7 @@ where
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::expect_used, reason = "a test fails by panicking")]
+    #![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -519,6 +519,18 @@ mod tests {
         answers.sort_by_key(|told| told.clone().ok().flatten().map(|(id, _)| id));
         let expected = [(0, "expired"), (1, "bad_signature"), (2, "expired"), (3, "bad_signature")];
         assert_eq!(answers, expected.map(|(id, why)| because(id, why)));
+    }
+
+    #[tokio::test]
+    async fn a_message_of_a_stream_that_is_too_large_is_told_so() {
+        // What tonic says of it.
+        let questions = stream::iter([Err(Status::out_of_range("found 4194305 bytes"))]);
+        let answers: Vec<_> = decisions(CancellationToken::new()).decide_stream(questions).collect().await;
+        let [Err(status)] = &*answers else { panic!("{} answers", answers.len()) };
+        assert_eq!(
+            (status.code(), status.message()),
+            (tonic::Code::InvalidArgument, "message is larger than 4194304 bytes")
+        );
     }
 
     /// The questions of an asker who is always ahead, though not for ever, so that a failure ends.
