@@ -170,3 +170,42 @@ impl Fields<'_> {
         }
     }
 }
+
+/// What becomes of a message on its way, for the tests that hold what is read here to prost.
+#[cfg(test)]
+pub(super) fn damage() -> impl proptest::strategy::Strategy<Value = Damage> {
+    use proptest::option::of;
+    use proptest::prelude::*;
+
+    (of((any::<prop::sample::Index>(), any::<u8>())), of(any::<prop::sample::Index>()))
+        .prop_map(|(odd, cut)| Damage { odd, cut })
+}
+
+/// A byte is another one, and then some are missing at the end.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Damage {
+    odd: Option<(proptest::sample::Index, u8)>,
+    cut: Option<proptest::sample::Index>,
+}
+
+#[cfg(test)]
+impl Damage {
+    /// What is left of a message after each.
+    pub(super) fn done_to(self, mut bytes: Vec<u8>) -> Vec<Vec<u8>> {
+        let mut damaged = Vec::new();
+        if bytes.is_empty() {
+            return damaged;
+        }
+        if let Some((place, byte)) = self.odd {
+            let place = place.index(bytes.len());
+            bytes[place] = byte;
+            damaged.push(bytes.clone());
+        }
+        if let Some(length) = self.cut {
+            bytes.truncate(length.index(bytes.len()));
+            damaged.push(bytes);
+        }
+        damaged
+    }
+}

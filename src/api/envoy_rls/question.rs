@@ -199,6 +199,7 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
+    use crate::api::wire::damage;
 
     fn bytes() -> impl Strategy<Value = Vec<u8>> {
         prop_oneof![99 => "|.{1,9}|.{120,140}".prop_map(String::into_bytes), 1 => vec(any::<u8>(), 1..4)]
@@ -255,23 +256,17 @@ mod tests {
         #[test]
         fn messages_are_read_as_prost_reads_them(
             messages in vec(message(), 1..3),
-            odd in of((any::<prop::sample::Index>(), any::<u8>())),
-            cut in of(any::<prop::sample::Index>()),
+            damage in damage(),
         ) {
-            let mut bytes: Vec<u8> = messages.iter().flat_map(RateLimitRequest::encode_to_vec).collect();
+            let bytes: Vec<u8> = messages.iter().flat_map(RateLimitRequest::encode_to_vec).collect();
             let is_read = check(&bytes)?;
             if let [message] = &*messages {
                 let takes_back = message.descriptors.iter().any(|descriptor| descriptor.is_negative_hits);
                 let usual = question(message).is_ok() && !takes_back;
                 prop_assert_eq!(is_read, usual, "what is well formed is read where it stands");
             }
-            if let Some((place, byte)) = odd.filter(|_| !bytes.is_empty()) {
-                let place = place.index(bytes.len());
-                bytes[place] = byte;
+            for bytes in damage.done_to(bytes) {
                 check(&bytes)?;
-            }
-            if let Some(length) = cut.filter(|_| !bytes.is_empty()) {
-                check(&bytes[..length.index(bytes.len())])?;
             }
         }
 

@@ -212,6 +212,7 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
+    use crate::api::wire::damage;
 
     fn text() -> impl Strategy<Value = String> {
         "|.{1,9}|.{120,140}"
@@ -290,20 +291,14 @@ mod tests {
         #[test]
         fn messages_are_read_as_prost_reads_them(
             messages in vec(question(), 1..3),
-            odd in of((any::<prop::sample::Index>(), any::<u8>())),
-            cut in of(any::<prop::sample::Index>()),
+            damage in damage(),
         ) {
-            let mut bytes: Vec<u8> = messages.iter().flat_map(pb::DecideRequest::encode_to_vec).collect();
+            let bytes: Vec<u8> = messages.iter().flat_map(pb::DecideRequest::encode_to_vec).collect();
             let usual = messages.len() == 1 && messages.iter().all(|message| has_no_proof(message) && message.mode >= 0);
             prop_assert!(!usual || Asked::usual(&bytes).is_some(), "it is read where it stands");
             check(&bytes)?;
-            if let Some((place, byte)) = odd.filter(|_| !bytes.is_empty()) {
-                let place = place.index(bytes.len());
-                bytes[place] = byte;
+            for bytes in damage.done_to(bytes) {
                 check(&bytes)?;
-            }
-            if let Some(length) = cut.filter(|_| !bytes.is_empty()) {
-                check(&bytes[..length.index(bytes.len())])?;
             }
         }
 
